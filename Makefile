@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0
+# `make help` says what there is. The module's own build is in Kbuild.
+
+# The kernel to build against. Unset: our test kernel, fetched and built once
+# and kept in the cache. Or a built kernel tree of the user's: make KDIR=...
+KDIR ?=
+# Which of our test kernels: plain or debug.
+KERNEL ?= plain
+
+export PATH := $(PATH):/usr/sbin:/sbin
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+BINDGEN ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rustmasq/bindgen-0.72.1/bin/bindgen
+RUSTC ?= /usr/bin/rustc
+CARGO ?= $(dir $(RUSTC))cargo
+export BINDGEN RUSTC
+
+# Where things are built. qemu/run finds them there.
+ifdef KDIR
+flavour := kdir-$(shell printf %s '$(realpath $(KDIR))' | sha256sum | cut -c 1-12)
+kernel := $(abspath $(KDIR))
+export KDIR := $(kernel)
+else
+flavour := $(KERNEL)
+kernel = $(shell scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build
+endif
+build := build/$(flavour)
+stage := $(CURDIR)/$(build)/root
+extension := build/libxt/release/libxt_RUSTMASQ.so
+
+# The compiler of the module is the kernel's.
+llvm := -22
+config = $(kernel)/include/config/auto.conf
+kbuild = $(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
+	$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(config)),LLVM=$(llvm))
+release = $(shell cat $(kernel)/include/config/kernel.release)
+
+# Where `make install` puts things, below DESTDIR.
+DESTDIR ?=
+modules_dir ?= /lib/modules/$(release)
+extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
+man_dir ?= /usr/share/man/man8
+
+.PHONY: all module extension setup kernel stage demo test check clean help install uninstall FORCE
+
+all: module extension ## build the module and the iptables extension
+
+module: kernel ## build the module alone
+	@mkdir -p $(build)
+	+@$(kbuild) modules
+
+extension: setup ## build the iptables extension alone
+	@$(CARGO) build --quiet --release --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
+
+setup: ## install what the build needs (packages, bindgen)
+	@scripts/setup
+
+ifdef KDIR
+kernel: setup
+	@scripts/check-kernel $(kernel) $(RUSTC)
+else
+kernel: setup ## fetch and build the test kernel, once
+	@scripts/kernel $(if $(filter debug,$(KERNEL)),--debug) > /dev/null
+endif
+
+# What the guest is to see of this build, installed below a folder: the
+# kernel's modules with ours among them, and the extension.
+stage: all
+	@test -e $(stage)$(modules_dir)/.complete || { \
+		rm -rf $(stage); \
+		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
+		mkdir -p $(stage) && cp -r $(kernel)/../modules/lib $(stage)); \
+		touch $(stage)$(modules_dir)/.complete; }
+	@$(MAKE) --silent install-files DESTDIR=$(stage)
+	@depmod -b $(stage) $(release)
+	@scripts/image > /dev/null
+
+demo: stage ## boot the guest and show masquerading on real traffic
+	@qemu/run --timeout 120 -- tests/demo
+
+test: stage ## run every test
+	@tests/run
+
+check: kernel ## formatting, lints, and the house rules
+	@scripts/check $(kernel) $(build)
+
+install: all install-files ## install the module, the extension and the man page
+	$(if $(DESTDIR),,depmod $(release))
+
+install-files:
+	install -D -m 644 $(build)/rustmasq.ko $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
+	install -D -m 644 $(extension) $(DESTDIR)$(extension_dir)/libxt_RUSTMASQ.so
+	install -D -m 644 rust/libxt/libxt_RUSTMASQ.8 $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
+	rm -f $(DESTDIR)$(extension_dir)/libxt_RUSTMASQ.so
+	rm -f $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
+	$(if $(DESTDIR),,depmod $(release))
+
+clean: ## remove what was built here (the cache stays)
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  KDIR=DIR      build against the built kernel tree DIR instead of the test kernel'
+	@echo '  DESTDIR=DIR   install below DIR'
+	@echo
+	@echo 'Everything fetched is kept in $${XDG_CACHE_HOME:-~/.cache}/rustmasq.'

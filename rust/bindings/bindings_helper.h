@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What bindgen reads: the kernel's headers for what the kernel crate has no
+ * bindings of, our rule format, and our own inline-function wrappers.
+ */
+#include <linux/inetdevice.h>
+#include <linux/net.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/x_tables.h>
+#include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_nat.h>
+#include <net/netfilter/nf_nat_masquerade.h>
+
+#include "../helpers/helpers.c"
+#include "../uapi/xt_RUSTMASQ.h"

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes the bindings of libxtables and of the rule's binary form, and links libxtables.
+//!
+//! Environment: `BINDGEN` and `PKG_CONFIG` name the two programs, where they are not in `PATH`.
+
+#![deny(unsafe_code)]
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The C types that the extension fills in or reads.
+const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info";
+
+/// Types that only pass by as pointers. Their layout is not the same in all versions of libxtables
+/// (`xt_option_entry`, for one, has grown), so nothing here may come to depend on it.
+const OPAQUE: &str = "xt_option_call|xt_option_entry|xt_fcheck_call|xt_xlate_tg_params";
+
+const FUNCTIONS: &str = "xtables_register_targets|printf";
+
+const VARIABLES: &str = "XTABLES_VERSION|XT_RUSTMASQ_.*|xt_params|optarg\
+    |NFPROTO_IPV[46]|IPT_INV_PROTO|IP6T_INV_PROTO|(no|required)_argument";
+
+const ENUMS: &str = "xtables_exittype";
+
+fn main() {
+    let inputs = ["bindings.h", "../uapi/xt_RUSTMASQ.h", "build.rs"];
+    for input in inputs {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    for variable in ["BINDGEN", "PKG_CONFIG"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+
+    let out_dir = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
+    let mut bindgen = Command::new(program("BINDGEN", "bindgen"));
+    bindgen
+        .arg("bindings.h")
+        .arg("--output")
+        .arg(PathBuf::from(out_dir).join("bindings.rs"))
+        .args(["--allowlist-type", TYPES])
+        .args(["--allowlist-type", ENUMS])
+        .args(["--allowlist-function", FUNCTIONS])
+        .args(["--allowlist-var", VARIABLES])
+        .args(["--opaque-type", OPAQUE])
+        .args(["--default-enum-style", "consts"])
+        .args(["--enable-function-attribute-detection"])
+        .args([
+            "--generate-cstr",
+            "--no-doc-comments",
+            "--no-prepend-enum-name",
+        ])
+        .arg("--")
+        .args(pkg_config("--cflags"));
+    run(&mut bindgen);
+
+    for flag in pkg_config("--libs") {
+        match (flag.strip_prefix("-L"), flag.strip_prefix("-l")) {
+            (Some(path), _) => println!("cargo::rustc-link-search=native={path}"),
+            (_, Some(library)) => println!("cargo::rustc-link-lib=dylib={library}"),
+            _ => println!("cargo::rustc-link-arg={flag}"),
+        }
+    }
+}
+
+/// The flags that pkg-config has for libxtables.
+fn pkg_config(which: &str) -> Vec<String> {
+    let mut command = Command::new(program("PKG_CONFIG", "pkg-config"));
+    run(command.args([which, "xtables"]))
+        .split_whitespace()
+        .map(String::from)
+        .collect()
+}
+
+/// The program that the environment variable names, or its usual name.
+fn program(variable: &str, default: &str) -> String {
+    env::var(variable).unwrap_or_else(|_| default.into())
+}
+
+/// Runs `command` and returns what it printed; its errors go to cargo's log.
+fn run(command: &mut Command) -> String {
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    String::from_utf8(output.stdout).expect("flags are UTF-8")
+}

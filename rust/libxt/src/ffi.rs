@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The border to libxtables: the only file with `unsafe`.
+//!
+//! C header: `xtables.h`
+//!
+//! A callback converts what it is given, calls plain Rust and translates the outcome. Text goes out
+//! through C's stdio, because iptables' own text does: Rust's stdout has a buffer of its own, and
+//! the two would mix.
+
+use std::cell::UnsafeCell;
+use std::ffi::{
+    c_char,
+    c_int,
+    c_uint,
+    c_void,
+    CStr, //
+};
+use std::mem::{
+    offset_of,
+    size_of,
+    MaybeUninit, //
+};
+use std::ptr;
+
+use crate::options::{
+    Given,
+    Options,
+    Refusal, //
+};
+use crate::protocol::{
+    Family,
+    RuleProtocol, //
+};
+
+use bindings::{
+    ip6t_entry,
+    ipt_entry,
+    option,
+    xt_entry_target,
+    xt_rustmasq_info,
+    xtables_target, //
+};
+
+/// libxtables and the rule's binary form, as bindgen sees them.
+#[expect(
+    dead_code,
+    non_camel_case_types,
+    non_upper_case_globals,
+    unsafe_op_in_unsafe_fn,
+    reason = "generated from C"
+)]
+pub(crate) mod bindings {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+/// The families that the target is registered for. One more family is one more word here.
+const FAMILIES: &[Family] = &[Family::Ipv4];
+
+const NAME: &CStr = c"RUSTMASQ";
+
+// What the options are called between `OPTIONS` and `parse`.
+const TO_PORTS: c_int = 1;
+const RANDOM: c_int = 2;
+const RANDOM_FULLY: c_int = 3;
+
+// The kernel compiles the same header; here is what its comment promises.
+const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
+const _: () = assert!(offset_of!(xt_rustmasq_info, kernel_private) == 16);
+
+/// The registered targets. libxtables links them into its own list and writes to them.
+struct Targets(UnsafeCell<[xtables_target; FAMILIES.len()]>);
+
+// SAFETY: Rust touches the targets once, in `register`, and there only to take their address. From
+// then on they belong to libxtables, which has no threads.
+unsafe impl Sync for Targets {}
+
+static TARGETS: Targets = Targets(UnsafeCell::new(targets()));
+
+/// The table of options for getopt, which ends with an empty one.
+struct OptionTable([option; 4]);
+
+// SAFETY: Nobody writes to the table, and what its pointers point to is constant: string literals.
+unsafe impl Sync for OptionTable {}
+
+static OPTIONS: OptionTable = OptionTable([
+    getopt_option(c"to-ports", bindings::required_argument, TO_PORTS),
+    getopt_option(c"random", bindings::no_argument, RANDOM),
+    getopt_option(c"random-fully", bindings::no_argument, RANDOM_FULLY),
+    option {
+        name: ptr::null(),
+        has_arg: 0,
+        flag: ptr::null_mut(),
+        val: 0,
+    },
+]);
+
+const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> option {
+    option {
+        name: name.as_ptr(),
+        // CAST: 0 or 1.
+        has_arg: has_arg as c_int,
+        flag: ptr::null_mut(),
+        val,
+    }
+}
+
+const fn targets() -> [xtables_target; FAMILIES.len()] {
+    let mut targets = [target::<Ipv4>(); FAMILIES.len()];
+    let mut i = 0;
+    while i < FAMILIES.len() {
+        targets[i] = match FAMILIES[i] {
+            Family::Ipv4 => target::<Ipv4>(),
+            Family::Ipv6 => target::<Ipv6>(),
+        };
+        i += 1;
+    }
+    targets
+}
+
+/// Revision 0 of the target. There is no `xlate`: nftables has no expression for it, so
+/// `iptables-translate` prints such a rule as a comment.
+const fn target<R: Rule>() -> xtables_target {
+    // SAFETY: `xtables_target` is made of integers, pointers and optional function pointers, and
+    // all of them may be zero.
+    let empty: xtables_target = unsafe { MaybeUninit::zeroed().assume_init() };
+    xtables_target {
+        version: bindings::XTABLES_VERSION.as_ptr(),
+        name: NAME.as_ptr(),
+        family: R::NFPROTO,
+        size: size_of::<xt_rustmasq_info>(),
+        userspacesize: offset_of!(xt_rustmasq_info, kernel_private),
+        help: Some(help::<R>),
+        parse: Some(parse::<R>),
+        print: Some(print),
+        save: Some(save),
+        extra_opts: OPTIONS.0.as_ptr(),
+        ..empty
+    }
+}
+
+/// Registers the targets as soon as the extension is loaded. The unit tests have no iptables
+/// around them, so there it is not put where the loader looks.
+// SAFETY: The section is an array of pointers to C functions, and this is one. The loader calls it
+// with three arguments, and a C function may leave arguments alone.
+#[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
+#[used]
+static REGISTER: extern "C" fn() = register;
+
+extern "C" fn register() {
+    // SAFETY: `TARGETS` is as many targets as it says, all filled in. It is static, so it stays
+    // where it is while libxtables has it in its list; it may be written to, being an `UnsafeCell`;
+    // and nobody else looks at it. iptables has set libxtables up before it loads an extension.
+    unsafe {
+        bindings::xtables_register_targets(TARGETS.0.get().cast(), FAMILIES.len() as c_uint);
+    }
+}
+
+/// What iptables knows of a rule, apart from its target: one type for each family.
+trait Rule {
+    const FAMILY: Family;
+    const NFPROTO: u16;
+
+    /// What the rule's `-p` said so far.
+    ///
+    /// # Safety
+    ///
+    /// `entry` is valid for reads of the family's entry: `struct ipt_entry` or
+    /// `struct ip6t_entry`.
+    unsafe fn protocol(entry: *const c_void) -> RuleProtocol;
+}
+
+enum Ipv4 {}
+
+impl Rule for Ipv4 {
+    const FAMILY: Family = Family::Ipv4;
+    const NFPROTO: u16 = bindings::NFPROTO_IPV4 as u16;
+
+    unsafe fn protocol(entry: *const c_void) -> RuleProtocol {
+        // SAFETY: By the caller's promise this is an `ipt_entry`; a read wants no alignment.
+        let ip = unsafe { entry.cast::<ipt_entry>().read_unaligned() }.ip;
+        let inverted = u32::from(ip.invflags) & bindings::IPT_INV_PROTO != 0;
+        RuleProtocol::new(ip.proto, inverted)
+    }
+}
+
+enum Ipv6 {}
+
+impl Rule for Ipv6 {
+    const FAMILY: Family = Family::Ipv6;
+    const NFPROTO: u16 = bindings::NFPROTO_IPV6 as u16;
+
+    unsafe fn protocol(entry: *const c_void) -> RuleProtocol {
+        // SAFETY: By the caller's promise this is an `ip6t_entry`; a read wants no alignment.
+        let ipv6 = unsafe { entry.cast::<ip6t_entry>().read_unaligned() }.ipv6;
+        let inverted = u32::from(ipv6.invflags) & bindings::IP6T_INV_PROTO != 0;
+        RuleProtocol::new(ipv6.proto, inverted)
+    }
+}
+
+extern "C" fn help<R: Rule>() {
+    put(&Options::help(R::FAMILY));
+}
+
+/// Takes one option from the command line.
+///
+/// # Safety
+///
+/// Only for libxtables, with what `xtables.h` says: `entry` is the rule in the form of the family
+/// `R`, `target` points to a target of ours, and getopt has just met option `id`.
+unsafe extern "C" fn parse<R: Rule>(
+    id: c_int,
+    _argv: *mut *mut c_char,
+    inverted: c_int,
+    _flags: *mut c_uint,
+    entry: *const c_void,
+    target: *mut *mut xt_entry_target,
+) -> c_int {
+    // SAFETY: libxtables calls the `parse` of the family that iptables runs for, with that
+    // family's entry.
+    let protocol = unsafe { R::protocol(entry) };
+    // SAFETY: `target` points to libxtables' pointer to the target that is being filled in.
+    let target = unsafe { *target };
+    // SAFETY: The target is one of ours.
+    let options = unsafe { load(target) };
+
+    // Nothing that owns memory may be alive in this function when `fail` leaves it for good.
+    // SAFETY: This is still the call in which getopt met option `id`.
+    match unsafe { add(options, id, inverted != 0, R::FAMILY, protocol) } {
+        Ok(Some(options)) => {
+            // SAFETY: The target is one of ours, and libxtables lets `parse` fill it in.
+            unsafe { store(target, options) };
+            1
+        }
+        Ok(None) => 0,
+        Err(refusal) => fail(refusal),
+    }
+}
+
+/// `options` with option `id`, or `None` if there is no such option.
+///
+/// # Safety
+///
+/// getopt has just met option `id`.
+unsafe fn add(
+    mut options: Options,
+    id: c_int,
+    inverted: bool,
+    family: Family,
+    protocol: RuleProtocol,
+) -> Result<Option<Options>, Refusal> {
+    let argument;
+    let given = match id {
+        TO_PORTS => {
+            // SAFETY: iptables has one thread, so nobody writes to getopt's variable meanwhile.
+            let optarg = unsafe { bindings::optarg };
+            // SAFETY: For an option with `required_argument` getopt points `optarg` to that
+            // argument, a string of the command line, which outlives this call.
+            argument = unsafe { CStr::from_ptr(optarg) }.to_string_lossy();
+            Given::ToPorts(&argument)
+        }
+        RANDOM => Given::Random,
+        RANDOM_FULLY => Given::RandomFully,
+        _ => return Ok(None),
+    };
+    options.add(&given, inverted, family, protocol)?;
+    Ok(Some(options))
+}
+
+/// Shows a rule for `iptables -L`.
+///
+/// # Safety
+///
+/// Only for libxtables: `target` is a target of ours.
+unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _numeric: c_int) {
+    // SAFETY: libxtables calls the `print` of the target that it found by name and revision.
+    put(&unsafe { load(target) }.listed());
+}
+
+/// Shows a rule for `iptables -S` and `iptables-save`.
+///
+/// # Safety
+///
+/// Only for libxtables: `target` is a target of ours.
+unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
+    // SAFETY: libxtables calls the `save` of the target that it found by name and revision.
+    put(&unsafe { load(target) }.saved());
+}
+
+/// The options of a target.
+///
+/// # Safety
+///
+/// `target` is valid for reads of a target of ours: its data, right behind the head, are one
+/// `xt_rustmasq_info`, the size that was registered, from the kernel or zeroed by iptables.
+unsafe fn load(target: *const xt_entry_target) -> Options {
+    // SAFETY: By the caller's promise the head is there.
+    let data = unsafe { &raw const (*target).data }.cast::<xt_rustmasq_info>();
+    // SAFETY: By the caller's promise an `xt_rustmasq_info` follows, all of it initialised, and
+    // every bit pattern is one. Within a rule blob a 32-bit program may find it unaligned.
+    unsafe { data.read_unaligned() }.into()
+}
+
+/// Puts the options into a target.
+///
+/// # Safety
+///
+/// `target` is valid for writes of a target of ours, as with [`load`].
+unsafe fn store(target: *mut xt_entry_target, options: Options) {
+    // SAFETY: By the caller's promise the head is there.
+    let data = unsafe { &raw mut (*target).data }.cast::<xt_rustmasq_info>();
+    // SAFETY: By the caller's promise there is room for an `xt_rustmasq_info` behind the head; a
+    // write wants no alignment.
+    unsafe { data.write_unaligned(options.into()) };
+}
+
+/// Prints `text` where iptables prints.
+fn put(text: &str) {
+    // CAST: A few lines at most.
+    let length = text.len() as c_int;
+    // SAFETY: The format takes an `int` and a `char *`, and printf reads no more than `length`
+    // bytes from the latter, which are `text`'s.
+    unsafe { bindings::printf(c"%.*s".as_ptr(), length, text.as_ptr()) };
+}
+
+/// Prints the refusal in the way of the program that runs, and ends it with status 2.
+fn fail(refusal: Refusal) -> ! {
+    // The program exits without dropping anything, so this is the last of the text either way.
+    let text: &'static str = format!("{}: {refusal}", NAME.to_string_lossy()).leak();
+    drop(refusal);
+    // SAFETY: iptables has pointed `xt_params` to its globals before it loads an extension, has one
+    // thread, and does not change them.
+    let exit_err = unsafe { (*bindings::xt_params).exit_err };
+    if let Some(exit_err) = exit_err {
+        // CAST: No argument of a command line is as long as 2 GiB.
+        let length = text.len() as c_int;
+        // SAFETY: The format takes an `int` and a `char *`, and no more than `length` bytes are
+        // read from the latter, which are `text`'s. No value with a destructor is alive here or in
+        // `parse`, so the function may leave in any way it likes.
+        unsafe {
+            exit_err(
+                bindings::PARAMETER_PROBLEM,
+                c"%.*s".as_ptr(),
+                length,
+                text.as_ptr(),
+            )
+        }
+    }
+    eprintln!("{text}");
+    std::process::exit(bindings::PARAMETER_PROBLEM as c_int)
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The target RUSTMASQ: a flow's source address becomes the one of the device it leaves by.
+
+mod options;
+mod ports;
+mod source;
+
+use crate::{
+    netfilter::{
+        log,
+        nat,
+        xtables::{
+            Leaving,
+            SourceNatTarget, //
+        },
+        Verdict, //
+    },
+    uapi, //
+};
+use core::marker::PhantomData;
+use kernel::prelude::*;
+use options::Options;
+use source::SourceAddress;
+
+/// The target, for one family.
+pub(crate) struct Masquerade<F>(PhantomData<F>);
+
+impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
+    type Family = F;
+    type Rule = uapi::xt_rustmasq_info;
+    type Options = Options;
+
+    const NAME: &'static CStr = c"RUSTMASQ";
+    const REVISION: u8 = 0;
+    const PRIVATE_OFFSET: usize = core::mem::offset_of!(uapi::xt_rustmasq_info, kernel_private);
+
+    /// EINVAL: the rule is none that our userspace extension sends; the log names the field.
+    fn check(rule: &uapi::xt_rustmasq_info) -> Result<Options> {
+        Options::parse(rule).map_err(|refusal| {
+            if log::rate_permits() {
+                pr_warn!("rule refused: {refusal}\n");
+            }
+            EINVAL
+        })
+    }
+
+    /// Follows `nf_nat_masquerade_ipv4`.
+    fn target(options: &Options, leaving: &Leaving<'_, F>) -> Verdict {
+        let Some(flow) = &leaving.flow else {
+            return Verdict::Drop;
+        };
+        // A host that has no address yet, as in DHCP: it needs none of ours.
+        if flow.original_source() == F::UNSPECIFIED {
+            return Verdict::Accept;
+        }
+        let Some(source) = F::source(&leaving.packet, leaving.out) else {
+            if log::rate_permits() {
+                let name = leaving.out.name();
+                pr_warn!("no usable address for {name}: a new flow was dropped\n");
+            }
+            return Verdict::Drop;
+        };
+        nat::masquerade(flow, source, ports::choose(options), leaving.out)
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A rule's options: from the binary form that userspace sends to types that need no more checks.
+
+use crate::{
+    netfilter::nat::PortRange,
+    uapi, //
+};
+use core::num::NonZeroU16;
+use kernel::{
+    fmt,
+    prelude::*, //
+};
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Options {
+    /// `--to-ports`: the ports, or query identifiers, to choose from.
+    pub(crate) to_ports: Option<PortRange>,
+    /// `--random`
+    pub(crate) random: bool,
+    /// `--random-fully`
+    pub(crate) random_fully: bool,
+}
+
+/// Why a rule's binary form is refused: the field, what it holds, what is allowed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Refusal {
+    /// `flags` has these bits, which stand for nothing.
+    UnknownFlags(u32),
+    /// `reserved` is not zero.
+    Reserved,
+    /// `min_port` or `max_port`, in host order, is set without the flag that says so.
+    PortsWithoutFlag(u16, u16),
+    /// `min_port` is 0.
+    PortZero,
+    /// `max_port` lies before `min_port`; host order.
+    Reversed(u16, u16),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Refusal::UnknownFlags(bits) => write!(
+                f,
+                "flags has unknown bits {bits:#x} (known: {:#x})",
+                uapi::XT_RUSTMASQ_FLAGS_ALL
+            ),
+            Refusal::Reserved => f.write_str("reserved is not zero"),
+            Refusal::PortsWithoutFlag(min, max) => write!(
+                f,
+                "min_port and max_port are {min} and {max} without XT_RUSTMASQ_TO_PORTS (must be 0)"
+            ),
+            Refusal::PortZero => f.write_str("min_port is 0 (allowed: 1 to 65535)"),
+            Refusal::Reversed(min, max) => {
+                write!(f, "max_port {max} is less than min_port {min}")
+            }
+        }
+    }
+}
+
+impl Options {
+    /// Reads the part of a rule that userspace fills in.
+    pub(super) fn parse(rule: &uapi::xt_rustmasq_info) -> Result<Self, Refusal> {
+        let has = |flag: u32| rule.flags & flag != 0;
+        let unknown = rule.flags & !uapi::XT_RUSTMASQ_FLAGS_ALL;
+        if unknown != 0 {
+            return Err(Refusal::UnknownFlags(unknown));
+        }
+        if rule.reserved != [0; 8] {
+            return Err(Refusal::Reserved);
+        }
+        let min = u16::from_be(rule.min_port);
+        let max = u16::from_be(rule.max_port);
+        let to_ports = if has(uapi::XT_RUSTMASQ_TO_PORTS) {
+            Some(parse_range(min, max)?)
+        } else if (min, max) != (0, 0) {
+            return Err(Refusal::PortsWithoutFlag(min, max));
+        } else {
+            None
+        };
+        Ok(Self {
+            to_ports,
+            random: has(uapi::XT_RUSTMASQ_RANDOM),
+            random_fully: has(uapi::XT_RUSTMASQ_RANDOM_FULLY),
+        })
+    }
+}
+
+/// Ports in host order.
+fn parse_range(min: u16, max: u16) -> Result<PortRange, Refusal> {
+    let first = NonZeroU16::new(min).ok_or(Refusal::PortZero)?;
+    NonZeroU16::new(max)
+        .and_then(|last| PortRange::new(first, last))
+        .ok_or(Refusal::Reversed(min, max))
+}
+
+#[kunit_tests(rustmasq_options)]
+mod tests {
+    use super::*;
+
+    fn rule(flags: u32, min_port: u16, max_port: u16) -> uapi::xt_rustmasq_info {
+        uapi::xt_rustmasq_info {
+            flags,
+            min_port: min_port.to_be(),
+            max_port: max_port.to_be(),
+            ..Default::default()
+        }
+    }
+
+    fn ports(min_port: u16, max_port: u16) -> Result<Option<(u16, u16)>, Refusal> {
+        Options::parse(&rule(uapi::XT_RUSTMASQ_TO_PORTS, min_port, max_port))
+            .map(|options| options.to_ports.map(|range| (range.first(), range.last())))
+    }
+
+    #[test]
+    fn no_options() {
+        assert_eq!(Options::parse(&rule(0, 0, 0)), Ok(Options::default()));
+    }
+
+    #[test]
+    fn port_range_in_host_order() {
+        assert_eq!(ports(55666, 55680), Ok(Some((55666, 55680))));
+    }
+
+    #[test]
+    fn single_port() {
+        assert_eq!(ports(1, 1), Ok(Some((1, 1))));
+    }
+
+    #[test]
+    fn widest_range() {
+        assert_eq!(ports(1, 65535), Ok(Some((1, 65535))));
+    }
+
+    #[test]
+    fn port_zero() {
+        assert_eq!(ports(0, 10), Err(Refusal::PortZero));
+        assert_eq!(ports(0, 0), Err(Refusal::PortZero));
+    }
+
+    #[test]
+    fn reversed_range() {
+        assert_eq!(ports(10, 9), Err(Refusal::Reversed(10, 9)));
+        assert_eq!(ports(10, 0), Err(Refusal::Reversed(10, 0)));
+        // Reversed in host order, though not in network order.
+        assert_eq!(ports(0x0200, 0x0103), Err(Refusal::Reversed(0x0200, 0x0103)));
+    }
+
+    #[test]
+    fn range_that_is_reversed_in_network_order_alone() {
+        assert_eq!(ports(0x0103, 0x0200), Ok(Some((0x0103, 0x0200))));
+    }
+
+    #[test]
+    fn ports_without_their_flag() {
+        let refusal = Err(Refusal::PortsWithoutFlag(5, 0));
+        assert_eq!(Options::parse(&rule(0, 5, 0)), refusal);
+        let refusal = Err(Refusal::PortsWithoutFlag(0, 5));
+        assert_eq!(Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 5)), refusal);
+    }
+
+    #[test]
+    fn each_flag_is_its_option() {
+        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 0));
+        assert_eq!(options.map(|o| (o.random, o.random_fully)), Ok((true, false)));
+        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM_FULLY, 0, 0));
+        assert_eq!(options.map(|o| (o.random, o.random_fully)), Ok((false, true)));
+    }
+
+    #[test]
+    fn all_flags_together() {
+        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_FLAGS_ALL, 7, 8));
+        assert_eq!(
+            options.map(|o| (o.to_ports.is_some(), o.random, o.random_fully)),
+            Ok((true, true, true))
+        );
+    }
+
+    #[test]
+    fn each_unknown_flag() {
+        for bit in (0..32).map(|n| 1_u32 << n) {
+            if bit & uapi::XT_RUSTMASQ_FLAGS_ALL == 0 {
+                let refusal = Err(Refusal::UnknownFlags(bit));
+                assert_eq!(Options::parse(&rule(bit, 0, 0)), refusal);
+            }
+        }
+    }
+
+    #[test]
+    fn each_reserved_byte() {
+        for n in 0..8 {
+            let mut rule = rule(0, 0, 0);
+            rule.reserved[n] = 1;
+            assert_eq!(Options::parse(&rule), Err(Refusal::Reserved));
+        }
+    }
+
+    #[test]
+    fn private_part_is_not_looked_at() {
+        let mut rule = rule(0, 0, 0);
+        rule.kernel_private = [u64::MAX; 4];
+        assert_eq!(Options::parse(&rule), Ok(Options::default()));
+    }
+
+    #[test]
+    fn refusals_name_the_field() -> Result {
+        use kernel::str::CString;
+        let text = |refusal: Refusal| CString::try_from_fmt(kernel::prelude::fmt!("{}", refusal));
+        assert!(text(Refusal::UnknownFlags(8))?.to_bytes().starts_with(b"flags has unknown bits 0x8"));
+        assert!(text(Refusal::Reserved)?.to_bytes().starts_with(b"reserved"));
+        assert!(text(Refusal::PortZero)?.to_bytes().starts_with(b"min_port is 0"));
+        assert!(text(Refusal::Reversed(9, 3))?.to_bytes().starts_with(b"max_port 3"));
+        Ok(())
+    }
+}

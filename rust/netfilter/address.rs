@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Address families and their addresses.
+
+use crate::bindings;
+use core::{
+    fmt::Debug,
+    net::Ipv4Addr, //
+};
+use kernel::prelude::*;
+
+/// An address family, as a type: what differs between IPv4 and IPv6 hangs on it.
+pub(crate) trait Family: 'static {
+    /// An address; its octets are in network order.
+    type Address: Copy + Eq + Debug;
+
+    /// The family's number in netfilter, `NFPROTO_*`.
+    const NFPROTO: u8;
+
+    /// "Any", the address of one that has none: all zero.
+    const UNSPECIFIED: Self::Address;
+
+    /// Reads an address that the C side keeps for this family.
+    #[doc(hidden)]
+    fn from_raw(raw: &RawAddress) -> Self::Address;
+
+    /// The C side's form of an address; what the family does not use is zero.
+    #[doc(hidden)]
+    fn to_raw(address: Self::Address) -> RawAddress;
+}
+
+/// The C side's union of all families' addresses, `union nf_inet_addr`.
+#[derive(Clone, Copy)]
+pub(crate) struct RawAddress(pub(super) bindings::nf_inet_addr);
+
+/// IPv4.
+pub(crate) struct Ipv4;
+
+impl Family for Ipv4 {
+    type Address = Ipv4Addr;
+
+    const NFPROTO: u8 = bindings::NFPROTO_IPV4 as u8;
+    const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+    fn from_raw(raw: &RawAddress) -> Ipv4Addr {
+        // SAFETY: all members of the union are plain integers of the same place, and conntrack
+        // zeroes the whole of it before it fills in a part: `ip` is initialised.
+        ipv4_from_be32(unsafe { raw.0.ip })
+    }
+
+    fn to_raw(address: Ipv4Addr) -> RawAddress {
+        let mut raw: bindings::nf_inet_addr = pin_init::zeroed();
+        raw.ip = ipv4_to_be32(address);
+        RawAddress(raw)
+    }
+}
+
+/// An address from C's `__be32`, whose bytes in memory are in network order.
+pub(super) fn ipv4_from_be32(raw: bindings::__be32) -> Ipv4Addr {
+    Ipv4Addr::from(raw.to_ne_bytes())
+}
+
+/// An address as C's `__be32`.
+pub(super) fn ipv4_to_be32(address: Ipv4Addr) -> bindings::__be32 {
+    bindings::__be32::from_ne_bytes(address.octets())
+}
+
+#[kunit_tests(rustmasq_address)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_bytes_are_in_network_order() {
+        let address = ipv4_from_be32(0xc000_0201_u32.to_be());
+        assert_eq!(address.octets(), [192, 0, 2, 1]);
+    }
+
+    #[test]
+    fn ipv4_round_trip_through_be32() {
+        let address = Ipv4Addr::new(10, 1, 2, 250);
+        assert_eq!(ipv4_from_be32(ipv4_to_be32(address)), address);
+        assert_eq!(u32::from_be(ipv4_to_be32(address)), 0x0a01_02fa);
+    }
+
+    #[test]
+    fn ipv4_fills_the_union_with_zero() {
+        let raw = Ipv4::to_raw(Ipv4Addr::new(203, 0, 113, 9));
+        // SAFETY: `to_raw` began with all bytes zero, so each member is initialised.
+        let all = unsafe { raw.0.all };
+        assert_eq!(all[1..], [0, 0, 0]);
+        assert_eq!(Ipv4::from_raw(&raw), Ipv4Addr::new(203, 0, 113, 9));
+    }
+
+    #[test]
+    fn ipv4_unspecified_is_zero() {
+        assert_eq!(ipv4_to_be32(Ipv4::UNSPECIFIED), 0);
+    }
+}

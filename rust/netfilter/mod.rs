@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions over netfilter, connection tracking, NAT and x_tables.
+//!
+//! With [`bindings`](crate::bindings) the only room of the module with `unsafe` in it. What stands
+//! behind each unsafe block is one of these:
+//!
+//! - **hook context**: a value that is borrowed for `'hook` was handed to us by a netfilter hook.
+//!   Hooks run inside an RCU read-side section, so what the packet, its route and its devices point
+//!   to stays while the hook runs; no such value can outlive the call, its lifetime forbids it.
+//! - **sole ownership**: an unconfirmed conntrack entry is reachable from its one packet alone, so
+//!   whoever handles the packet may change it ([`conntrack::NewFlow`]).
+//! - **registration**: a [`Drop`] that unregisters, and statics that never move.
+//!
+//! No public item shows a raw pointer or a type of the bindings.
+
+mod address;
+pub(crate) mod conntrack;
+pub(crate) mod log;
+pub(crate) mod nat;
+pub(crate) mod net;
+pub(crate) mod skb;
+pub(crate) mod xtables;
+
+pub(crate) use address::{
+    Family,
+    Ipv4, //
+};
+
+use crate::bindings;
+use kernel::prelude::*;
+
+/// What becomes of a packet.
+///
+/// C header: [`include/uapi/linux/netfilter.h`](srctree/include/uapi/linux/netfilter.h)
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// It goes on its way.
+    Accept,
+    /// It ends here.
+    Drop,
+}
+
+impl Verdict {
+    const fn into_raw(self) -> c_uint {
+        match self {
+            Verdict::Accept => bindings::NF_ACCEPT,
+            Verdict::Drop => bindings::NF_DROP,
+        }
+    }
+
+    /// Reads what a function of NAT answers: it accepts or drops, nothing else.
+    const fn from_raw(raw: c_uint) -> Self {
+        if raw == bindings::NF_ACCEPT {
+            Verdict::Accept
+        } else {
+            Verdict::Drop
+        }
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network devices, and the addresses they lend.
+//!
+//! C header: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h)
+
+use super::address::{
+    ipv4_from_be32,
+    ipv4_to_be32, //
+};
+use crate::bindings;
+use core::{
+    net::Ipv4Addr,
+    ptr, //
+};
+use kernel::{
+    fmt,
+    prelude::*,
+    types::Opaque, //
+};
+
+/// A network device.
+///
+/// # Invariants
+///
+/// A valid `struct net_device`, which stays so for the time of the borrow.
+#[repr(transparent)]
+pub(crate) struct Device(Opaque<bindings::net_device>);
+
+impl Device {
+    /// # Safety
+    ///
+    /// `device` must point to a valid `struct net_device` that stays valid for `'a`.
+    pub(super) unsafe fn from_raw<'a>(device: *const bindings::net_device) -> &'a Self {
+        // SAFETY: `Device` is a transparent wrapper, and the caller vouches for the pointer.
+        unsafe { &*device.cast() }
+    }
+
+    fn as_raw(&self) -> *mut bindings::net_device {
+        self.0.get()
+    }
+
+    /// The device's index in its namespace, 1 or more.
+    pub(crate) fn index(&self) -> c_int {
+        // SAFETY: the device is valid by the invariant.
+        unsafe { bindings::rustmasq_dev_ifindex(self.as_raw()) }
+    }
+
+    /// The device's name at this moment, for people.
+    pub(crate) fn name(&self) -> Name {
+        // SAFETY: the device is valid by the invariant; its name is an array of IFNAMSIZ bytes. A
+        // rename may write at the same time: the bytes are read volatile, and any mixture of old
+        // and new ones is a valid array of them.
+        Name(unsafe { ptr::read_volatile(bindings::rustmasq_dev_name(self.as_raw()).cast()) })
+    }
+
+    /// The address that a packet to `next_hop` gets when it leaves by this device, by the kernel's
+    /// own rules (`inet_select_addr` in `net/ipv4/devinet.c`): the first primary address whose
+    /// subnet holds the next hop, else the device's first primary address, else one of another
+    /// device of its VRF. None: there is no address of global scope.
+    pub(crate) fn select_ipv4_source(&self, next_hop: Ipv4Addr) -> Option<Ipv4Addr> {
+        let scope = bindings::rt_scope_t_RT_SCOPE_UNIVERSE as c_int;
+        // SAFETY: the device is valid by the invariant; the function takes RCU's read lock itself
+        // and accepts any address and scope.
+        let raw = unsafe { bindings::inet_select_addr(self.as_raw(), ipv4_to_be32(next_hop), scope) };
+        Some(ipv4_from_be32(raw)).filter(|address| !address.is_unspecified())
+    }
+}
+
+/// A device's name.
+pub(crate) struct Name([u8; bindings::IFNAMSIZ as usize]);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .take_while(|byte| **byte != 0)
+            .try_for_each(|byte| write!(f, "{}", byte.escape_ascii()))
+    }
+}
+
+#[kunit_tests(rustmasq_net)]
+mod tests {
+    use super::*;
+    use kernel::str::CString;
+
+    fn name(text: &[u8]) -> Name {
+        let mut bytes = [0; bindings::IFNAMSIZ as usize];
+        bytes[..text.len()].copy_from_slice(text);
+        Name(bytes)
+    }
+
+    #[test]
+    fn names_end_at_the_first_nul() -> Result {
+        let text = CString::try_from_fmt(kernel::prelude::fmt!("{}", name(b"wan0\0old")))?;
+        assert_eq!(text.to_bytes(), b"wan0");
+        Ok(())
+    }
+
+    #[test]
+    fn names_without_nul_and_control_characters() -> Result {
+        let text = CString::try_from_fmt(kernel::prelude::fmt!("{}", name(b"0123456789abcde\n")))?;
+        assert_eq!(text.to_bytes(), b"0123456789abcde\\n");
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! rustmasq: masquerading for iptables, in Rust.
+//!
+//! ```text
+//! packet ──> netfilter/       safe abstractions over the C API
+//!               └──> masquerade/   the RUSTMASQ target
+//! ```
+//!
+//! `unsafe` is confined to [`bindings`] and [`netfilter`]; all else is built on them without.
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+mod bindings;
+mod masquerade;
+#[allow(unsafe_code)]
+mod netfilter;
+
+/// A rule's binary form, shared with the userspace extension: plain data.
+mod uapi {
+    pub(crate) use crate::bindings::{
+        xt_rustmasq_info,
+        XT_RUSTMASQ_FLAGS_ALL,
+        XT_RUSTMASQ_RANDOM,
+        XT_RUSTMASQ_RANDOM_FULLY,
+        XT_RUSTMASQ_TO_PORTS, //
+    };
+}
+
+use kernel::prelude::*;
+use masquerade::Masquerade;
+use netfilter::{
+    nat::MasqueradeFlush,
+    xtables::{
+        Entry,
+        Registration,
+        Targets, //
+    },
+    Ipv4, //
+};
+
+module! {
+    type: Rustmasq,
+    name: "rustmasq",
+    authors: ["The rustmasq developers"],
+    description: "iptables target RUSTMASQ: masquerading in Rust",
+    license: "GPL",
+    alias: ["ipt_RUSTMASQ"],
+}
+
+static TARGETS: Targets<1> = Targets::new([Entry::new::<Masquerade<Ipv4>>()]);
+
+/// What is registered while the module is loaded. Fields are dropped in their order: first no rule
+/// can be there any more, then nothing needs flushing.
+struct Rustmasq {
+    _targets: Registration<1>,
+    _flush: MasqueradeFlush,
+}
+
+impl kernel::Module for Rustmasq {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        // The flush first: no flow of a rule's is to miss it.
+        let flush = MasqueradeFlush::register()?;
+        Ok(Self {
+            _targets: TARGETS.register()?,
+            _flush: flush,
+        })
+    }
+}
