@@ -43,7 +43,7 @@ modules_dir ?= /lib/modules/$(release)
 extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 
-.PHONY: all module extension setup kernel stage demo test check clean help install uninstall FORCE
+.PHONY: all module extension extension-test setup kernel stage demo test check clean help install uninstall FORCE
 
 all: module extension ## build the module and the iptables extension
 
@@ -78,10 +78,13 @@ stage: all
 	@scripts/image > /dev/null
 
 demo: stage ## boot the guest and show masquerading on real traffic
-	@qemu/run --timeout 120 -- tests/demo
+	@qemu/run --timeout 120 -- env COLOUR=$$(test -t 1 && echo yes || :) tests/demo
 
 test: stage ## run every test
 	@tests/run
+
+extension-test:
+	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
 check: kernel ## formatting, lints, and the house rules
 	@scripts/check $(kernel) $(build)

@@ -1,0 +1,158 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the scripts of this folder share. To be sourced, from a bash that runs
+# with "set -euo pipefail".
+
+# Everything fetched or built lives here; removing it only costs time.
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/rustmasq
+
+# The toolchain that builds the kernel and, as it must, the module as well.
+# By full path: a rustup proxy that comes first in PATH has no library source.
+# shellcheck disable=SC2034 # used by those who source this
+LLVM_SUFFIX=-22
+RUSTC=${RUSTC:-/usr/bin/rustc}
+BINDGEN_VERSION=0.72.1
+# shellcheck disable=SC2034
+BINDGEN=$CACHE/bindgen-$BINDGEN_VERSION/bin/bindgen
+
+# A plain user's PATH often lacks the folders of depmod and its like.
+export PATH=$PATH:/usr/sbin:/sbin
+
+# say TEXT...: a line for the user. stdout belongs to a script's result.
+say() {
+	printf 'rustmasq: %s\n' "$*" >&2
+}
+
+die() {
+	say "$@"
+	exit 1
+}
+
+# have_command NAME: is there such a program?
+have_command() {
+	command -v "$1" >/dev/null
+}
+
+# with_lock NAME COMMAND...: runs COMMAND (a function will do) while nobody
+# else holds the lock NAME. The kernel gives the lock back when this shell
+# ends, however it ends.
+with_lock() {
+	local fd
+	mkdir -p "$CACHE/lock"
+	exec {fd}>"$CACHE/lock/$1"
+	if ! flock --nonblock "$fd"; then
+		say "waiting for another set-up that is running ($1)"
+		flock "$fd"
+	fi
+	# Closed for the command: a daemon that it leaves behind must not hold
+	# the lock for ever. And without "||" here, so that "set -e" stays in
+	# force inside of COMMAND.
+	"${@:2}" {fd}>&-
+	exec {fd}>&-
+}
+
+# alive WHAT LOG [TOTAL PATTERN] COMMAND...
+#
+# Runs a long COMMAND (a function will do) with its output in the file LOG, and
+# shows that it is alive: on a terminal by a line that is drawn again and
+# again, elsewhere by a line every 30 s. Where TOTAL, a number, is given, the
+# lines of LOG that match PATTERN (of grep -E) are the steps done of about
+# TOTAL. Ctrl-C, or a signal to the script alone, ends COMMAND and all of its
+# children. When COMMAND fails, the end of LOG is shown, and its status
+# returned.
+alive() {
+	local what=$1 log=$2 total='' pattern='' job status=0
+	shift 2
+	if [[ $1 =~ ^[0-9]+$ ]]; then
+		total=$1 pattern=$2
+		shift 2
+	fi
+	mkdir -p "$(dirname "$log")"
+
+	# Job control gives the command a process group of its own, which can be
+	# signalled as a whole, and spares it bash's habit of making background
+	# commands deaf to Ctrl-C.
+	set -m
+	"$@" >"$log" 2>&1 </dev/null &
+	job=$!
+	set +m
+
+	local signal
+	for signal in INT TERM HUP; do
+		# shellcheck disable=SC2064 # $job is meant to be expanded now
+		trap "alive_interrupted $job $signal" "$signal"
+	done
+	alive_watch "$job"
+	wait "$job" || status=$?
+	trap - INT TERM HUP
+
+	if ((status == 0)); then
+		alive_draw "done"
+		return
+	fi
+	alive_draw "FAILED"
+	say "the end of $log:"
+	tail -n 30 "$log" | sed 's/^/    /' >&2
+	return "$status"
+}
+
+# alive_watch JOB: draws until JOB has ended.
+alive_watch() {
+	local every=30 next
+	[[ -t 2 ]] && every=1
+	SECONDS=0 next=$every
+	while kill -0 "$1" 2>/dev/null; do
+		if ((SECONDS >= next)); then
+			alive_draw
+			next=$((SECONDS + every))
+		fi
+		sleep 0.1
+	done
+}
+
+# alive_draw [END]: one line of progress, the last one if END is given.
+# The names it uses are alive's.
+alive_draw() {
+	local end=${1:-} steps='' line time
+	time=$(printf '%d:%02d' $((SECONDS / 60)) $((SECONDS % 60)))
+	if [[ $total && ! $end ]]; then
+		steps=" $(grep -cE -- "$pattern" "$log" || true) of about $total,"
+	fi
+	line="$what:${end:+ $end,}$steps $time"
+	if [[ ! -t 2 ]]; then
+		say "$line"
+	else
+		# Back to the line's start, and erase what was longer before.
+		printf '\r\033[Krustmasq: %s' "$line" >&2
+		[[ ! $end ]] || printf '\n' >&2
+	fi
+}
+
+# alive_interrupted JOB SIGNAL: passes SIGNAL on to JOB's whole group, waits
+# for JOB's end, then dies of the same signal, as a shell's caller expects. JOB
+# may take its time, as apt does amid an installation; a second signal is final.
+alive_interrupted() {
+	# shellcheck disable=SC2064 # $1 is meant to be expanded now
+	trap "kill -KILL -- -$1 2>/dev/null || true" INT TERM HUP
+	[[ ! -t 2 ]] || printf '\n' >&2
+	say "interrupted; ending what runs (once more: at once)"
+	kill -s "$2" -- "-$1" 2>/dev/null || true
+	while kill -0 "$1" 2>/dev/null; do
+		sleep 0.1
+	done
+	# What JOB left behind in its group, deaf to SIGNAL.
+	kill -KILL -- "-$1" 2>/dev/null || true
+	trap - INT TERM HUP
+	kill -s "$2" "$BASHPID"
+}
+
+# need_space KILOBYTES WHAT: dies unless the cache's disk has that much left.
+need_space() {
+	local free
+	mkdir -p "$CACHE"
+	free=$(df --output=avail -k "$CACHE" | tail -n 1)
+	((free >= $1)) || die "$2 needs about $(($1 >> 20)) GB under $CACHE," \
+		"and $((free >> 20)) GB are free there." \
+		"Make room, or set XDG_CACHE_HOME to a folder on a larger disk."
+}

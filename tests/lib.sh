@@ -1,0 +1,201 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What scenarios share; runs in the guest. A scenario makes its own network of
+# namespaces, sends real packets through it, and says by check and its kin what
+# was to be seen, in TAP lines ("ok - ...", "not ok - ..."), which tests/run counts.
+
+set -u
+
+# The front end that adds rules; tests/run repeats some scenarios with the other.
+IPTABLES=${IPTABLES:-iptables-legacy}
+IP6TABLES=${IPTABLES/iptables/ip6tables}
+
+scratch=$(mktemp -d)
+hosts=()
+servers=()
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+
+# --- Saying what happened
+
+ok() { printf 'ok - %s\n' "$*"; }
+
+# not_ok WHAT [EXPLANATION]
+not_ok() {
+	printf 'not ok - %s\n' "$1"
+	[[ ! ${2:-} ]] || printf '%s\n' "$2" | sed 's/^/    # /'
+}
+
+# check WHAT COMMAND...: the command succeeds.
+check() {
+	local output
+	if output=$("${@:2}" 2>&1); then ok "$1"; else not_ok "$1" "${*:2}: $output"; fi
+}
+
+# check_fails WHAT COMMAND...: the command fails.
+check_fails() {
+	local output
+	if output=$("${@:2}" 2>&1); then not_ok "$1" "${*:2} succeeded: $output"; else ok "$1"; fi
+}
+
+# check_equal WHAT EXPECTED GOT
+check_equal() {
+	if [[ $2 == "$3" ]]; then ok "$1"; else not_ok "$1" "expected '$2', got '$3'"; fi
+}
+
+# check_match WHAT PATTERN GOT: GOT matches the extended regular expression.
+check_match() {
+	if [[ $3 =~ $2 ]]; then ok "$1"; else not_ok "$1" "expected a match of '$2', got '$3'"; fi
+}
+
+# check_port WHAT FIRST LAST PORT: PORT lies within FIRST to LAST.
+check_port() {
+	if [[ $4 =~ ^[0-9]+$ ]] && (($4 >= $2 && $4 <= $3)); then
+		ok "$1"
+	else
+		not_ok "$1" "expected a port from $2 to $3, got '$4'"
+	fi
+}
+
+# For what must work before anything can be checked.
+bail() {
+	not_ok "${0##*/} could be set up" "$*"
+	exit 1
+}
+
+# wait_until COMMAND...: until it succeeds, for 20 s at most; then fails.
+wait_until() {
+	local end=$((SECONDS + 20))
+	until "$@" > /dev/null 2>&1; do
+		((SECONDS < end)) || return 1
+		sleep 0.05
+	done
+}
+
+# --- Networks
+
+# host NAME...: a network namespace each, with a loopback device.
+host() {
+	local name
+	for name; do
+		ip netns add "$name" && ip -n "$name" link set lo up || bail "namespace $name"
+		hosts+=("$name")
+	done
+}
+
+# on HOST COMMAND...: runs it there.
+on() {
+	local name=$1
+	shift
+	nsenter --net="/run/netns/$name" "$@"
+}
+
+# link HOST DEVICE ADDRESS/LENGTH HOST DEVICE ADDRESS/LENGTH: a cable between them.
+link() {
+	ip -n "$1" link add "$2" type veth peer name "$5" netns "$4" || bail "link $2 $5"
+	attach "$1" "$2" "$3"
+	attach "$4" "$5" "$6"
+}
+
+# attach HOST DEVICE ADDRESS/LENGTH: gives it the address ("-": none) and turns it on.
+attach() {
+	# No duplicate address detection: tests have no time for it.
+	on "$1" sh -c "echo 0 > /proc/sys/net/ipv6/conf/$2/accept_dad"
+	[[ $3 == - ]] || ip -n "$1" addr add "$3" dev "$2" nodad 2> /dev/null ||
+		ip -n "$1" addr add "$3" dev "$2" || bail "address $3"
+	ip -n "$1" link set "$2" up || bail "device $2"
+}
+
+# forwarding HOST: makes it a router.
+forwarding() {
+	on "$1" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'
+}
+
+# home: the common case. A host in a LAN, a router, a server outside that knows
+# no way back to the LAN:
+#
+#     lan                 router                     server
+#     lan0 ------------ lan0  wan0 ---------------- eth0
+#     172.18.0.2/16   172.18.0.1   203.0.113.1    203.0.113.2/24
+home() {
+	host lan router server
+	link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
+	link router wan0 203.0.113.1/24 server eth0 203.0.113.2/24
+	ip -n lan route add default via 172.18.0.1
+	forwarding router
+}
+
+# rule ARGUMENT...: adds a rule to the router's chain POSTROUTING of table nat.
+rule() {
+	on router "$IPTABLES" -w -t nat -A POSTROUTING "$@"
+}
+
+# rules_off: removes all rules of the router's table nat, and what it tracks.
+rules_off() {
+	on router "$IPTABLES" -w -t nat -F
+	on router conntrack -F 2> /dev/null
+}
+
+# tracked ARGUMENT...: the router's conntrack entries that match, one a line.
+tracked() {
+	on router conntrack -L "$@" 2> /dev/null
+}
+
+# --- Traffic. A server answers with what it saw as the source: ADDRESS:PORT.
+
+# serve HOST PROTOCOL PORT: PROTOCOL as socat names it: TCP, TCP6, UDP, SCTP...
+serve() {
+	local listen seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"'
+	case $2 in
+	UDP*) listen=$2-RECVFROM:$3,fork ;;
+	*) listen=$2-LISTEN:$3,fork,reuseaddr ;;
+	esac
+	on "$1" socat "$listen" "SYSTEM:$seen" 2> "$scratch/serve-$1-$2-$3" &
+	servers+=($!)
+	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
+}
+
+listening() {
+	local table
+	case $2 in
+	TCP*) table=tcp ;;
+	UDP*) table=udp ;;
+	SCTP*) on "$1" grep -q " $3 " /proc/net/sctp/eps && return ;;
+	esac
+	[[ ${table:-} ]] && on "$1" grep -qi ":$(printf %04X "$3") " "/proc/net/$table" "/proc/net/${table}6"
+}
+
+# ask HOST PROTOCOL ADDRESS PORT [OPTION,...]: what the server there saw, or
+# nothing if no answer came within `patience` seconds.
+patience=5
+ask() {
+	local answer='' pid
+	exec {asked}< <(exec nsenter --net="/run/netns/$1" socat -t "$patience" - "$2:$3:$4${5:+,$5}" 2> /dev/null <<< x)
+	pid=$!
+	IFS= read -r -t "$patience" -u "$asked" answer
+	exec {asked}<&-
+	kill "$pid" 2> /dev/null
+	printf '%s' "$answer"
+}
+
+# ask_in_vain ...: as ask, where no answer is expected: less patient.
+ask_in_vain() {
+	local patience=1
+	ask "$@"
+}
+
+# --- Leaving
+
+stop_servers() {
+	local pid
+	for pid in "${servers[@]}"; do kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null; done
+	servers=()
+}
+
+leave() {
+	local name
+	stop_servers
+	for name in "${hosts[@]}"; do ip netns del "$name"; done
+	rm -rf "$scratch"
+}
+trap leave EXIT
