@@ -37,7 +37,8 @@ use netfilter::{
         Registration,
         Targets, //
     },
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
 };
 
 module! {
@@ -46,15 +47,18 @@ module! {
     authors: ["The rustmasq developers"],
     description: "iptables target RUSTMASQ: masquerading in Rust",
     license: "GPL",
-    alias: ["ipt_RUSTMASQ"],
+    alias: ["ipt_RUSTMASQ", "ip6t_RUSTMASQ"],
 }
 
-static TARGETS: Targets<1> = Targets::new([Entry::new::<Masquerade<Ipv4>>()]);
+static TARGETS: Targets<2> = Targets::new([
+    Entry::new::<Masquerade<Ipv4>>(),
+    Entry::new::<Masquerade<Ipv6>>(),
+]);
 
 /// What is registered while the module is loaded. Fields are dropped in their order: first no rule
 /// can be there any more, then nothing needs flushing.
 struct Rustmasq {
-    _targets: Registration<1>,
+    _targets: Registration<2>,
     _flush: MasqueradeFlush,
 }
 

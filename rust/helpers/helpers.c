@@ -4,6 +4,7 @@
  * alphabetical order, without logic: that is Rust's. An exception explains itself.
  */
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -20,9 +21,19 @@ const char *rustmasq_dev_name(const struct net_device *dev)
 	return dev->name;
 }
 
+struct net *rustmasq_dev_net(const struct net_device *dev)
+{
+	return dev_net(dev);
+}
+
 struct iphdr *rustmasq_ip_hdr(const struct sk_buff *skb)
 {
 	return ip_hdr(skb);
+}
+
+struct ipv6hdr *rustmasq_ipv6_hdr(const struct sk_buff *skb)
+{
+	return ipv6_hdr(skb);
 }
 
 struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,

@@ -6,7 +6,12 @@ use crate::netfilter::{
     net::Device,
     skb::Packet,
     Family,
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
+};
+use core::net::{
+    Ipv4Addr,
+    Ipv6Addr, //
 };
 
 /// A family in which source addresses can be chosen.
@@ -20,7 +25,14 @@ pub(crate) trait SourceAddress: Family {
 
 impl SourceAddress for Ipv4 {
     /// Follows `nf_nat_masquerade_ipv4`: the next hop decides, not the destination.
-    fn source(packet: &Packet<'_, Ipv4>, out: &Device) -> Option<core::net::Ipv4Addr> {
+    fn source(packet: &Packet<'_, Ipv4>, out: &Device) -> Option<Ipv4Addr> {
         out.select_ipv4_source(packet.next_hop())
+    }
+}
+
+impl SourceAddress for Ipv6 {
+    /// Follows `nf_nat_masquerade_ipv6`: the destination decides.
+    fn source(packet: &Packet<'_, Ipv6>, out: &Device) -> Option<Ipv6Addr> {
+        out.select_ipv6_source(packet.destination())
     }
 }

@@ -5,7 +5,10 @@
 use crate::bindings;
 use core::{
     fmt::Debug,
-    net::Ipv4Addr, //
+    net::{
+        Ipv4Addr,
+        Ipv6Addr, //
+    }, //
 };
 use kernel::prelude::*;
 
@@ -55,6 +58,40 @@ impl Family for Ipv4 {
     }
 }
 
+/// IPv6.
+pub(crate) struct Ipv6;
+
+impl Family for Ipv6 {
+    type Address = Ipv6Addr;
+
+    const NFPROTO: u8 = bindings::NFPROTO_IPV6 as u8;
+    const UNSPECIFIED: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+    fn from_raw(raw: &RawAddress) -> Ipv6Addr {
+        // SAFETY: as for IPv4: plain integers, initialised as a whole.
+        ipv6_from_raw(unsafe { &raw.0.in6 })
+    }
+
+    fn to_raw(address: Ipv6Addr) -> RawAddress {
+        let mut raw: bindings::nf_inet_addr = pin_init::zeroed();
+        raw.in6 = ipv6_to_raw(address);
+        RawAddress(raw)
+    }
+}
+
+/// An address from C's `struct in6_addr`, which is in network order.
+pub(super) fn ipv6_from_raw(raw: &bindings::in6_addr) -> Ipv6Addr {
+    // SAFETY: all members of the union are the same 16 bytes.
+    Ipv6Addr::from(unsafe { raw.in6_u.u6_addr8 })
+}
+
+/// An address as C's `struct in6_addr`.
+pub(super) fn ipv6_to_raw(address: Ipv6Addr) -> bindings::in6_addr {
+    let mut raw: bindings::in6_addr = pin_init::zeroed();
+    raw.in6_u.u6_addr8 = address.octets();
+    raw
+}
+
 /// An address from C's `__be32`, whose bytes in memory are in network order.
 pub(super) fn ipv4_from_be32(raw: bindings::__be32) -> Ipv4Addr {
     Ipv4Addr::from(raw.to_ne_bytes())
@@ -89,6 +126,17 @@ mod tests {
         let all = unsafe { raw.0.all };
         assert_eq!(all[1..], [0, 0, 0]);
         assert_eq!(Ipv4::from_raw(&raw), Ipv4Addr::new(203, 0, 113, 9));
+    }
+
+    #[test]
+    fn ipv6_round_trip_in_network_order() {
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
+        let raw = Ipv6::to_raw(address);
+        // SAFETY: `to_raw` began with all bytes zero, so each member is initialised.
+        let words = unsafe { raw.0.all };
+        assert_eq!(words[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8]);
+        assert_eq!(words[3].to_ne_bytes(), [0, 0, 0, 0xfe]);
+        assert_eq!(Ipv6::from_raw(&raw), address);
     }
 
     #[test]

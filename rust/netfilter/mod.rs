@@ -24,7 +24,8 @@ pub(crate) mod xtables;
 
 pub(crate) use address::{
     Family,
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
 };
 
 use crate::bindings;

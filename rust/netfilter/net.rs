@@ -6,11 +6,16 @@
 
 use super::address::{
     ipv4_from_be32,
-    ipv4_to_be32, //
+    ipv4_to_be32,
+    ipv6_from_raw,
+    ipv6_to_raw, //
 };
 use crate::bindings;
 use core::{
-    net::Ipv4Addr,
+    net::{
+        Ipv4Addr,
+        Ipv6Addr, //
+    },
     ptr, //
 };
 use kernel::{
@@ -64,6 +69,21 @@ impl Device {
         // and accepts any address and scope.
         let raw = unsafe { bindings::inet_select_addr(self.as_raw(), ipv4_to_be32(next_hop), scope) };
         Some(ipv4_from_be32(raw)).filter(|address| !address.is_unspecified())
+    }
+
+    /// The address that a packet to `destination` gets when it leaves by this device, by the
+    /// kernel's own rules (`ipv6_dev_get_saddr` in `net/ipv6/addrconf.c`; RFC 6724, section 5).
+    /// None: there is no usable address.
+    pub(crate) fn select_ipv6_source(&self, destination: Ipv6Addr) -> Option<Ipv6Addr> {
+        let destination = ipv6_to_raw(destination);
+        let mut source = pin_init::zeroed();
+        // SAFETY: the device is valid by the invariant, and so is the namespace that it lies in.
+        // The function takes RCU's read lock itself, reads one address and writes the other.
+        let result = unsafe {
+            let net = bindings::rustmasq_dev_net(self.as_raw());
+            bindings::ipv6_dev_get_saddr(net, self.as_raw(), &destination, 0, &mut source)
+        };
+        (result >= 0).then(|| ipv6_from_raw(&source))
     }
 }
 

@@ -7,15 +7,20 @@
 use super::{
     address::{
         ipv4_from_be32,
-        ipv4_to_be32, //
+        ipv4_to_be32,
+        ipv6_from_raw, //
     },
     Family,
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
 };
 use crate::bindings;
 use core::{
     marker::PhantomData,
-    net::Ipv4Addr,
+    net::{
+        Ipv4Addr,
+        Ipv6Addr, //
+    },
     ptr::NonNull, //
 };
 
@@ -68,5 +73,16 @@ impl Packet<'_, Ipv4> {
         // lives at least as long as the hook (a reference, or RCU's read side).
         let raw = unsafe { bindings::rustmasq_rt_nexthop(route, ipv4_to_be32(destination)) };
         ipv4_from_be32(raw)
+    }
+}
+
+impl Packet<'_, Ipv6> {
+    /// Where the packet goes in the end.
+    pub(crate) fn destination(&self) -> Ipv6Addr {
+        // SAFETY: the packet has an IPv6 header by the invariant, and `ipv6_hdr` points to it; its
+        // addresses lie in an anonymous structure of an anonymous union whose other members name
+        // the same addresses. The borrow ends before the hook does.
+        let addresses = unsafe { (*bindings::rustmasq_ipv6_hdr(self.as_raw())).__bindgen_anon_1.__bindgen_anon_1.as_ref() };
+        ipv6_from_raw(&addresses.daddr)
     }
 }

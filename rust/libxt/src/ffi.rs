@@ -55,7 +55,7 @@ pub(crate) mod bindings {
 }
 
 /// The families that the target is registered for. One more family is one more word here.
-const FAMILIES: &[Family] = &[Family::Ipv4];
+const FAMILIES: &[Family] = &[Family::Ipv4, Family::Ipv6];
 
 const NAME: &CStr = c"RUSTMASQ";
 
