@@ -9,11 +9,13 @@ set -u
 
 # The front end that adds rules; tests/run repeats some scenarios with the other.
 IPTABLES=${IPTABLES:-iptables-legacy}
+# shellcheck disable=SC2034 # for scenarios
 IP6TABLES=${IPTABLES/iptables/ip6tables}
 
 scratch=$(mktemp -d)
 hosts=()
 servers=()
+# shellcheck disable=SC2034 # for scenarios
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
 # --- Saying what happened
@@ -78,8 +80,9 @@ wait_until() {
 host() {
 	local name
 	for name; do
-		ip netns add "$name" && ip -n "$name" link set lo up || bail "namespace $name"
+		ip netns add "$name" || bail "namespace $name"
 		hosts+=("$name")
+		ip -n "$name" link set lo up || bail "namespace $name"
 	done
 }
 
@@ -145,6 +148,7 @@ tracked() {
 
 # serve HOST PROTOCOL PORT: PROTOCOL as socat names it: TCP, TCP6, UDP, SCTP...
 serve() {
+	# shellcheck disable=SC2016 # socat's shell expands it
 	local listen seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"'
 	case $2 in
 	UDP*) listen=$2-RECVFROM:$3,fork ;;

@@ -5,8 +5,14 @@
 //! Nothing here is safe to use by itself; [`netfilter`](crate::netfilter) makes it so. The one
 //! exception is the plain data of `uapi/xt_RUSTMASQ.h`, see [`uapi`](crate::uapi).
 
-#![allow(
+/// As bindgen wrote it, under the lint levels that the kernel crate's own bindings have.
+#[allow(
     clippy::all,
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
     missing_docs,
@@ -17,14 +23,17 @@
     unreachable_pub,
     unsafe_op_in_unsafe_fn
 )]
-#![allow(clippy::as_underscore, clippy::ref_as_ptr, clippy::undocumented_unsafe_blocks)]
+mod generated {
+    use kernel::ffi;
+    use pin_init::MaybeZeroable;
 
-use kernel::ffi;
-use pin_init::MaybeZeroable;
+    // What stands in both is taken from the file below.
+    pub(crate) use kernel::bindings::*;
 
-pub(crate) use kernel::bindings::*;
+    include!(env!("RUSTMASQ_BINDINGS"));
+}
 
-include!(env!("RUSTMASQ_BINDINGS"));
+pub(crate) use generated::*;
 
 // SAFETY: the structure is made of integers alone and has no padding (a layout test of bindgen
 // checks its size), so any bytes are a valid value of it.

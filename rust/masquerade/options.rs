@@ -144,7 +144,10 @@ mod tests {
         assert_eq!(ports(10, 9), Err(Refusal::Reversed(10, 9)));
         assert_eq!(ports(10, 0), Err(Refusal::Reversed(10, 0)));
         // Reversed in host order, though not in network order.
-        assert_eq!(ports(0x0200, 0x0103), Err(Refusal::Reversed(0x0200, 0x0103)));
+        assert_eq!(
+            ports(0x0200, 0x0103),
+            Err(Refusal::Reversed(0x0200, 0x0103))
+        );
     }
 
     #[test]
@@ -157,15 +160,24 @@ mod tests {
         let refusal = Err(Refusal::PortsWithoutFlag(5, 0));
         assert_eq!(Options::parse(&rule(0, 5, 0)), refusal);
         let refusal = Err(Refusal::PortsWithoutFlag(0, 5));
-        assert_eq!(Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 5)), refusal);
+        assert_eq!(
+            Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 5)),
+            refusal
+        );
     }
 
     #[test]
     fn each_flag_is_its_option() {
         let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 0));
-        assert_eq!(options.map(|o| (o.random, o.random_fully)), Ok((true, false)));
+        assert_eq!(
+            options.map(|o| (o.random, o.random_fully)),
+            Ok((true, false))
+        );
         let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM_FULLY, 0, 0));
-        assert_eq!(options.map(|o| (o.random, o.random_fully)), Ok((false, true)));
+        assert_eq!(
+            options.map(|o| (o.random, o.random_fully)),
+            Ok((false, true))
+        );
     }
 
     #[test]
@@ -207,10 +219,16 @@ mod tests {
     fn refusals_name_the_field() -> Result {
         use kernel::str::CString;
         let text = |refusal: Refusal| CString::try_from_fmt(kernel::prelude::fmt!("{}", refusal));
-        assert!(text(Refusal::UnknownFlags(8))?.to_bytes().starts_with(b"flags has unknown bits 0x8"));
+        assert!(text(Refusal::UnknownFlags(8))?
+            .to_bytes()
+            .starts_with(b"flags has unknown bits 0x8"));
         assert!(text(Refusal::Reserved)?.to_bytes().starts_with(b"reserved"));
-        assert!(text(Refusal::PortZero)?.to_bytes().starts_with(b"min_port is 0"));
-        assert!(text(Refusal::Reversed(9, 3))?.to_bytes().starts_with(b"max_port 3"));
+        assert!(text(Refusal::PortZero)?
+            .to_bytes()
+            .starts_with(b"min_port is 0"));
+        assert!(text(Refusal::Reversed(9, 3))?
+            .to_bytes()
+            .starts_with(b"max_port 3"));
         Ok(())
     }
 }

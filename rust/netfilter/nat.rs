@@ -56,14 +56,9 @@ pub(crate) struct PortChoice {
 impl PortChoice {
     fn flags(self) -> c_uint {
         let bit = |set: bool, bit: c_uint| if set { bit } else { 0 };
-        bit(
-            self.range.is_some(),
-            bindings::NF_NAT_RANGE_PROTO_SPECIFIED,
-        ) | bit(self.random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
-            | bit(
-                self.random_fully,
-                bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY,
-            )
+        bit(self.range.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
+            | bit(self.random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
+            | bit(self.random_fully, bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY)
     }
 }
 

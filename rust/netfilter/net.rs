@@ -67,7 +67,8 @@ impl Device {
         let scope = bindings::rt_scope_t_RT_SCOPE_UNIVERSE as c_int;
         // SAFETY: the device is valid by the invariant; the function takes RCU's read lock itself
         // and accepts any address and scope.
-        let raw = unsafe { bindings::inet_select_addr(self.as_raw(), ipv4_to_be32(next_hop), scope) };
+        let raw =
+            unsafe { bindings::inet_select_addr(self.as_raw(), ipv4_to_be32(next_hop), scope) };
         Some(ipv4_from_be32(raw)).filter(|address| !address.is_unspecified())
     }
 

@@ -57,7 +57,12 @@ impl Packet<'_, Ipv4> {
     pub(crate) fn destination(&self) -> Ipv4Addr {
         // SAFETY: the packet has an IPv4 header by the invariant, and `ip_hdr` points to it; its
         // fields are plain integers.
-        let raw = unsafe { (*bindings::rustmasq_ip_hdr(self.as_raw())).__bindgen_anon_1.__bindgen_anon_1.daddr };
+        let raw = unsafe {
+            (*bindings::rustmasq_ip_hdr(self.as_raw()))
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .daddr
+        };
         ipv4_from_be32(raw)
     }
 
@@ -82,7 +87,12 @@ impl Packet<'_, Ipv6> {
         // SAFETY: the packet has an IPv6 header by the invariant, and `ipv6_hdr` points to it; its
         // addresses lie in an anonymous structure of an anonymous union whose other members name
         // the same addresses. The borrow ends before the hook does.
-        let addresses = unsafe { (*bindings::rustmasq_ipv6_hdr(self.as_raw())).__bindgen_anon_1.__bindgen_anon_1.as_ref() };
+        let addresses = unsafe {
+            (*bindings::rustmasq_ipv6_hdr(self.as_raw()))
+                .__bindgen_anon_1
+                .__bindgen_anon_1
+                .as_ref()
+        };
         ipv6_from_raw(&addresses.daddr)
     }
 }

@@ -126,7 +126,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
     ) -> c_uint {
         // SAFETY: valid for the call, by the contract, as is the hook's state in it; of the two
         // names of the union's pointer, `targinfo` is the one for targets.
-        let (targinfo, out) = unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
+        let (targinfo, out) =
+            unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
         let Some(skb) = NonNull::new(skb) else {
             return Verdict::Drop.into_raw();
         };
@@ -170,7 +171,7 @@ impl Entry {
         raw.checkentry = Some(Callbacks::<T>::check);
         raw.destroy = Some(Callbacks::<T>::destroy);
         raw.me = this_module::<LocalModule>().as_ptr();
-        raw.table = c"nat".as_ptr().cast();
+        raw.table = c"nat".to_bytes_with_nul().as_ptr();
         raw.targetsize = size_of::<T::Rule>() as c_uint;
         raw.usersize = T::PRIVATE_OFFSET as c_uint;
         raw.hooks = 1 << bindings::nf_inet_hooks_NF_INET_POST_ROUTING;
