@@ -29,9 +29,12 @@ mod uapi {
 }
 
 use kernel::prelude::*;
-use masquerade::Masquerade;
+use masquerade::{
+    Flush,
+    Masquerade, //
+};
 use netfilter::{
-    nat::MasqueradeFlush,
+    change::Watch,
     xtables::{
         Entry,
         Registration,
@@ -59,13 +62,13 @@ static TARGETS: Targets<2> = Targets::new([
 /// can be there any more, then nothing needs flushing.
 struct Rustmasq {
     _targets: Registration<2>,
-    _flush: MasqueradeFlush,
+    _flush: Pin<KBox<Watch<Flush>>>,
 }
 
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         // The flush first: no flow of a rule's is to miss it.
-        let flush = MasqueradeFlush::register()?;
+        let flush = Watch::register(Flush::new())?;
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,

@@ -7,10 +7,10 @@
 #include <linux/net.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/x_tables.h>
+#include <linux/rtnetlink.h>
 #include <net/addrconf.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_nat.h>
-#include <net/netfilter/nf_nat_masquerade.h>
 
 #include "../helpers/helpers.c"
 #include "../uapi/xt_RUSTMASQ.h"

@@ -3,14 +3,21 @@
  * One wrapper for each inline function of the kernel that Rust calls, in
  * alphabetical order, without logic: that is Rust's. An exception explains itself.
  */
+#include <linux/inetdevice.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
+#include <linux/workqueue.h>
+#include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_nat.h>
 #include <net/route.h>
 
-/* Not inline functions: the kernel crate's net_device is opaque. */
+/*
+ * Not inline functions: fields of structures that Rust has no view of, because
+ * the kernel crate's net_device is opaque, and those of addresses lead to it.
+ */
 int rustmasq_dev_ifindex(const struct net_device *dev)
 {
 	return READ_ONCE(dev->ifindex);
@@ -21,9 +28,35 @@ const char *rustmasq_dev_name(const struct net_device *dev)
 	return dev->name;
 }
 
+struct net_device *rustmasq_in_ifaddr_dev(const struct in_ifaddr *ifa)
+{
+	return ifa->ifa_dev->dev;
+}
+
+__be32 rustmasq_in_ifaddr_local(const struct in_ifaddr *ifa)
+{
+	return ifa->ifa_local;
+}
+
+const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct inet6_ifaddr *ifa)
+{
+	return &ifa->addr;
+}
+
+struct net_device *rustmasq_inet6_ifaddr_dev(const struct inet6_ifaddr *ifa)
+{
+	return ifa->idev->dev;
+}
+
+/* Inline functions. */
 struct net *rustmasq_dev_net(const struct net_device *dev)
 {
 	return dev_net(dev);
+}
+
+void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
 }
 
 struct iphdr *rustmasq_ip_hdr(const struct sk_buff *skb)
@@ -36,10 +69,36 @@ struct ipv6hdr *rustmasq_ipv6_hdr(const struct sk_buff *skb)
 	return ipv6_hdr(skb);
 }
 
+struct net_device *
+rustmasq_netdev_notifier_info_to_dev(const struct netdev_notifier_info *info)
+{
+	return netdev_notifier_info_to_dev(info);
+}
+
+bool rustmasq_netif_running(const struct net_device *dev)
+{
+	return netif_running(dev);
+}
+
 struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,
 				   enum ip_conntrack_info *ctinfo)
 {
 	return nf_ct_get(skb, ctinfo);
+}
+
+u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
+{
+	return nf_ct_l3num(ct);
+}
+
+void rustmasq_nf_ct_stat_inc_drop(struct net *net)
+{
+	NF_CT_STAT_INC_ATOMIC(net, drop);
+}
+
+struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
+{
+	return nfct_nat(ct);
 }
 
 __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 daddr)

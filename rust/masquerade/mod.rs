@@ -2,12 +2,14 @@
 
 //! The target RUSTMASQ: a flow's source address becomes the one of the device it leaves by.
 
+mod flush;
 mod options;
 mod ports;
 mod source;
 
 use crate::{
     netfilter::{
+        conntrack,
         log,
         nat,
         xtables::{
@@ -19,6 +21,7 @@ use crate::{
     uapi, //
 };
 use core::marker::PhantomData;
+pub(crate) use flush::Flush;
 use kernel::prelude::*;
 use options::Options;
 use source::SourceAddress;
@@ -55,6 +58,7 @@ impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
             return Verdict::Accept;
         }
         let Some(source) = F::source(&leaving.packet, leaving.out) else {
+            conntrack::count_drop(leaving.out.net());
             if log::rate_permits() {
                 let name = leaving.out.name();
                 pr_warn!("no usable address for {name}: a new flow was dropped\n");

@@ -32,6 +32,15 @@ pub(crate) trait Family: 'static {
     fn to_raw(address: Self::Address) -> RawAddress;
 }
 
+/// An address of either family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AnyAddress {
+    /// IPv4.
+    V4(Ipv4Addr),
+    /// IPv6.
+    V6(Ipv6Addr),
+}
+
 /// The C side's union of all families' addresses, `union nf_inet_addr`.
 #[derive(Clone, Copy)]
 pub(crate) struct RawAddress(pub(super) bindings::nf_inet_addr);

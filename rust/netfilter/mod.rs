@@ -15,6 +15,7 @@
 //! No public item shows a raw pointer or a type of the bindings.
 
 mod address;
+pub(crate) mod change;
 pub(crate) mod conntrack;
 pub(crate) mod log;
 pub(crate) mod nat;
@@ -23,6 +24,7 @@ pub(crate) mod skb;
 pub(crate) mod xtables;
 
 pub(crate) use address::{
+    AnyAddress,
     Family,
     Ipv4,
     Ipv6, //

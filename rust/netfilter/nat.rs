@@ -12,10 +12,7 @@ use super::{
 };
 use crate::bindings;
 use core::num::NonZeroU16;
-use kernel::{
-    error::to_result,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 /// A range of ports, or of query identifiers: neither empty nor reversed, and without port 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,26 +101,6 @@ pub(crate) fn masquerade<F: Family>(
     // SAFETY: the entry is valid, not confirmed, and has no source NAT yet; the range is read
     // during the call alone. We are in a hook, as the function's use of RCU requires.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
-}
-
-/// While it lives, the kernel forgets masqueraded flows when their device goes down or their
-/// address goes, as it does for its own MASQUERADE.
-pub(crate) struct MasqueradeFlush(());
-
-impl MasqueradeFlush {
-    /// Registers the kernel's notifiers, which count their users.
-    pub(crate) fn register() -> Result<Self> {
-        // SAFETY: process context, as module init is; undone once, by `drop`.
-        to_result(unsafe { bindings::nf_nat_masquerade_inet_register_notifiers() })?;
-        Ok(Self(()))
-    }
-}
-
-impl Drop for MasqueradeFlush {
-    fn drop(&mut self) {
-        // SAFETY: `register` succeeded, and this is called once for it, in process context.
-        unsafe { bindings::nf_nat_masquerade_inet_unregister_notifiers() }
-    }
 }
 
 #[kunit_tests(rustmasq_nat)]

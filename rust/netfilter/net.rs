@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network devices, and the addresses they lend.
+//! Network namespaces, their devices, and the addresses that these lend.
 //!
 //! C header: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h)
 
@@ -8,7 +8,8 @@ use super::address::{
     ipv4_from_be32,
     ipv4_to_be32,
     ipv6_from_raw,
-    ipv6_to_raw, //
+    ipv6_to_raw,
+    AnyAddress, //
 };
 use crate::bindings;
 use core::{
@@ -23,6 +24,96 @@ use kernel::{
     prelude::*,
     types::Opaque, //
 };
+
+/// A network namespace.
+///
+/// # Invariants
+///
+/// A valid `struct net`, whose devices and conntrack entries can be used for the time of the borrow.
+#[repr(transparent)]
+pub(crate) struct Net(Opaque<bindings::net>);
+
+/// Names a namespace for good: no other one will ever have the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NetId(u64);
+
+impl NetId {
+    /// A name that no namespace has to have, for tests of logic.
+    #[cfg(CONFIG_KUNIT)]
+    pub(crate) const fn for_test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl Net {
+    /// # Safety
+    ///
+    /// `net` must point to a namespace that fulfils the type's invariant for `'a`.
+    pub(super) unsafe fn from_raw<'a>(net: *const bindings::net) -> &'a Self {
+        // SAFETY: `Net` is a transparent wrapper, and the caller vouches for the pointer.
+        unsafe { &*net.cast() }
+    }
+
+    pub(super) fn as_raw(&self) -> *mut bindings::net {
+        self.0.get()
+    }
+
+    /// The namespace's own number.
+    pub(crate) fn id(&self) -> NetId {
+        // SAFETY: valid by the invariant; the cookie is set before anybody sees the namespace.
+        NetId(unsafe { (*self.as_raw()).net_cookie })
+    }
+
+    /// Whether some device of the namespace has the address, ready to be used. Follows
+    /// `__ip_dev_find` and `ipv6_chk_addr`.
+    pub(crate) fn is_local(&self, address: AnyAddress) -> bool {
+        match address {
+            AnyAddress::V4(address) => {
+                // SAFETY: the namespace is valid by the invariant; the function takes RCU's read
+                // lock itself. Without a reference the pointer is only compared with null.
+                let device =
+                    unsafe { bindings::__ip_dev_find(self.as_raw(), ipv4_to_be32(address), false) };
+                !device.is_null()
+            }
+            AnyAddress::V6(address) => {
+                let address = ipv6_to_raw(address);
+                // SAFETY: as above; null stands for any device.
+                unsafe { bindings::ipv6_chk_addr(self.as_raw(), &address, ptr::null(), 0) != 0 }
+            }
+        }
+    }
+
+    /// Whether the namespace has a device with this index, and it is up.
+    pub(crate) fn is_up(&self, device: c_int) -> bool {
+        let _guard = kernel::sync::rcu::read_lock();
+        // SAFETY: the namespace is valid by the invariant, and we are in an RCU read-side section,
+        // which keeps what comes back until its end.
+        unsafe {
+            let device = bindings::dev_get_by_index_rcu(self.as_raw(), device);
+            !device.is_null() && bindings::rustmasq_netif_running(device)
+        }
+    }
+
+    /// Calls `visit` for each namespace. No namespace is born or goes meanwhile. May sleep; `visit`
+    /// may, but must not wait for one that is being born or cleaned up.
+    pub(crate) fn for_each(mut visit: impl FnMut(&Net)) {
+        // SAFETY: the semaphore is initialised at compile time; process context.
+        unsafe { bindings::down_read(&raw mut bindings::net_rwsem) };
+        let head = &raw mut bindings::net_namespace_list;
+        // SAFETY: the list does not change while we hold the semaphore, so each `next` leads to the
+        // `list` of another namespace, or back to the head.
+        let mut link = unsafe { (*head).next };
+        while link != head {
+            // SAFETY: not the head, thus in a namespace. A namespace leaves the list before its
+            // devices and entries go.
+            visit(unsafe { Net::from_raw(kernel::container_of!(link, bindings::net, list)) });
+            // SAFETY: as above.
+            link = unsafe { (*link).next };
+        }
+        // SAFETY: we hold it.
+        unsafe { bindings::up_read(&raw mut bindings::net_rwsem) };
+    }
+}
 
 /// A network device.
 ///
@@ -43,6 +134,12 @@ impl Device {
 
     fn as_raw(&self) -> *mut bindings::net_device {
         self.0.get()
+    }
+
+    /// The namespace that the device lies in.
+    pub(crate) fn net(&self) -> &Net {
+        // SAFETY: the device is valid by the invariant, and lies in a namespace that outlives it.
+        unsafe { Net::from_raw(bindings::rustmasq_dev_net(self.as_raw())) }
     }
 
     /// The device's index in its namespace, 1 or more.
@@ -78,11 +175,15 @@ impl Device {
     pub(crate) fn select_ipv6_source(&self, destination: Ipv6Addr) -> Option<Ipv6Addr> {
         let destination = ipv6_to_raw(destination);
         let mut source = pin_init::zeroed();
-        // SAFETY: the device is valid by the invariant, and so is the namespace that it lies in.
-        // The function takes RCU's read lock itself, reads one address and writes the other.
+        // SAFETY: the device and its namespace are valid by their invariants. The function takes RCU's read lock itself, reads one address and writes the other.
         let result = unsafe {
-            let net = bindings::rustmasq_dev_net(self.as_raw());
-            bindings::ipv6_dev_get_saddr(net, self.as_raw(), &destination, 0, &mut source)
+            bindings::ipv6_dev_get_saddr(
+                self.net().as_raw(),
+                self.as_raw(),
+                &destination,
+                0,
+                &mut source,
+            )
         };
         (result >= 0).then(|| ipv6_from_raw(&source))
     }

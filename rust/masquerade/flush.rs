@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Forgetting flows that were masqueraded to an address, or by a device, that is gone.
+//!
+//! Each change is marked, and when the changes pause one worker walks the table once for all marks.
+//! There is room for a fixed number of them. Beyond it nothing is skipped: the walk then asks of
+//! every masqueraded flow whether its address and its device are still there.
+
+use crate::netfilter::{
+    change::{
+        Change,
+        Handler, //
+    },
+    conntrack,
+    net::{
+        Net,
+        NetId, //
+    },
+    AnyAddress, //
+};
+use core::mem;
+use kernel::{
+    prelude::*,
+    sync::{
+        new_spinlock,
+        SpinLock, //
+    },
+    time::{
+        Instant,
+        Monotonic,
+        Msecs, //
+    }, //
+};
+
+/// Changes that are known one by one.
+const ROOM: usize = 32;
+/// The walk begins when no change came for so long ...
+const PAUSE: Msecs = 50;
+/// ... or so long after the first, if they never pause.
+const LIMIT: Msecs = 500;
+
+/// What changed since the last walk.
+struct Marks {
+    changes: [Option<Change>; ROOM],
+    /// More changed than there was room for.
+    overflow: bool,
+    /// When the first change came.
+    since: Option<Instant<Monotonic>>,
+}
+
+/// A masqueraded flow, as far as a walk looks at it.
+struct Flow {
+    /// The index of the device that it left by.
+    device: c_int,
+    /// The address that it left with.
+    address: AnyAddress,
+}
+
+impl Marks {
+    const NONE: Self = Self {
+        changes: [None; ROOM],
+        overflow: false,
+        since: None,
+    };
+
+    fn add(&mut self, change: Change) {
+        let slot = self
+            .changes
+            .iter_mut()
+            .find(|slot| slot.is_none_or(|known| known == change));
+        match slot {
+            Some(slot) => *slot = Some(change),
+            None => self.overflow = true,
+        }
+    }
+
+    /// Whether anything is marked in the namespace.
+    fn concern(&self, net: NetId) -> bool {
+        self.overflow
+            || self
+                .changes
+                .iter()
+                .flatten()
+                .any(|change| change.net() == net)
+    }
+
+    /// Whether a flow of the namespace is to be forgotten. `is_local` and `is_up` tell whether its
+    /// address and its device are there now.
+    fn forget(
+        &self,
+        net: NetId,
+        flow: &Flow,
+        is_local: impl Fn() -> bool,
+        is_up: impl Fn() -> bool,
+    ) -> bool {
+        let marked = self.changes.iter().flatten().any(|change| {
+            change.net() == net
+                && match *change {
+                    Change::DeviceDown { device, .. } => device == flow.device,
+                    // An address of another device may have been lent, or be there twice.
+                    Change::AddressGone {
+                        device, address, ..
+                    } => address == flow.address && (device == flow.device || !is_local()),
+                }
+        });
+        marked || (self.overflow && !(is_local() && is_up()))
+    }
+}
+
+/// In how many milliseconds to walk, `waited` milliseconds after the first change.
+fn delay(waited: i64) -> Msecs {
+    let left = i64::from(LIMIT).saturating_sub(waited);
+    // In range: between 0 and PAUSE.
+    left.clamp(0, i64::from(PAUSE)) as Msecs
+}
+
+/// The flush, to be registered with [`Watch`](crate::netfilter::change::Watch).
+#[pin_data]
+pub(crate) struct Flush {
+    #[pin]
+    marks: SpinLock<Marks>,
+}
+
+impl Flush {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            marks <- new_spinlock!(Marks::NONE),
+        })
+    }
+}
+
+impl Handler for Flush {
+    fn note(&self, change: Change) -> Msecs {
+        let mut marks = self.marks.lock();
+        marks.add(change);
+        let now = Instant::now();
+        let since = *marks.since.get_or_insert(now);
+        delay((now - since).as_millis())
+    }
+
+    fn work(&self) {
+        let marks = mem::replace(&mut *self.marks.lock(), Marks::NONE);
+        Net::for_each(|net| {
+            let id = net.id();
+            if !marks.concern(id) {
+                return;
+            }
+            conntrack::forget(net, |entry| {
+                let (Some(device), Some(address)) =
+                    (entry.masqueraded_to(), entry.reply_destination())
+                else {
+                    return false;
+                };
+                let flow = Flow { device, address };
+                marks.forget(id, &flow, || net.is_local(address), || net.is_up(device))
+            });
+        });
+    }
+}
+
+#[kunit_tests(rustmasq_flush)]
+mod tests {
+    use super::*;
+    use core::net::Ipv4Addr;
+
+    const HERE: NetId = NetId::for_test(1);
+    const THERE: NetId = NetId::for_test(2);
+
+    fn address(last: u8) -> AnyAddress {
+        AnyAddress::V4(Ipv4Addr::new(203, 0, 113, last))
+    }
+
+    fn gone(device: c_int, last: u8) -> Change {
+        Change::AddressGone {
+            net: HERE,
+            device,
+            address: address(last),
+        }
+    }
+
+    fn marks(changes: &[Change]) -> Marks {
+        let mut marks = Marks::NONE;
+        changes.iter().for_each(|change| marks.add(*change));
+        marks
+    }
+
+    /// Whether a flow by device 7 with address 1 is forgotten.
+    fn forgets(marks: &Marks, net: NetId, local: bool, up: bool) -> bool {
+        let flow = Flow {
+            device: 7,
+            address: address(1),
+        };
+        marks.forget(net, &flow, || local, || up)
+    }
+
+    #[test]
+    fn nothing_marked_nothing_forgotten() {
+        assert!(!forgets(&marks(&[]), HERE, false, false));
+        assert!(!marks(&[]).concern(HERE));
+    }
+
+    #[test]
+    fn address_of_the_same_device() {
+        // Even if it is back by now.
+        assert!(forgets(&marks(&[gone(7, 1)]), HERE, true, true));
+        assert!(!forgets(&marks(&[gone(7, 2)]), HERE, false, true));
+    }
+
+    #[test]
+    fn address_that_another_device_lent() {
+        assert!(forgets(&marks(&[gone(8, 1)]), HERE, false, true));
+    }
+
+    #[test]
+    fn address_that_is_there_twice() {
+        assert!(!forgets(&marks(&[gone(8, 1)]), HERE, true, true));
+    }
+
+    #[test]
+    fn device_that_went_down() {
+        let down = |device| Change::DeviceDown { net: HERE, device };
+        assert!(forgets(&marks(&[down(7)]), HERE, true, true));
+        assert!(!forgets(&marks(&[down(8)]), HERE, true, true));
+    }
+
+    #[test]
+    fn other_namespaces_stay() {
+        assert!(!forgets(&marks(&[gone(7, 1)]), THERE, false, false));
+        assert!(marks(&[gone(7, 1)]).concern(HERE));
+        assert!(!marks(&[gone(7, 1)]).concern(THERE));
+    }
+
+    #[test]
+    fn the_same_change_takes_one_place() {
+        let mut marks = Marks::NONE;
+        (0..1000).for_each(|_| marks.add(gone(7, 1)));
+        assert!(!marks.overflow);
+        assert_eq!(marks.changes.iter().flatten().count(), 1);
+    }
+
+    #[test]
+    fn a_full_table_of_marks_is_exact() {
+        let mut marks = Marks::NONE;
+        (0..ROOM as u8).for_each(|n| marks.add(gone(7, n)));
+        assert!(!marks.overflow);
+        assert!(forgets(&marks, HERE, true, true));
+        assert!(!marks.concern(THERE));
+    }
+
+    #[test]
+    fn beyond_the_room_nothing_is_skipped() {
+        let mut marks = Marks::NONE;
+        (100..=100 + ROOM as u8).for_each(|n| marks.add(gone(7, n)));
+        assert!(marks.overflow);
+        assert!(marks.concern(THERE));
+        assert!(forgets(&marks, HERE, false, true));
+        assert!(forgets(&marks, HERE, true, false));
+        assert!(!forgets(&marks, HERE, true, true));
+    }
+
+    #[test]
+    fn delays_wait_for_a_pause_but_not_for_ever() {
+        assert_eq!(delay(0), PAUSE);
+        assert_eq!(delay(449), PAUSE);
+        assert_eq!(delay(480), 20);
+        assert_eq!(delay(500), 0);
+        assert_eq!(delay(1 << 40), 0);
+    }
+}
