@@ -11,10 +11,10 @@
 
 #![deny(unsafe_code)]
 
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "the C side")]
 mod bindings;
 mod masquerade;
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "makes the C side safe")]
 mod netfilter;
 
 /// A rule's binary form, shared with the userspace extension: plain data.

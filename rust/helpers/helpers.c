@@ -7,6 +7,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/netdevice.h>
+#include <linux/ratelimit.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
 #include <net/if_inet6.h>
@@ -69,6 +70,11 @@ struct ipv6hdr *rustmasq_ipv6_hdr(const struct sk_buff *skb)
 	return ipv6_hdr(skb);
 }
 
+struct net *rustmasq_maybe_get_net(struct net *net)
+{
+	return maybe_get_net(net);
+}
+
 struct net_device *
 rustmasq_netdev_notifier_info_to_dev(const struct netdev_notifier_info *info)
 {
@@ -101,9 +107,23 @@ struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
 	return nfct_nat(ct);
 }
 
+void rustmasq_put_net(struct net *net)
+{
+	put_net(net);
+}
+
 __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 daddr)
 {
 	return rt_nexthop(rt, daddr);
+}
+
+/* The state of a limit is made by a macro. */
+bool rustmasq_rule_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
 }
 
 struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)

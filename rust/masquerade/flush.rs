@@ -40,7 +40,7 @@ const PAUSE: Msecs = 50;
 const LIMIT: Msecs = 500;
 
 /// What changed since the last walk.
-struct Marks {
+pub(crate) struct Marks {
     changes: [Option<Change>; ROOM],
     /// More changed than there was room for.
     overflow: bool,
@@ -130,6 +130,8 @@ impl Flush {
 }
 
 impl Handler for Flush {
+    type Changes = Marks;
+
     fn note(&self, change: Change) -> Msecs {
         let mut marks = self.marks.lock();
         marks.add(change);
@@ -138,14 +140,15 @@ impl Handler for Flush {
         delay((now - since).as_millis())
     }
 
-    fn work(&self) {
-        let marks = mem::replace(&mut *self.marks.lock(), Marks::NONE);
-        Net::for_each(|net| {
+    fn take(&self) -> Marks {
+        mem::replace(&mut *self.marks.lock(), Marks::NONE)
+    }
+
+    fn work(&self, marks: &Marks) {
+        let mut last = None;
+        while let Some(net) = Net::next(last, |id| marks.concern(id)) {
             let id = net.id();
-            if !marks.concern(id) {
-                return;
-            }
-            conntrack::forget(net, |entry| {
+            conntrack::forget(&net, |entry| {
                 let (Some(device), Some(address)) =
                     (entry.masqueraded_to(), entry.reply_destination())
                 else {
@@ -154,7 +157,8 @@ impl Handler for Flush {
                 let flow = Flow { device, address };
                 marks.forget(id, &flow, || net.is_local(address), || net.is_up(device))
             });
-        });
+            last = Some(id);
+        }
     }
 }
 

@@ -9,7 +9,10 @@ mod source;
 
 use crate::{
     netfilter::{
-        conntrack,
+        conntrack::{
+            self,
+            Flow, //
+        },
         log,
         nat,
         xtables::{
@@ -41,17 +44,18 @@ impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
     /// EINVAL: the rule is none that our userspace extension sends; the log names the field.
     fn check(rule: &uapi::xt_rustmasq_info) -> Result<Options> {
         Options::parse(rule).map_err(|refusal| {
-            if log::rate_permits() {
+            if log::rule_rate_permits() {
                 pr_warn!("rule refused: {refusal}\n");
             }
             EINVAL
         })
     }
 
-    /// Follows `nf_nat_masquerade_ipv4`.
+    /// Follows `nf_nat_masquerade_ipv4`, for both families.
     fn target(options: &Options, leaving: &Leaving<'_, F>) -> Verdict {
-        let Some(flow) = &leaving.flow else {
-            return Verdict::Drop;
+        // What was confirmed before there was a rule goes on as it was, as in `nf_nat_setup_info`.
+        let Flow::New(flow) = &leaving.flow else {
+            return Verdict::Accept;
         };
         // A host that has no address yet, as in DHCP: it needs none of ours.
         if flow.original_source() == F::UNSPECIFIED {
@@ -59,7 +63,7 @@ impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
         }
         let Some(source) = F::source(&leaving.packet, leaving.out) else {
             conntrack::count_drop(leaving.out.net());
-            if log::rate_permits() {
+            if log::packet_rate_permits() {
                 let name = leaving.out.name();
                 pr_warn!("no usable address for {name}: a new flow was dropped\n");
             }

@@ -42,6 +42,11 @@ pub(crate) enum AnyAddress {
 }
 
 /// The C side's union of all families' addresses, `union nf_inet_addr`.
+///
+/// # Invariants
+///
+/// All 16 bytes are initialised: conntrack zeroes the whole before it fills in a part, as
+/// [`Family::to_raw`] does.
 #[derive(Clone, Copy)]
 pub(crate) struct RawAddress(pub(super) bindings::nf_inet_addr);
 
@@ -55,8 +60,8 @@ impl Family for Ipv4 {
     const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
     fn from_raw(raw: &RawAddress) -> Ipv4Addr {
-        // SAFETY: all members of the union are plain integers of the same place, and conntrack
-        // zeroes the whole of it before it fills in a part: `ip` is initialised.
+        // SAFETY: all members of the union are plain integers of the same place, which is
+        // initialised by the invariant.
         ipv4_from_be32(unsafe { raw.0.ip })
     }
 

@@ -18,13 +18,14 @@ use super::{
     AnyAddress, //
 };
 use crate::bindings;
-use core::sync::atomic::{
-    AtomicBool,
-    Ordering, //
-};
 use kernel::{
     error::to_result,
     prelude::*,
+    sync::atomic::{
+        Acquire,
+        AtomicFlag,
+        Release, //
+    },
     time::{
         msecs_to_jiffies,
         Msecs, //
@@ -56,14 +57,20 @@ impl Change {
 
 /// Who wants to hear of changes.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// What was noted.
+    type Changes;
+
     /// Notes a change. It must not sleep; it is never called in softirq, for the kernel reports
     /// these changes under RTNL. Answers in how many milliseconds [`Self::work`] is to run; this
     /// replaces what an earlier answer said.
     fn note(&self, change: Change) -> Msecs;
 
-    /// Works on what was noted; process context, may sleep. Never called by two at once. All
-    /// changes that were noted before the call are complete when it runs.
-    fn work(&self);
+    /// Takes what was noted since the last time. Process context.
+    fn take(&self) -> Self::Changes;
+
+    /// Works on what was taken; process context, may sleep. Never called by two at once. All of
+    /// these changes are complete, and so is what packets did that did not know of them.
+    fn work(&self, changes: &Self::Changes);
 }
 
 /// While it lives, `handler` hears of changes. Dropping it waits for all its calls to end.
@@ -86,7 +93,7 @@ pub(crate) struct Watch<H: Handler> {
     work: Opaque<bindings::delayed_work>,
     /// Set when it is about to go: unregistering plays every device's going down to its notifier,
     /// which is no change.
-    leaving: AtomicBool,
+    leaving: AtomicFlag,
 }
 
 // SAFETY: `Handler` is `Send`, and the C side's structures are bound to no thread.
@@ -115,7 +122,7 @@ impl<H: Handler> Watch<H> {
                 work <- Opaque::ffi_init(|slot| unsafe {
                     bindings::rustmasq_init_delayed_work(slot, Some(Self::run))
                 }),
-                leaving: AtomicBool::new(false),
+                leaving: AtomicFlag::new(false),
             }),
             GFP_KERNEL,
         )?;
@@ -129,7 +136,7 @@ impl<H: Handler> Watch<H> {
     }
 
     fn note(&self, change: Change) {
-        if self.leaving.load(Ordering::Acquire) {
+        if self.leaving.load(Acquire) {
             return;
         }
         let delay = msecs_to_jiffies(self.handler.note(change));
@@ -223,26 +230,29 @@ impl<H: Handler> Watch<H> {
     ///
     /// Called by the workqueue for our `work`.
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
-        // A change is announced before it is complete, a route to the address may still be there:
-        // it is complete when who made it gives RTNL back.
-        // SAFETY: process context, and we hold nothing.
-        unsafe {
-            bindings::rtnl_lock();
-            bindings::rtnl_unlock();
-        }
         // SAFETY: by the contract, the work is that of a `Watch`, and `drop` waits for this call.
         let watch = unsafe {
             let work = kernel::container_of!(work, bindings::delayed_work, work);
             &*kernel::container_of!(Opaque::cast_from(work), Self, work)
         };
-        watch.handler.work();
+        let changes = watch.handler.take();
+        // A change is announced before it is complete, the address may still be on its list: it is
+        // complete when who made it gives RTNL back. After that no packet can choose the address
+        // any more, and those that did are through when all hooks that run now have ended.
+        // SAFETY: process context, and we hold nothing.
+        unsafe {
+            bindings::rtnl_lock();
+            bindings::rtnl_unlock();
+            bindings::synchronize_net();
+        }
+        watch.handler.work(&changes);
     }
 }
 
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Watch<H> {
     fn drop(self: Pin<&mut Self>) {
-        self.leaving.store(true, Ordering::Release);
+        self.leaving.store(true, Release);
         // SAFETY: each of these waits until no call of ours runs; a block that was never registered
         // is answered with an error and left alone. Process context, without RTNL.
         unsafe {

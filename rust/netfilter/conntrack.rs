@@ -20,32 +20,54 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// A flow's entry before its confirmation: no one but its first packet leads to it.
+/// What conntrack has for a packet that leaves.
+pub(crate) enum Flow<'hook, F: Family> {
+    /// Nothing: the packet is not tracked.
+    Untracked,
+    /// An entry in its table. Its tuples, and so its NAT, are settled.
+    Confirmed,
+    /// An entry that is on its way there.
+    New(NewFlow<'hook, F>),
+}
+
+impl<'hook, F: Family> Flow<'hook, F> {
+    pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
+        let mut info = 0;
+        // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
+        let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
+        let Some(ct) = NonNull::new(ct) else {
+            return Flow::Untracked;
+        };
+        // INVARIANT: the packet holds a reference to its entry, for `'hook` and longer; whether it
+        // is confirmed is looked at now.
+        let flow = NewFlow {
+            ct,
+            lent: PhantomData,
+        };
+        if flow.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED) {
+            Flow::Confirmed
+        } else {
+            Flow::New(flow)
+        }
+    }
+}
+
+/// A flow's entry before its confirmation.
+///
+/// Conntrack takes it for granted that only one packet leads to such an entry. Clones of a packet
+/// (bridges, multicast routing) break that in rare cases, in C as here; the functions that change
+/// an entry look again whether it is confirmed.
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'hook`, not confirmed (not in conntrack's table), of the family
-/// `F`, referenced by the packet that the hook works on.
+/// A valid `struct nf_conn` for `'hook`, of the family `F`, referenced by the packet that the hook
+/// works on; it was not confirmed (not in conntrack's table) when this was made.
 pub(crate) struct NewFlow<'hook, F: Family> {
     ct: NonNull<bindings::nf_conn>,
     lent: PhantomData<(&'hook bindings::nf_conn, F)>,
 }
 
-impl<'hook, F: Family> NewFlow<'hook, F> {
-    /// The packet's flow, if conntrack has an entry for it that is not confirmed.
-    pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
-        let mut info = 0;
-        // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
-        let ct = NonNull::new(unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) })?;
-        // INVARIANT: the packet holds a reference to its entry, for `'hook` and longer; whether it
-        // is confirmed follows, and only this packet's way could confirm it.
-        let flow = Self {
-            ct,
-            lent: PhantomData,
-        };
-        (!flow.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED)).then_some(flow)
-    }
-
+impl<F: Family> NewFlow<'_, F> {
     /// Whether source NAT was set up for the flow already (`IPS_SRC_NAT_DONE`).
     pub(super) fn has_source_nat(&self) -> bool {
         self.has_status(bindings::ip_conntrack_status_IPS_SRC_NAT_DONE)

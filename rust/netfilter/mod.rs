@@ -8,8 +8,8 @@
 //! - **hook context**: a value that is borrowed for `'hook` was handed to us by a netfilter hook.
 //!   Hooks run inside an RCU read-side section, so what the packet, its route and its devices point
 //!   to stays while the hook runs; no such value can outlive the call, its lifetime forbids it.
-//! - **sole ownership**: an unconfirmed conntrack entry is reachable from its one packet alone, so
-//!   whoever handles the packet may change it ([`conntrack::NewFlow`]).
+//! - **conntrack's own rule** for entries that are not confirmed: who handles the packet may change
+//!   them ([`conntrack::NewFlow`]).
 //! - **registration**: a [`Drop`] that unregisters, and statics that never move.
 //!
 //! No public item shows a raw pointer or a type of the bindings.

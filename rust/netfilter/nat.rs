@@ -89,17 +89,18 @@ pub(crate) fn masquerade<F: Family>(
     if flow.has_source_nat() {
         return Verdict::Accept;
     }
-    // SAFETY: the entry is valid, and not confirmed, as it must be to get an extension: both by the
-    // type's invariant. What comes back is null or lives as long as the entry.
+    // SAFETY: the entry is valid by the type's invariant; to one that was confirmed meanwhile the
+    // function adds nothing. What comes back is null or lives as long as the entry.
     let nat = unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) };
     if !nat.is_null() {
-        // SAFETY: not null, thus valid; no other CPU knows an entry that is not confirmed.
-        unsafe { (*nat).masq_index = out.index() };
+        // SAFETY: not null, thus a valid extension. A clone of the packet could write the same
+        // word, hence volatile.
+        unsafe { (&raw mut (*nat).masq_index).write_volatile(out.index()) };
     }
     let range = raw_range::<F>(source, ports);
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_SRC;
-    // SAFETY: the entry is valid, not confirmed, and has no source NAT yet; the range is read
-    // during the call alone. We are in a hook, as the function's use of RCU requires.
+    // SAFETY: the entry is valid; one that was confirmed meanwhile is left as it is. The range is
+    // read during the call alone. We are in a hook, as the function's use of RCU requires.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 

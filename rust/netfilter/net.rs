@@ -34,12 +34,12 @@ use kernel::{
 pub(crate) struct Net(Opaque<bindings::net>);
 
 /// Names a namespace for good: no other one will ever have the same.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct NetId(u64);
 
 impl NetId {
     /// A name that no namespace has to have, for tests of logic.
-    #[cfg(CONFIG_KUNIT)]
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) const fn for_test(number: u64) -> Self {
         Self(number)
     }
@@ -94,9 +94,12 @@ impl Net {
         }
     }
 
-    /// Calls `visit` for each namespace. No namespace is born or goes meanwhile. May sleep; `visit`
-    /// may, but must not wait for one that is being born or cleaned up.
-    pub(crate) fn for_each(mut visit: impl FnMut(&Net)) {
+    /// The namespace that comes next after `last` in the order of their names, among those that
+    /// are `wanted`. None: there is none any more. Process context. To visit all of them needs
+    /// neither memory nor a lock that is held meanwhile; one that is born during a round may or may
+    /// not be met.
+    pub(crate) fn next(last: Option<NetId>, wanted: impl Fn(NetId) -> bool) -> Option<NetRef> {
+        let mut next: Option<NetRef> = None;
         // SAFETY: the semaphore is initialised at compile time; process context.
         unsafe { bindings::down_read(&raw mut bindings::net_rwsem) };
         let head = &raw mut bindings::net_namespace_list;
@@ -104,14 +107,52 @@ impl Net {
         // `list` of another namespace, or back to the head.
         let mut link = unsafe { (*head).next };
         while link != head {
-            // SAFETY: not the head, thus in a namespace. A namespace leaves the list before its
-            // devices and entries go.
-            visit(unsafe { Net::from_raw(kernel::container_of!(link, bindings::net, list)) });
+            // SAFETY: not the head, thus in a namespace, which leaves the list before it goes.
+            let net = unsafe { Net::from_raw(kernel::container_of!(link, bindings::net, list)) };
+            let id = net.id();
+            if last < Some(id) && next.as_ref().is_none_or(|next| id < next.id()) && wanted(id) {
+                // One without references is on its way out, and its entries are, too.
+                next = NetRef::get(net).or(next);
+            }
             // SAFETY: as above.
             link = unsafe { (*link).next };
         }
         // SAFETY: we hold it.
         unsafe { bindings::up_read(&raw mut bindings::net_rwsem) };
+        next
+    }
+}
+
+/// A counted reference to a namespace.
+///
+/// # Invariants
+///
+/// A namespace of which we own a reference.
+pub(crate) struct NetRef(ptr::NonNull<bindings::net>);
+
+impl NetRef {
+    /// None: nobody has a reference to the namespace any more.
+    fn get(net: &Net) -> Option<Self> {
+        // SAFETY: the namespace is valid by its invariant.
+        let net = unsafe { bindings::rustmasq_maybe_get_net(net.as_raw()) };
+        // INVARIANT: what comes back, if anything does, has one reference more, which is ours.
+        ptr::NonNull::new(net).map(Self)
+    }
+}
+
+impl core::ops::Deref for NetRef {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        // SAFETY: our reference keeps the namespace, by the invariant.
+        unsafe { Net::from_raw(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for NetRef {
+    fn drop(&mut self) {
+        // SAFETY: the reference is ours, by the invariant; callable from any context.
+        unsafe { bindings::rustmasq_put_net(self.0.as_ptr()) };
     }
 }
 

@@ -7,8 +7,7 @@
 use super::{
     address::{
         ipv4_from_be32,
-        ipv4_to_be32,
-        ipv6_from_raw, //
+        ipv4_to_be32, //
     },
     Family,
     Ipv4,
@@ -17,6 +16,7 @@ use super::{
 use crate::bindings;
 use core::{
     marker::PhantomData,
+    mem::offset_of,
     net::{
         Ipv4Addr,
         Ipv6Addr, //
@@ -55,15 +55,13 @@ impl<F: Family> Packet<'_, F> {
 impl Packet<'_, Ipv4> {
     /// Where the packet goes in the end.
     pub(crate) fn destination(&self) -> Ipv4Addr {
-        // SAFETY: the packet has an IPv4 header by the invariant, and `ip_hdr` points to it; its
-        // fields are plain integers.
-        let raw = unsafe {
-            (*bindings::rustmasq_ip_hdr(self.as_raw()))
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .daddr
-        };
-        ipv4_from_be32(raw)
+        const OFFSET: usize = offset_of!(bindings::iphdr, __bindgen_anon_1)
+            + offset_of!(bindings::iphdr__bindgen_ty_1__bindgen_ty_1, daddr);
+        // SAFETY: the packet is valid by the invariant.
+        let header = unsafe { bindings::rustmasq_ip_hdr(self.as_raw()) };
+        // SAFETY: a complete IPv4 header by the invariant. Drivers need not align it (NET_IP_ALIGN),
+        // so bytes are read.
+        Ipv4Addr::from(unsafe { header.byte_add(OFFSET).cast::<[u8; 4]>().read() })
     }
 
     /// Where the packet goes next: its route's gateway, or its destination where there is none.
@@ -84,15 +82,11 @@ impl Packet<'_, Ipv4> {
 impl Packet<'_, Ipv6> {
     /// Where the packet goes in the end.
     pub(crate) fn destination(&self) -> Ipv6Addr {
-        // SAFETY: the packet has an IPv6 header by the invariant, and `ipv6_hdr` points to it; its
-        // addresses lie in an anonymous structure of an anonymous union whose other members name
-        // the same addresses. The borrow ends before the hook does.
-        let addresses = unsafe {
-            (*bindings::rustmasq_ipv6_hdr(self.as_raw()))
-                .__bindgen_anon_1
-                .__bindgen_anon_1
-                .as_ref()
-        };
-        ipv6_from_raw(&addresses.daddr)
+        const OFFSET: usize = offset_of!(bindings::ipv6hdr, __bindgen_anon_1)
+            + offset_of!(bindings::ipv6hdr__bindgen_ty_1__bindgen_ty_1, daddr);
+        // SAFETY: the packet is valid by the invariant.
+        let header = unsafe { bindings::rustmasq_ipv6_hdr(self.as_raw()) };
+        // SAFETY: a complete IPv6 header by the invariant, of any alignment: bytes are read.
+        Ipv6Addr::from(unsafe { header.byte_add(OFFSET).cast::<[u8; 16]>().read() })
     }
 }

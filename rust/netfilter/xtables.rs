@@ -5,7 +5,7 @@
 //! C header: [`include/linux/netfilter/x_tables.h`](srctree/include/linux/netfilter/x_tables.h)
 
 use super::{
-    conntrack::NewFlow,
+    conntrack::Flow,
     net::Device,
     skb::Packet,
     Family,
@@ -15,13 +15,7 @@ use crate::{
     bindings,
     LocalModule, //
 };
-use core::{
-    ptr::NonNull,
-    sync::atomic::{
-        AtomicBool,
-        Ordering, //
-    },
-};
+use core::ptr::NonNull;
 use kernel::{
     error::{
         from_result,
@@ -29,6 +23,11 @@ use kernel::{
     },
     module::this_module,
     prelude::*,
+    sync::atomic::{
+        AtomicFlag,
+        Full,
+        Release, //
+    },
     transmute::FromBytes,
     types::Opaque, //
 };
@@ -37,8 +36,9 @@ use kernel::{
 pub(crate) struct Leaving<'hook, F: Family> {
     /// The packet.
     pub(crate) packet: Packet<'hook, F>,
-    /// Its flow, whose NAT is to be set up. None: conntrack has no new entry for the packet.
-    pub(crate) flow: Option<NewFlow<'hook, F>>,
+    /// Its flow. A flow that was confirmed before NAT was on comes here with each packet until an
+    /// answer is seen.
+    pub(crate) flow: Flow<'hook, F>,
     /// The device that it leaves by.
     pub(crate) out: &'hook Device,
 }
@@ -47,6 +47,7 @@ pub(crate) struct Leaving<'hook, F: Family> {
 ///
 /// A rule's binary form is `Rule`, whose last part is the kernel's own. There the abstraction keeps
 /// the `Options` that [`check`](Self::check) read from the rest, so that packets need no parsing.
+/// nftables copies a rule and its options with it: they are `Copy`, and where they lie says nothing.
 /// While a rule exists, connection tracking is on in its namespace.
 pub(crate) trait SourceNatTarget: 'static {
     /// The family of the packets.
@@ -77,6 +78,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
     /// The options fit in the rule's private part. Evaluated wherever the private part is used.
     const OPTIONS_FIT: () = {
         assert!(T::PRIVATE_OFFSET + size_of::<T::Options>() <= size_of::<T::Rule>());
+        // To x_tables, a user's part of size 0 is the whole.
+        assert!(T::PRIVATE_OFFSET > 0);
         assert!(T::PRIVATE_OFFSET % align_of::<T::Options>() == 0);
         // x_tables aligns `targinfo` for a u64, XT_ALIGN.
         assert!(align_of::<T::Options>() <= align_of::<u64>());
@@ -124,22 +127,24 @@ impl<T: SourceNatTarget> Callbacks<T> {
         skb: *mut bindings::sk_buff,
         param: *const bindings::xt_action_param,
     ) -> c_uint {
-        // SAFETY: valid for the call, by the contract, as is the hook's state in it; of the two
-        // names of the union's pointer, `targinfo` is the one for targets.
+        // SAFETY: valid for the call, by the contract, as is the hook's state in it. The union's
+        // two members are the same pointer.
         let (targinfo, out) =
             unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
         let Some(skb) = NonNull::new(skb) else {
             return Verdict::Drop.into_raw();
         };
-        // SAFETY: `check` wrote the options, and nobody has written to the rule since.
+        // SAFETY: `check` wrote the options to this rule, or to the one that nftables copied it
+        // from, and nobody writes to a rule that packets see.
         let options = unsafe { &*Self::options(targinfo) };
-        // SAFETY: x_tables lends us the packet for this call, and the family of the target's
-        // registration is that of `T::Family`: it has checked that header and pulled it.
+        // SAFETY: x_tables lends us the packet for this call. It is of `T::Family`, as the target's
+        // registration is, and its network header was checked and pulled when it was received
+        // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`) or made by the kernel itself.
         let packet = unsafe { Packet::from_raw(skb) };
         let leaving = Leaving {
-            flow: NewFlow::of_packet(&packet),
+            flow: Flow::of_packet(&packet),
             packet,
-            // SAFETY: POST_ROUTING always has an outgoing device, which outlives the hook.
+            // SAFETY: every caller of POST_ROUTING names an outgoing device; it outlives the hook.
             out: unsafe { Device::from_raw(out) },
         };
         T::target(options, &leaving).into_raw()
@@ -195,8 +200,8 @@ const fn padded_name<const N: usize>(name: &CStr) -> [c_char; N] {
 
 /// The targets of a module. x_tables links them into its lists where they lie: hence for statics.
 pub(crate) struct Targets<const N: usize> {
-    raw: Opaque<[bindings::xt_target; N]>,
-    registered: AtomicBool,
+    entries: Opaque<[Entry; N]>,
+    registered: AtomicFlag,
 }
 
 // SAFETY: x_tables guards its lists, and thus what it changes in a registered target, with a mutex
@@ -206,23 +211,26 @@ unsafe impl<const N: usize> Sync for Targets<N> {}
 impl<const N: usize> Targets<N> {
     /// A table of `entries`.
     pub(crate) const fn new(entries: [Entry; N]) -> Self {
-        // SAFETY: `Entry` is a transparent wrapper of `xt_target`, so both arrays are the same.
-        let raw = unsafe { core::mem::transmute_copy(&entries) };
         Self {
-            raw: Opaque::new(raw),
-            registered: AtomicBool::new(false),
+            entries: Opaque::new(entries),
+            registered: AtomicFlag::new(false),
         }
+    }
+
+    fn as_raw(&self) -> *mut bindings::xt_target {
+        // CAST: `Entry` is a transparent wrapper of `xt_target`.
+        self.entries.get().cast()
     }
 
     /// Makes the targets known, from now until the answer is dropped. EBUSY: they are already.
     pub(crate) fn register(&'static self) -> Result<Registration<N>> {
-        if self.registered.swap(true, Ordering::AcqRel) {
+        if self.registered.xchg(true, Full) {
             return Err(EBUSY);
         }
         // SAFETY: the array is static, thus neither moves nor goes; it is in no list yet, by
         // `registered`. Process context.
-        to_result(unsafe { bindings::xt_register_targets(self.raw.get().cast(), N as c_uint) })
-            .inspect_err(|_| self.registered.store(false, Ordering::Release))?;
+        to_result(unsafe { bindings::xt_register_targets(self.as_raw(), N as c_uint) })
+            .inspect_err(|_| self.registered.store(false, Release))?;
         Ok(Registration(self))
     }
 }
@@ -232,9 +240,9 @@ pub(crate) struct Registration<const N: usize>(&'static Targets<N>);
 
 impl<const N: usize> Drop for Registration<N> {
     fn drop(&mut self) {
-        // SAFETY: `register` registered exactly these. Each rule with such a target holds a
-        // reference to this module, so none is left when it is dropped at exit.
-        unsafe { bindings::xt_unregister_targets(self.0.raw.get().cast(), N as c_uint) };
-        self.0.registered.store(false, Ordering::Release);
+        // SAFETY: `register` registered exactly these. They are static, so that unlinking them is
+        // all there is to do: a rule that uses one keeps this module, and with it the entry.
+        unsafe { bindings::xt_unregister_targets(self.0.as_raw(), N as c_uint) };
+        self.0.registered.store(false, Release);
     }
 }
