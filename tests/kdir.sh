@@ -1,0 +1,51 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# make KDIR=, seen from the host: a tree that cannot be built against is refused
+# with a line that names the reason.
+
+set -u
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
+refused() {
+	local output
+	if output=$(make KDIR="$3" module 2>&1); then
+		echo "not ok - $1 is refused"
+	elif grep -qE "KDIR=$3 cannot be used: .*$2" <<< "$output"; then
+		echo "ok - $1 is refused: $(grep -oE "$2" <<< "$output" | head -n 1)"
+	else
+		echo "not ok - $1 is refused with its reason"
+		printf '%s\n' "$output" | sed 's/^/    # /'
+	fi
+}
+
+tree=$scratch/tree
+# configured OPTION...: a tree that looks built, with these options.
+configured() {
+	rm -rf "$tree"
+	mkdir -p "$tree/include/config" "$tree/rust"
+	printf 'CONFIG_%s\n' "$@" > "$tree/include/config/auto.conf"
+	touch "$tree/Makefile" "$tree/rust/libkernel.rmeta" "$tree/Module.symvers"
+}
+
+rustc=$("${RUSTC:-/usr/bin/rustc}" --version)
+base=(RUST=y "RUSTC_VERSION_TEXT=\"$rustc\"" MODULES=y INET=y IPV6=y NETFILTER=y NETFILTER_XTABLES=m
+	NF_CONNTRACK=m NF_NAT=m)
+
+refused "a folder that is not there" "no such folder" "$scratch/nothing"
+refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"
+configured MODULES=y
+refused "a kernel without Rust" "CONFIG_RUST is not set" "$tree"
+configured "${base[@]}"
+rm "$tree/rust/libkernel.rmeta"
+refused "a header package" "no Rust metadata" "$tree"
+configured "${base[@]/"$rustc"/rustc 1.0.0}"
+refused "another compiler's kernel" 'built by "rustc 1.0.0"' "$tree"
+configured "${base[@]}"
+refused "a kernel without NF_NAT_MASQUERADE" "lacks CONFIG_NF_NAT_MASQUERADE" "$tree"
+configured "${base[@]}" NF_NAT_MASQUERADE=y
+rm "$tree/Module.symvers"
+refused "a tree that was not built to its end" "no Module.symvers" "$tree"
