@@ -91,8 +91,14 @@ extension-test:
 check: kernel ## formatting, lints, and the house rules
 	@scripts/check $(kernel) $(build)
 
+# What runs on this machine is not the test kernel.
+ifneq ($(KDIR)$(DESTDIR),)
 install: all install-files ## install the module, the extension and the man page
 	$(if $(DESTDIR),,depmod $(release))
+else
+install:
+	@echo 'make install: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2
+endif
 
 install-files:
 	install -D -m 644 $(build)/rustmasq.ko $(DESTDIR)$(modules_dir)/updates/rustmasq.ko

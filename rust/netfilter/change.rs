@@ -135,6 +135,14 @@ impl<H: Handler> Watch<H> {
         Ok(watch)
     }
 
+    fn address_gone(&self, device: &Device, address: AnyAddress) {
+        self.note(Change::AddressGone {
+            net: device.net().id(),
+            device: device.index(),
+            address,
+        });
+    }
+
     fn note(&self, change: Change) {
         if self.leaving.load(Acquire) {
             return;
@@ -191,11 +199,7 @@ impl<H: Handler> Watch<H> {
                     bindings::rustmasq_in_ifaddr_local(ifa.cast()),
                 )
             };
-            watch.note(Change::AddressGone {
-                net: device.net().id(),
-                device: device.index(),
-                address: AnyAddress::V4(ipv4_from_be32(address)),
-            });
+            watch.address_gone(device, AnyAddress::V4(ipv4_from_be32(address)));
         }
         bindings::NOTIFY_DONE as c_int
     }
@@ -217,11 +221,7 @@ impl<H: Handler> Watch<H> {
                     ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
                 )
             };
-            watch.note(Change::AddressGone {
-                net: device.net().id(),
-                device: device.index(),
-                address: AnyAddress::V6(address),
-            });
+            watch.address_gone(device, AnyAddress::V6(address));
         }
         bindings::NOTIFY_DONE as c_int
     }
