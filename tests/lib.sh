@@ -128,14 +128,31 @@ home() {
 	forwarding router
 }
 
+# home_ipv6: the same addresses for home's network in IPv6:
+#
+#     fd00:18::2/64   fd00:18::1   2001:db8:1::1    2001:db8:1::2/64
+home_ipv6() {
+	ip -n lan addr add fd00:18::2/64 dev lan0 nodad
+	ip -n router addr add fd00:18::1/64 dev lan0 nodad
+	ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
+	ip -n server addr add 2001:db8:1::2/64 dev eth0 nodad
+	ip -n lan route add default via fd00:18::1
+}
+
 # rule ARGUMENT...: adds a rule to the router's chain POSTROUTING of table nat.
 rule() {
 	on router "$IPTABLES" -w -t nat -A POSTROUTING "$@"
 }
 
-# rules_off: removes all rules of the router's table nat, and what it tracks.
+# rule6 ARGUMENT...: the same for IPv6.
+rule6() {
+	on router "$IP6TABLES" -w -t nat -A POSTROUTING "$@"
+}
+
+# rules_off: removes all rules of the router's tables nat, and what it tracks.
 rules_off() {
 	on router "$IPTABLES" -w -t nat -F
+	on router "$IP6TABLES" -w -t nat -F
 	on router conntrack -F 2> /dev/null
 }
 
@@ -146,6 +163,15 @@ tracked() {
 
 # --- Traffic. A server answers with what it saw as the source: ADDRESS:PORT.
 
+# start HOST COMMAND...: in the background, until stop_servers. Not by `on`: what
+# runs in the background then is a shell, and the command would outlive it.
+start() {
+	local name=$1
+	shift
+	nsenter --net="/run/netns/$name" "$@" &
+	servers+=($!)
+}
+
 # serve HOST PROTOCOL PORT: PROTOCOL as socat names it: TCP, TCP6, UDP, SCTP...
 serve() {
 	# shellcheck disable=SC2016 # socat's shell expands it
@@ -154,8 +180,7 @@ serve() {
 	UDP*) listen=$2-RECVFROM:$3,fork ;;
 	*) listen=$2-LISTEN:$3,fork,reuseaddr ;;
 	esac
-	on "$1" socat "$listen" "SYSTEM:$seen" 2> "$scratch/serve-$1-$2-$3" &
-	servers+=($!)
+	start "$1" socat "$listen" "SYSTEM:$seen" 2> "$scratch/serve-$1-$2-$3"
 	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
 }
 
@@ -187,6 +212,10 @@ ask_in_vain() {
 	local patience=1
 	ask "$@"
 }
+
+# --- The kernel's own masquerading, whose notifiers would flush our flows too
+
+no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
 
 # --- Leaving
 

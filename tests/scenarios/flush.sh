@@ -5,15 +5,13 @@
 # it are forgotten: all of them, and no others.
 . "$(dirname "$0")/../lib.sh"
 
-# The notifiers of these would flush our flows too, and prove nothing about ours.
-no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
+# Their notifiers would flush our flows too, and prove nothing about ours.
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 
 home
 # Packets need not arrive: a neighbour that is never asked for needs no answer.
 ip -n router link set wan0 arp off
 rule -j RUSTMASQ || bail "rule"
-on router "$IP6TABLES" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "rule for IPv6"
 # Flows shall end by the flush alone.
 on router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
 check "no other masquerading module is loaded" no_other_masquerade
@@ -110,6 +108,7 @@ check "the device goes down for a moment: its flows are forgotten" wait_until us
 
 # --- IPv6, whose notifier is atomic
 
+rule6 -j RUSTMASQ || bail "rule for IPv6"
 ip -n lan addr add fd00::2/64 dev lan0 nodad
 ip -n router addr add fd00::1/64 dev lan0 nodad
 ip -n lan -6 route add default via fd00::1
@@ -151,8 +150,7 @@ check_match "... by one or two walks of the table" '^[12]$' "$walks"
 
 flows 10 203.0.113.9
 printf 'addr del 203.0.113.1/24 dev wan0\n' | ip -n router -batch -
-on router "$IPTABLES" -w -t nat -F
-on router "$IP6TABLES" -w -t nat -F
+rules_off
 on other "$IPTABLES" -w -t nat -F
 check "the module goes while a flush is pending" rmmod rustmasq
 rule -j RUSTMASQ || bail "rule after reloading"

@@ -15,8 +15,7 @@ received() { cat "$scratch/stream" 2> /dev/null; }
 has_received() { [[ $(received) == *"$1"* ]]; }
 send() { on lan socat -u - UDP:203.0.113.2:514,sourceport=514 <<< "$1"; }
 
-on server socat -u UDP-RECV:514 "OPEN:$scratch/stream,creat,append" &
-servers+=($!)
+start server socat -u UDP-RECV:514 "OPEN:$scratch/stream,creat,append" 2> /dev/null
 wait_until listening server UDP 514 || bail "no server"
 send before
 check "a one-way stream arrives without a rule" wait_until has_received before

@@ -1,0 +1,241 @@
+#!/usr/bin/env -S python3 -I -S
+# SPDX-License-Identifier: GPL-2.0
+"""tests/packets.py COMMAND ...: sends and answers what socat and ping do not; runs in the guest.
+
+An address says by its form whether IPv4 or IPv6 is meant. What serves prints "ready" and goes on
+until it is ended. What asks prints one line and is patient for five seconds (--patience): an empty
+line means that nothing was heard.
+
+  answer ADDRESS PROTOCOL        raw packets of an IP protocol: each is sent back, and the source
+                                 address that was seen with it
+  ask ADDRESS PROTOCOL [HEADER]  sends such a packet, which begins with HEADER (hexadecimal), and
+                                 prints the address that came back
+  echo ADDRESS PORT              UDP datagrams: each is sent back as it is, after the address and
+                                 port that were seen
+  send ADDRESS PORT              sends a datagram of --size bytes, compares what comes back, and
+                                 prints the address and port in it
+  who ADDRESS PORT               a TCP server that tells each client its address
+  provoke ADDRESS PORT           sends a datagram of --size bytes, which may not be fragmented, and
+                                 prints the ICMP error that it met: ORIGIN TYPE CODE INFO
+
+With --reverse, echo and send make fragments of their own and send the last one first.
+"""
+
+import argparse
+import ipaddress
+import os
+import random
+import select
+import socket
+import struct
+import sys
+
+MARK = b"\nrustmasq\n"
+# Linux's numbers that the module socket has no names for.
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR = 10, 2, 11
+IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO, IPV6_RECVERR = 23, 2, 25
+# struct sock_extended_err, and the sockaddr of the error's origin behind it.
+EXTENDED_ERROR = struct.Struct("=IBBBBII")
+
+
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def raw_socket(address, protocol):
+    return socket.socket(family(address), socket.SOCK_RAW, protocol)
+
+
+def body(sock, packet):
+    """What follows the IP header, which the kernel shows in IPv4 alone."""
+    return packet if sock.family == socket.AF_INET6 else packet[(packet[0] & 15) * 4:]
+
+
+def readable(sock, patience):
+    return select.select([sock], [], [], patience)[0]
+
+
+def ready():
+    print("ready", flush=True)
+
+
+def try_to(answer_with, *what):
+    """One who cannot be answered is none of a server's trouble."""
+    try:
+        answer_with(*what)
+    except OSError:
+        pass
+
+
+# --- Raw protocols
+
+
+def answer(args):
+    sock = raw_socket(args.address, args.protocol)
+    sock.bind((args.address, 0))
+    ready()
+    while True:
+        packet, peer = sock.recvfrom(65535)
+        try_to(sock.sendto, body(sock, packet) + peer[0].encode(), (peer[0], 0))
+
+
+def ask(args):
+    sock = raw_socket(args.address, args.protocol)
+    # Connected: it hears that address alone.
+    sock.connect((args.address, 0))
+    question = bytes.fromhex(args.header) + MARK
+    sock.send(question)
+    while readable(sock, args.patience):
+        said = body(sock, sock.recv(65535))
+        if said.startswith(question) and said != question:
+            return said[len(question):].decode()
+    return ""
+
+
+# --- Datagrams and fragments
+
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def udp(source, target, payload):
+    """A UDP header with its checksum, and the payload."""
+    packed = [ipaddress.ip_address(address).packed for address in (source[0], target[0])]
+    length = 8 + len(payload)
+    pseudo = b"".join(packed) + struct.pack("!II", length, socket.IPPROTO_UDP)
+    header = struct.pack("!HHHH", source[1], target[1], length, 0)
+    total = checksum(pseudo + header + payload) or 0xFFFF
+    return header[:6] + struct.pack("!H", total) + payload
+
+
+def fragments(source, target, protocol, data, size=1400):
+    """IP packets that hold pieces of `data` of `size` bytes, a multiple of 8."""
+    version = ipaddress.ip_address(source)
+    addresses = version.packed + ipaddress.ip_address(target).packed
+    name = random.randrange(1, 1 << 16)
+    for offset in range(0, len(data), size):
+        piece = data[offset:offset + size]
+        more = offset + size < len(data)
+        if version.version == 4:
+            # The kernel fills in the length and the checksum.
+            yield struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(piece), name, more << 13 | offset // 8, 64,
+                              protocol, 0) + addresses + piece
+        else:
+            yield struct.pack("!IHBB", 6 << 28, 8 + len(piece), socket.IPPROTO_FRAGMENT, 64) + addresses + \
+                struct.pack("!BBHI", protocol, 0, offset | more, name) + piece
+
+
+def send_reversed(source, target, payload):
+    sock = raw_socket(target[0], socket.IPPROTO_RAW)
+    packets = list(fragments(source[0], target[0], socket.IPPROTO_UDP, udp(source, target, payload)))
+    for packet in reversed(packets):
+        sock.sendto(packet, (target[0], 0))
+
+
+def datagram(sock, payload, target, reverse):
+    if reverse:
+        send_reversed(sock.getsockname(), target, payload)
+    else:
+        sock.sendto(payload, target)
+
+
+def echo(args):
+    sock = socket.socket(family(args.address), socket.SOCK_DGRAM)
+    sock.bind((args.address, args.port))
+    ready()
+    while True:
+        payload, peer = sock.recvfrom(65535)
+        seen = f"{peer[0]} {peer[1]}\n".encode()
+        try_to(datagram, sock, seen + payload, peer[:2], args.reverse)
+
+
+def send(args):
+    sock = socket.socket(family(args.address), socket.SOCK_DGRAM)
+    sock.connect((args.address, args.port))
+    payload = os.urandom(args.size)
+    if args.reverse:
+        send_reversed(sock.getsockname(), (args.address, args.port), payload)
+    else:
+        sock.send(payload)
+    if not readable(sock, args.patience):
+        return ""
+    seen, _, back = sock.recv(65535).partition(b"\n")
+    return seen.decode() if back == payload else f"{len(back)} bytes came back, and not the same"
+
+
+def who(args):
+    with socket.create_server((args.address, args.port), family=family(args.address),
+                              dualstack_ipv6=args.address == "::") as server:
+        ready()
+        while True:
+            client, peer = server.accept()
+            with client:
+                try_to(client.sendall, peer[0].removeprefix("::ffff:").encode() + b"\n")
+
+
+# --- ICMP errors
+
+
+def provoke(args):
+    sock = socket.socket(family(args.address), socket.SOCK_DGRAM)
+    if sock.family == socket.AF_INET6:
+        level, options = socket.IPPROTO_IPV6, [(IPV6_RECVERR, 1), (IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO)]
+        options += [(socket.IPV6_UNICAST_HOPS, args.hops)]
+    else:
+        level, options = socket.IPPROTO_IP, [(IP_RECVERR, 1), (IP_MTU_DISCOVER, IP_PMTUDISC_DO)]
+        options += [(socket.IP_TTL, args.hops)]
+    for option, value in options:
+        sock.setsockopt(level, option, value)
+    sock.bind(("", args.from_port))
+    sock.connect((args.address, args.port))
+    try:
+        sock.send(bytes(args.size))
+    except OSError:
+        # Our own device or a path MTU that is known already: the error queue says it.
+        pass
+    poll = select.poll()
+    poll.register(sock, 0)
+    if not poll.poll(args.patience * 1000):
+        return ""
+    for _, kind, data in sock.recvmsg(512, 512, socket.MSG_ERRQUEUE)[1]:
+        if kind in (IP_RECVERR, IPV6_RECVERR):
+            _, _, error, code, _, info, _ = EXTENDED_ERROR.unpack_from(data)
+            return f"{origin(data[EXTENDED_ERROR.size:])} {error} {code} {info}"
+    return ""
+
+
+def origin(raw):
+    number, = struct.unpack_from("=H", raw)
+    if number == socket.AF_INET:
+        return str(ipaddress.IPv4Address(raw[4:8]))
+    if number == socket.AF_INET6:
+        return str(ipaddress.IPv6Address(raw[8:24]))
+    return "local"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["answer", "ask", "echo", "send", "who", "provoke"])
+    parser.add_argument("address")
+    parser.add_argument("number", type=int, help="the protocol or the port")
+    parser.add_argument("header", nargs="?", default="")
+    parser.add_argument("--patience", type=float, default=5)
+    parser.add_argument("--size", type=int, default=100)
+    parser.add_argument("--hops", type=int, default=64)
+    parser.add_argument("--from-port", type=int, default=0)
+    parser.add_argument("--reverse", action="store_true")
+    args = parser.parse_args()
+    args.protocol = args.port = args.number
+    said = globals()[args.command](args)
+    print(said)
+    return 0 if said else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
