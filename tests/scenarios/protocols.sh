@@ -39,10 +39,7 @@ try() {
 	local address=${server_of[$2]} port=80 suffix=''
 	[[ $2 == 4 ]] || port=81 suffix=6
 	case $1 in
-	SCTP) [[ $2 == 4 ]] || address=[$address]
-		# Its end of one direction is the end of both: say nothing of it.
-		ask lan "SCTP$suffix" "$address" $port "sourceport=$from$2,shut-none" ;;
-	TCP | UDP) [[ $2 == 4 ]] || address=[$address]
+	TCP | UDP | SCTP) [[ $2 == 4 ]] || address=[$address]
 		ask lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
 	ICMP) on lan ping "-$2" -q -c 1 -W "$patience" "$address" > /dev/null &&
 		tracked -f "ipv$2" -p "icmp${suffix:+v6}" --reply-src "$address" | grep -o 'dst=[^ ]*' | tail -n 1 ;;
