@@ -70,7 +70,7 @@ endif
 # What the guest is to see of this build, installed below a folder: the
 # kernel's modules with ours among them, and the extension.
 stage: all
-	@test -e $(stage)$(modules_dir)/.complete || { \
+	@test $(stage)$(modules_dir)/.complete -nt $(kernel)/Module.symvers || { \
 		rm -rf $(stage); \
 		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
 		mkdir -p $(stage) && cp -r $(kernel)/../modules/lib $(stage)); \

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! packet ──> netfilter/       safe abstractions over the C API
-//!               └──> masquerade/   the RUSTMASQ target
+//!               └──> masquerade/   the RUSTMASQ target, and the flush when addresses change
 //! ```
 //!
 //! `unsafe` is confined to [`bindings`] and [`netfilter`]; all else is built on them without.

@@ -97,10 +97,10 @@ fi
 expect "a panic" 126 "the kernel complained: .*panic" qemu/run sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
 expect "a warning, whatever COMMAND's status" 126 "the kernel complained: .*WARNING: a test" \
 	qemu/run sh -c 'echo "WARNING: a test" > /dev/kmsg'
-expect "COMMAND out of time" 124 "timed out: COMMAND was still running after 10 s" qemu/run --timeout 10 sleep 1000
+expect "COMMAND out of time" 124 "timed out: COMMAND was still running after 20 s" qemu/run --timeout 20 sleep 1000
 expect "a guest that hangs at boot" 124 "timed out: the guest was still booting after 5 s" \
 	qemu/run --timeout 5 --append rootwait --append root=/dev/none true
 expect "a guest that stops with a panic" 126 "the kernel complained: .*panic" \
-	qemu/run --timeout 12 --append panic=0 sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
+	qemu/run --timeout 20 --append panic=0 sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
 expect "a guest that reboots" 125 "the guest ended before COMMAND did" \
 	qemu/run sh -c 'echo b > /proc/sysrq-trigger; sleep 100'

@@ -198,7 +198,7 @@ listening() {
 # nothing if no answer came within `patience` seconds. That nothing more will be
 # asked is kept to ourselves (shut-none): a server would wait for its own answer
 # for half a second only, and in SCTP the end of one direction is the end of both.
-patience=5
+patience=10
 ask() {
 	local answer='' pid
 	exec {asked}< <(exec nsenter --net="/run/netns/$1" socat -t "$patience" - "$2:$3:$4,shut-none${5:+,$5}" 2> /dev/null <<< x)
