@@ -4,8 +4,13 @@
 # The kernel to build against. Unset: our test kernel, fetched and built once
 # and kept in the cache. Or a built kernel tree of the user's: make KDIR=...
 KDIR ?=
+override KDIR := $(strip $(KDIR))
 # Which of our test kernels: plain or debug.
 KERNEL ?= plain
+
+ifneq ($(words $(CURDIR)),1)
+$(error the path of the checkout must not hold white space: the kernel's build system cannot take it)
+endif
 
 export PATH := $(PATH):/usr/sbin:/sbin
 MAKEFLAGS += --no-print-directory
@@ -35,7 +40,7 @@ llvm := -22
 config = $(kernel)/include/config/auto.conf
 kbuild = $(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
 	$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(config)),LLVM=$(llvm))
-release = $(shell cat $(kernel)/include/config/kernel.release)
+release = $(shell cat $(kernel)/include/config/kernel.release 2> /dev/null)
 
 # Where `make install` puts things, below DESTDIR.
 DESTDIR ?=
@@ -43,7 +48,7 @@ modules_dir ?= /lib/modules/$(release)
 extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 
-.PHONY: all module extension extension-test setup kernel stage demo test check clean help install uninstall FORCE
+.PHONY: all module extension extension-test setup kernel stage demo test check clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -69,7 +74,7 @@ endif
 
 # What the guest is to see of this build, installed below a folder: the
 # kernel's modules with ours among them, and the extension.
-stage: all
+stage: all ## build all that the guest sees
 	@test $(stage)$(modules_dir)/.complete -nt $(kernel)/Module.symvers || { \
 		rm -rf $(stage); \
 		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
@@ -89,16 +94,20 @@ extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
 check: kernel ## formatting, lints, and the house rules
-	@scripts/check $(kernel) $(build)
+	@scripts/check $(kernel)
 
-# What runs on this machine is not the test kernel.
-ifneq ($(KDIR)$(DESTDIR),)
-install: all install-files ## install the module, the extension and the man page
+# Installing copies what `make` built, and builds nothing: it is often called by sudo, whose home and
+# environment are not the builder's. What runs on this machine is not the test kernel.
+target_named = test -n '$(KDIR)$(DESTDIR)' || { \
+	echo 'make $@: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2; }; \
+	test -n '$(release)' || { echo 'make $@: $(kernel) is no built kernel tree' >&2; exit 2; }
+
+install: ## install the module, the extension and the man page
+	@$(target_named)
+	@test -e $(build)/rustmasq.ko -a -e $(extension) || { \
+		echo 'make $@: nothing is built yet: run make$(if $(KDIR), KDIR=$(KDIR)) first' >&2; exit 2; }
+	@$(MAKE) install-files
 	$(if $(DESTDIR),,depmod $(release))
-else
-install:
-	@echo 'make install: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2
-endif
 
 install-files:
 	install -D -m 644 $(build)/rustmasq.ko $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
@@ -106,6 +115,7 @@ install-files:
 	install -D -m 644 rust/libxt/libxt_RUSTMASQ.8 $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
 
 uninstall: ## remove what install put there
+	@$(target_named)
 	rm -f $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
 	rm -f $(DESTDIR)$(extension_dir)/libxt_RUSTMASQ.so
 	rm -f $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
@@ -118,6 +128,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  KDIR=DIR      build against the built kernel tree DIR instead of the test kernel'
+	@echo '  RUSTC=FILE    the compiler that the kernel was built by (/usr/bin/rustc)'
+	@echo '  KERNEL=debug  the debug test kernel instead of the plain one'
 	@echo '  DESTDIR=DIR   install below DIR'
 	@echo
 	@echo 'Everything fetched is kept in $${XDG_CACHE_HOME:-~/.cache}/rustmasq.'

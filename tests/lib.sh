@@ -172,15 +172,16 @@ start() {
 	servers+=($!)
 }
 
-# serve HOST PROTOCOL PORT: PROTOCOL as socat names it: TCP, TCP6, UDP, SCTP...
+# serve HOST PROTOCOL PORT [ADDRESS]: PROTOCOL as socat names it: TCP, TCP6, UDP,
+# SCTP...; ADDRESS is the one to answer by, where a host has several.
 serve() {
 	# shellcheck disable=SC2016 # socat's shell expands it
-	local listen seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"'
+	local seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"' log=$scratch/serve-$1-$2-$3
 	case $2 in
-	UDP*) listen=$2-RECVFROM:$3,fork ;;
-	*) listen=$2-LISTEN:$3,fork,reuseaddr ;;
+	UDP) start "$1" "$here/packets.py" tell "${4:-0.0.0.0}" "$3" > "$log" ;;
+	UDP6) start "$1" "$here/packets.py" tell "${4:-::}" "$3" > "$log" ;;
+	*) start "$1" socat "$2-LISTEN:$3,fork,reuseaddr${4:+,bind=$4}" "SYSTEM:$seen" 2> "$log" ;;
 	esac
-	start "$1" socat "$listen" "SYSTEM:$seen" 2> "$scratch/serve-$1-$2-$3"
 	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
 }
 

@@ -14,6 +14,8 @@ line means that nothing was heard.
                                  port that were seen
   send ADDRESS PORT              sends a datagram of --size bytes, compares what comes back, and
                                  prints the address and port in it
+  tell ADDRESS PORT              a UDP server that tells each client its address and port, as socat
+                                 writes them
   who ADDRESS PORT               a TCP server that tells each client its address
   provoke ADDRESS PORT           sends a datagram of --size bytes, which may not be fragmented, and
                                  prints the ICMP error that it met: ORIGIN TYPE CODE INFO
@@ -168,6 +170,19 @@ def send(args):
     return seen.decode() if back == payload else f"{len(back)} bytes came back, and not the same"
 
 
+def tell(args):
+    # Not by socat: while one of its children still waits for the next packet of a client, a packet
+    # of another client may reach it, and is lost.
+    with socket.socket(family(args.address), socket.SOCK_DGRAM) as sock:
+        sock.bind((args.address, args.port))
+        ready()
+        while True:
+            _, peer = sock.recvfrom(65535)
+            address = ipaddress.ip_address(peer[0])
+            shown = address.exploded if address.version == 4 else f"[{address.exploded}]"
+            try_to(sock.sendto, f"{shown}:{peer[1]}\n".encode(), peer)
+
+
 def who(args):
     with socket.create_server((args.address, args.port), family=family(args.address),
                               dualstack_ipv6=args.address == "::") as server:
@@ -221,7 +236,7 @@ def origin(raw):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["answer", "ask", "echo", "send", "who", "provoke"])
+    parser.add_argument("command", choices=["answer", "ask", "echo", "send", "tell", "who", "provoke"])
     parser.add_argument("address")
     parser.add_argument("number", type=int, help="the protocol or the port")
     parser.add_argument("header", nargs="?", default="")

@@ -24,12 +24,7 @@ for n in 1 2; do
 	forwarding router$n
 done
 
-for n in 1 2; do
-	# shellcheck disable=SC2016 # socat's shell expands it.
-	start server$n socat UDP-RECVFROM:53,fork \
-		'SYSTEM:echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"' 2> "$scratch/server$n"
-	wait_until listening server$n UDP 53 || bail "no server"
-done
+for n in 1 2; do serve server$n UDP 53; done
 
 # rule_in HOST ARGUMENT...
 rule_in() {

@@ -68,12 +68,10 @@ hop4=(203.0.113.2 198.51.100.2)
 # The servers answer by the service's address, whatever cable the answer takes.
 for family in 4 6; do
 	suffix=${family#4}
-	# shellcheck disable=SC2016 # socat's shell expands it.
-	start server socat "UDP$suffix-RECVFROM:5$family,bind=${service[$family]},fork" \
-		'SYSTEM:echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"' 2> "$scratch/udp$family"
+	address=${service[$family]#[}
+	serve server "UDP$suffix" 5$family "${address%]}"
 	# Says all that it hears, for as long as the connection lasts.
 	start server socat "TCP$suffix-LISTEN:7$family,fork,reuseaddr" EXEC:cat 2> "$scratch/tcp$family"
-	wait_until listening server UDP 5$family || bail "no UDP server"
 	wait_until listening server TCP 7$family || bail "no TCP server"
 	serve server "TCP$suffix" 8$family
 done
