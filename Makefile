@@ -17,7 +17,11 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-BINDGEN ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rustmasq/bindgen-0.72.1/bin/bindgen
+# What the scripts install and use is said once, in scripts/common.sh.
+common = $(shell . scripts/common.sh && echo $$$(1))
+ifndef BINDGEN
+BINDGEN := $(call common,BINDGEN)
+endif
 RUSTC ?= /usr/bin/rustc
 CARGO ?= $(dir $(RUSTC))cargo
 export BINDGEN RUSTC
@@ -29,14 +33,15 @@ kernel := $(abspath $(KDIR))
 export KDIR := $(kernel)
 else
 flavour := $(KERNEL)
-kernel = $(shell scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build
+# Asked for when a recipe first needs it, for it may have to be built before, and then once.
+kernel = $(eval kernel := $$(shell scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build)$(kernel)
 endif
 build := build/$(flavour)
 stage := $(CURDIR)/$(build)/root
 extension := build/libxt/release/libxt_RUSTMASQ.so
 
 # The compiler of the module is the kernel's.
-llvm := -22
+llvm := $(call common,LLVM_SUFFIX)
 config = $(kernel)/include/config/auto.conf
 kbuild = $(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
 	$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(config)),LLVM=$(llvm))
