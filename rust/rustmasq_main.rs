@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! packet ──> netfilter/       safe abstractions over the C API
-//!               └──> masquerade/   the RUSTMASQ target, and the flush when addresses change
+//!               ├──> masquerade/   the RUSTMASQ target, and the flush when addresses change
+//!               └──> watch.rs      the flow watch: trace events from hooks around conntrack
 //! ```
 //!
 //! `unsafe` is confined to [`bindings`] and [`netfilter`]; all else is built on them without.
@@ -16,6 +17,7 @@ mod bindings;
 mod masquerade;
 #[expect(unsafe_code, reason = "makes the C side safe")]
 mod netfilter;
+mod watch;
 
 /// A rule's binary form, shared with the userspace extension: plain data.
 mod uapi {
@@ -35,9 +37,13 @@ use masquerade::{
 };
 use netfilter::{
     change::Watch,
+    hook::{
+        self,
+        Hook, //
+    },
     xtables::{
+        self,
         Entry,
-        Registration,
         Targets, //
     },
     Ipv4,
@@ -58,11 +64,14 @@ static TARGETS: Targets<2> = Targets::new([
     Entry::new::<Masquerade<Ipv6>>(),
 ]);
 
+static HOOKS: [&[Hook]; 1] = [&watch::HOOKS];
+
 /// What is registered while the module is loaded. Fields are dropped in their order: first no rule
 /// can be there any more, then nothing needs flushing.
 struct Rustmasq {
-    _targets: Registration<2>,
+    _targets: xtables::Registration<2>,
     _flush: Pin<KBox<Watch<Flush>>>,
+    _hooks: hook::Registration,
 }
 
 impl kernel::Module for Rustmasq {
@@ -72,6 +81,7 @@ impl kernel::Module for Rustmasq {
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,
+            _hooks: hook::Registration::register(&HOOKS)?,
         })
     }
 }

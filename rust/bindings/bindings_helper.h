@@ -6,11 +6,15 @@
 #include <linux/inetdevice.h>
 #include <linux/net.h>
 #include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6.h>
 #include <linux/netfilter/x_tables.h>
 #include <linux/rtnetlink.h>
 #include <net/addrconf.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_conntrack_core.h>
 #include <net/netfilter/nf_nat.h>
 
 #include "../helpers/helpers.c"
+#include "../helpers/rustmasq_events.h"
 #include "../uapi/xt_RUSTMASQ.h"

@@ -4,9 +4,9 @@
  * alphabetical order, without logic: that is Rust's. An exception explains itself.
  */
 #include <linux/inetdevice.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
+#include <linux/mutex.h>
 #include <linux/netdevice.h>
+#include <linux/netfilter.h>
 #include <linux/ratelimit.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
@@ -17,7 +17,8 @@
 
 /*
  * Not inline functions: fields of structures that Rust has no view of, because
- * the kernel crate's net_device is opaque, and those of addresses lead to it.
+ * the kernel crate's net_device is opaque, and those of addresses lead to it;
+ * so is its nf_hook_entries.
  */
 int rustmasq_dev_ifindex(const struct net_device *dev)
 {
@@ -49,25 +50,33 @@ struct net_device *rustmasq_inet6_ifaddr_dev(const struct inet6_ifaddr *ifa)
 	return ifa->idev->dev;
 }
 
+u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entries *e)
+{
+	return e->num_hook_entries;
+}
+
 /* Inline functions. */
 struct net *rustmasq_dev_net(const struct net_device *dev)
 {
 	return dev_net(dev);
 }
 
+/* Locks that Rust needs before init and after exit are made at build. */
+static DEFINE_MUTEX(rustmasq_hooks_mutex);
+
+void rustmasq_hooks_lock(void)
+{
+	mutex_lock(&rustmasq_hooks_mutex);
+}
+
+void rustmasq_hooks_unlock(void)
+{
+	mutex_unlock(&rustmasq_hooks_mutex);
+}
+
 void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
 {
 	INIT_DELAYED_WORK(work, func);
-}
-
-struct iphdr *rustmasq_ip_hdr(const struct sk_buff *skb)
-{
-	return ip_hdr(skb);
-}
-
-struct ipv6hdr *rustmasq_ipv6_hdr(const struct sk_buff *skb)
-{
-	return ipv6_hdr(skb);
 }
 
 struct net *rustmasq_maybe_get_net(struct net *net)
@@ -97,9 +106,25 @@ u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
 	return nf_ct_l3num(ct);
 }
 
+/* Not every kernel has it. */
+u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
+{
+#ifdef CONFIG_NF_CONNTRACK_MARK
+	return READ_ONCE(ct->mark);
+#else
+	return 0;
+#endif
+}
+
 void rustmasq_nf_ct_stat_inc_drop(struct net *net)
 {
 	NF_CT_STAT_INC_ATOMIC(net, drop);
+}
+
+struct nf_hook_ops **
+rustmasq_nf_hook_entries_get_hook_ops(const struct nf_hook_entries *e)
+{
+	return nf_hook_entries_get_hook_ops(e);
 }
 
 struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
@@ -124,6 +149,16 @@ bool rustmasq_rule_ratelimit(void)
 				      DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&state);
+}
+
+unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
+{
+	return skb_network_header(skb);
+}
+
+int rustmasq_skb_network_offset(const struct sk_buff *skb)
+{
+	return skb_network_offset(skb);
 }
 
 struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)

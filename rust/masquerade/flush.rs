@@ -149,11 +149,10 @@ impl Handler for Flush {
         while let Some(net) = Net::next(last, |id| marks.concern(id)) {
             let id = net.id();
             conntrack::forget(&net, |entry| {
-                let (Some(device), Some(address)) =
-                    (entry.masqueraded_to(), entry.reply_destination())
-                else {
+                let Some(device) = entry.masqueraded_to() else {
                     return false;
                 };
+                let address = entry.reply_destination();
                 let flow = Flow { device, address };
                 marks.forget(id, &flow, || net.is_local(address), || net.is_up(device))
             });

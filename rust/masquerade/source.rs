@@ -33,6 +33,6 @@ impl SourceAddress for Ipv4 {
 impl SourceAddress for Ipv6 {
     /// Follows `nf_nat_masquerade_ipv6`: the destination decides.
     fn source(packet: &Packet<'_, Ipv6>, out: &Device) -> Option<Ipv6Addr> {
-        out.select_ipv6_source(packet.destination())
+        out.select_ipv6_source(packet.header().destination)
     }
 }

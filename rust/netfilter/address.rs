@@ -23,6 +23,16 @@ pub(crate) trait Family: 'static {
     /// "Any", the address of one that has none: all zero.
     const UNSPECIFIED: Self::Address;
 
+    /// The fixed part of the family's header, its bytes.
+    type Header: Copy;
+
+    /// Reads a header.
+    #[doc(hidden)]
+    fn parse(header: &Self::Header) -> Header<Self::Address>;
+
+    /// An address with its family.
+    fn any(address: Self::Address) -> AnyAddress;
+
     /// Reads an address that the C side keeps for this family.
     #[doc(hidden)]
     fn from_raw(raw: &RawAddress) -> Self::Address;
@@ -30,6 +40,16 @@ pub(crate) trait Family: 'static {
     /// The C side's form of an address; what the family does not use is zero.
     #[doc(hidden)]
     fn to_raw(address: Self::Address) -> RawAddress;
+}
+
+/// What the fixed part of an IP header says.
+pub(crate) struct Header<A> {
+    /// The number of the protocol that follows. For IPv6 it may be that of an extension header.
+    pub(crate) protocol: u8,
+    /// Where the packet comes from.
+    pub(crate) source: A,
+    /// Where it goes in the end.
+    pub(crate) destination: A,
 }
 
 /// An address of either family.
@@ -55,9 +75,24 @@ pub(crate) struct Ipv4;
 
 impl Family for Ipv4 {
     type Address = Ipv4Addr;
+    type Header = [u8; 20];
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV4 as u8;
     const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+    /// RFC 791, section 3.1.
+    fn parse(header: &[u8; 20]) -> Header<Ipv4Addr> {
+        let [.., protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+        Header {
+            protocol,
+            source: Ipv4Addr::new(s0, s1, s2, s3),
+            destination: Ipv4Addr::new(d0, d1, d2, d3),
+        }
+    }
+
+    fn any(address: Ipv4Addr) -> AnyAddress {
+        AnyAddress::V4(address)
+    }
 
     fn from_raw(raw: &RawAddress) -> Ipv4Addr {
         // SAFETY: all members of the union are plain integers of the same place, which is
@@ -77,9 +112,28 @@ pub(crate) struct Ipv6;
 
 impl Family for Ipv6 {
     type Address = Ipv6Addr;
+    type Header = [u8; 40];
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV6 as u8;
     const UNSPECIFIED: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+
+    /// RFC 8200, section 3.
+    fn parse(header: &[u8; 40]) -> Header<Ipv6Addr> {
+        let address = |first: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&header[first..first + 16]);
+            Ipv6Addr::from(octets)
+        };
+        Header {
+            protocol: header[6],
+            source: address(8),
+            destination: address(24),
+        }
+    }
+
+    fn any(address: Ipv6Addr) -> AnyAddress {
+        AnyAddress::V6(address)
+    }
 
     fn from_raw(raw: &RawAddress) -> Ipv6Addr {
         // SAFETY: as for IPv4: plain integers, initialised as a whole.
@@ -151,6 +205,33 @@ mod tests {
         assert_eq!(words[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8]);
         assert_eq!(words[3].to_ne_bytes(), [0, 0, 0, 0xfe]);
         assert_eq!(Ipv6::from_raw(&raw), address);
+    }
+
+    #[test]
+    fn ipv4_header() {
+        let mut bytes = [0; 20];
+        bytes[9] = 17;
+        bytes[12..].copy_from_slice(&[172, 18, 0, 2, 203, 0, 113, 2]);
+        let header = Ipv4::parse(&bytes);
+        assert_eq!(header.protocol, 17);
+        assert_eq!(header.source, Ipv4Addr::new(172, 18, 0, 2));
+        assert_eq!(header.destination, Ipv4Addr::new(203, 0, 113, 2));
+    }
+
+    #[test]
+    fn ipv6_header() {
+        let mut bytes = [0; 40];
+        bytes[6] = 58;
+        bytes[23] = 1;
+        bytes[24..26].copy_from_slice(&[0x20, 0x01]);
+        bytes[39] = 2;
+        let header = Ipv6::parse(&bytes);
+        assert_eq!(header.protocol, 58);
+        assert_eq!(header.source, Ipv6Addr::LOCALHOST);
+        assert_eq!(
+            header.destination,
+            Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 2)
+        );
     }
 
     #[test]

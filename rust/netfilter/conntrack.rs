@@ -5,13 +5,14 @@
 //! C header: [`include/net/netfilter/nf_conntrack.h`](srctree/include/net/netfilter/nf_conntrack.h)
 
 use super::{
-    address::RawAddress,
     net::Net,
     skb::Packet,
+    tuple::{
+        Direction,
+        Tuple, //
+    },
     AnyAddress,
-    Family,
-    Ipv4,
-    Ipv6, //
+    Family, //
 };
 use crate::bindings;
 use core::{
@@ -19,6 +20,142 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::prelude::*;
+
+/// What conntrack found a packet to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum State {
+    /// The first of its flow, or one more while no answer was seen.
+    New,
+    /// One of a flow with answers.
+    Established,
+    /// One of another flow's making: an ICMP error, or the first of a flow that was expected.
+    Related,
+    /// None of conntrack's business, by a rule or by its kind.
+    Untracked,
+}
+
+/// What conntrack made of a packet, up to where it is looked at.
+pub(crate) struct Sight<'hook, F: Family> {
+    entry: Option<Entry<'hook, F>>,
+    info: bindings::ip_conntrack_info,
+}
+
+impl<'hook, F: Family> Sight<'hook, F> {
+    pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
+        let mut info = 0;
+        // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
+        let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
+        // INVARIANT: the packet holds a reference to its entry, for `'hook` and longer.
+        let entry = NonNull::new(ct).map(|ct| Entry {
+            ct,
+            lent: PhantomData,
+        });
+        // A template is no entry yet, but what a rule wants of one.
+        let template = bindings::ip_conntrack_status_IPS_TEMPLATE;
+        Self {
+            entry: entry.filter(|entry| !entry.has_status(template)),
+            info,
+        }
+    }
+
+    /// The packet's entry, if it has one.
+    pub(crate) fn entry(&self) -> Option<&Entry<'hook, F>> {
+        self.entry.as_ref()
+    }
+
+    /// None: conntrack did not look at it yet, or found it invalid.
+    pub(crate) fn state(&self) -> Option<State> {
+        const NEW: c_uint = bindings::ip_conntrack_info_IP_CT_NEW;
+        const RELATED: c_uint = bindings::ip_conntrack_info_IP_CT_RELATED;
+        const RELATED_REPLY: c_uint = bindings::ip_conntrack_info_IP_CT_RELATED_REPLY;
+        const UNTRACKED: c_uint = bindings::ip_conntrack_info_IP_CT_UNTRACKED;
+        match (&self.entry, self.info) {
+            (None, UNTRACKED) => Some(State::Untracked),
+            (None, _) => None,
+            (_, NEW) => Some(State::New),
+            (_, RELATED | RELATED_REPLY) => Some(State::Related),
+            _ => Some(State::Established),
+        }
+    }
+
+    /// The direction in which the packet goes (`CTINFO2DIR`). None: it has no entry.
+    pub(crate) fn direction(&self) -> Option<Direction> {
+        self.entry.as_ref()?;
+        Some(if self.info >= bindings::ip_conntrack_info_IP_CT_IS_REPLY {
+            Direction::Reply
+        } else {
+            Direction::Original
+        })
+    }
+
+    /// The entry of a packet that begins a flow: one that goes in the original direction and
+    /// whose entry is not confirmed.
+    pub(crate) fn beginning(&self) -> Option<&Entry<'hook, F>> {
+        let begins = self.direction()? == Direction::Original;
+        self.entry().filter(|entry| begins && !entry.is_confirmed())
+    }
+}
+
+/// Conntrack's entry for a packet.
+///
+/// # Invariants
+///
+/// A valid `struct nf_conn` for `'hook`, of the family `F`, referenced by the packet that the hook
+/// works on, and no template.
+pub(crate) struct Entry<'hook, F: Family> {
+    ct: NonNull<bindings::nf_conn>,
+    lent: PhantomData<(&'hook bindings::nf_conn, F)>,
+}
+
+impl<F: Family> Entry<'_, F> {
+    /// Conntrack's own number for the entry (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
+    pub(crate) fn id(&self) -> u32 {
+        // SAFETY: the entry is valid by the invariant; of what is hashed nothing changes.
+        let id = unsafe { bindings::nf_ct_get_id(self.as_raw()) };
+        // ctnetlink sends the number as it is and its readers take it to be in network order.
+        u32::from_be(id)
+    }
+
+    /// The tuple of one direction. That of [`Direction::Reply`] is settled once the entry is
+    /// confirmed; before, NAT may still change it.
+    pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
+        let index = match direction {
+            Direction::Original => 0,
+            Direction::Reply => 1,
+        };
+        // SAFETY: the entry is valid by the invariant. Of an unconfirmed one whoever handles its
+        // packet alone, as we do, changes the tuples; nobody does afterwards. Conntrack zeroes and
+        // fills them as a tuple's invariants say.
+        unsafe { Tuple::from_raw(&raw const (*self.as_raw()).tuplehash[index].tuple) }
+    }
+
+    /// The entry's status, bits of `enum ip_conntrack_status`.
+    pub(crate) fn status(&self) -> u32 {
+        // SAFETY: the entry is valid by the invariant; other CPUs change status bits atomically, so
+        // it is read as one word, volatile.
+        let status = unsafe { core::ptr::read_volatile(&raw const (*self.as_raw()).status) };
+        // CAST: no bit above 31 is in use (`__IPS_MAX_BIT`).
+        status as u32
+    }
+
+    /// The entry's mark, as `-j CONNMARK` sets it; 0 where the kernel has none.
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: the entry is valid by the invariant; read once.
+        unsafe { bindings::rustmasq_nf_ct_mark(self.as_raw()) }
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED)
+    }
+
+    fn has_status(&self, bit: bindings::ip_conntrack_status) -> bool {
+        self.status() & bit != 0
+    }
+
+    fn as_raw(&self) -> *mut bindings::nf_conn {
+        self.ct.as_ptr()
+    }
+}
 
 /// What conntrack has for a packet that leaves.
 pub(crate) enum Flow<'hook, F: Family> {
@@ -32,22 +169,11 @@ pub(crate) enum Flow<'hook, F: Family> {
 
 impl<'hook, F: Family> Flow<'hook, F> {
     pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
-        let mut info = 0;
-        // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
-        let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
-        let Some(ct) = NonNull::new(ct) else {
-            return Flow::Untracked;
-        };
-        // INVARIANT: the packet holds a reference to its entry, for `'hook` and longer; whether it
-        // is confirmed is looked at now.
-        let flow = NewFlow {
-            ct,
-            lent: PhantomData,
-        };
-        if flow.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED) {
-            Flow::Confirmed
-        } else {
-            Flow::New(flow)
+        match Sight::of_packet(packet).entry {
+            None => Flow::Untracked,
+            Some(entry) if entry.is_confirmed() => Flow::Confirmed,
+            // INVARIANT: it is not confirmed, we have just looked.
+            Some(entry) => Flow::New(NewFlow(entry)),
         }
     }
 }
@@ -60,37 +186,35 @@ impl<'hook, F: Family> Flow<'hook, F> {
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'hook`, of the family `F`, referenced by the packet that the hook
-/// works on; it was not confirmed (not in conntrack's table) when this was made.
-pub(crate) struct NewFlow<'hook, F: Family> {
-    ct: NonNull<bindings::nf_conn>,
-    lent: PhantomData<(&'hook bindings::nf_conn, F)>,
-}
+/// The entry was not confirmed (not in conntrack's table) when this was made.
+pub(crate) struct NewFlow<'hook, F: Family>(Entry<'hook, F>);
 
 impl<F: Family> NewFlow<'_, F> {
     /// Whether source NAT was set up for the flow already (`IPS_SRC_NAT_DONE`).
     pub(super) fn has_source_nat(&self) -> bool {
-        self.has_status(bindings::ip_conntrack_status_IPS_SRC_NAT_DONE)
+        self.0
+            .has_status(bindings::ip_conntrack_status_IPS_SRC_NAT_DONE)
     }
 
     /// The source address that the flow came with: that of the ORIGINAL tuple.
     pub(crate) fn original_source(&self) -> F::Address {
-        // SAFETY: the entry is valid by the invariant, and its ORIGINAL tuple does not change any
-        // more once the entry exists.
-        let tuple = unsafe { &(*self.ct.as_ptr()).tuplehash[0].tuple };
-        F::from_raw(&RawAddress(tuple.src.u3))
+        self.0.tuple(Direction::Original).source_address::<F>()
     }
 
     pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
-        self.ct.as_ptr()
+        self.0.as_raw()
     }
+}
 
-    fn has_status(&self, bit: bindings::ip_conntrack_status) -> bool {
-        // SAFETY: the entry is valid by the invariant; other CPUs change status bits atomically, so
-        // it is read as one word, volatile.
-        let status = unsafe { core::ptr::read_volatile(&raw const (*self.as_raw()).status) };
-        status & bit as c_ulong != 0
-    }
+/// Whether conntrack is on in the namespace, for the family.
+///
+/// It does not say so itself (its counters of users are not exported), so its hook is looked for: at
+/// PRE_ROUTING, with the priority that is its own, and none of nftables'.
+pub(crate) fn is_on<F: Family>(net: &Net) -> bool {
+    net.has_hook::<F>(
+        bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
+        bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK,
+    )
 }
 
 /// An entry in conntrack's table, while the table is walked.
@@ -115,19 +239,12 @@ impl Tracked<'_> {
         Some(unsafe { (*nat).masq_index }).filter(|index| *index != 0)
     }
 
-    /// Where answers go: the destination of the REPLY tuple. None: neither IPv4 nor IPv6.
-    pub(crate) fn reply_destination(&self) -> Option<AnyAddress> {
-        let ct = self.ct.as_ptr();
-        // SAFETY: the entry is valid and its tuples do not change, by the invariant.
-        let (address, family) = unsafe {
-            let address = (*ct).tuplehash[1].tuple.dst.u3;
-            (RawAddress(address), bindings::rustmasq_nf_ct_l3num(ct))
-        };
-        match u8::try_from(family) {
-            Ok(Ipv4::NFPROTO) => Some(AnyAddress::V4(Ipv4::from_raw(&address))),
-            Ok(Ipv6::NFPROTO) => Some(AnyAddress::V6(Ipv6::from_raw(&address))),
-            _ => None,
-        }
+    /// Where answers go: the destination of the REPLY tuple.
+    pub(crate) fn reply_destination(&self) -> AnyAddress {
+        // SAFETY: the entry is valid and its tuples do not change, by the invariant; they are as a
+        // tuple's invariants say.
+        let reply = unsafe { Tuple::from_raw(&raw const (*self.ct.as_ptr()).tuplehash[1].tuple) };
+        reply.ends().destination.address
     }
 }
 

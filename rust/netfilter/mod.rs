@@ -17,10 +17,13 @@
 mod address;
 pub(crate) mod change;
 pub(crate) mod conntrack;
+pub(crate) mod hook;
 pub(crate) mod log;
 pub(crate) mod nat;
 pub(crate) mod net;
 pub(crate) mod skb;
+pub(crate) mod trace;
+pub(crate) mod tuple;
 pub(crate) mod xtables;
 
 pub(crate) use address::{

@@ -4,12 +4,16 @@
 //!
 //! C header: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h)
 
-use super::address::{
-    ipv4_from_be32,
-    ipv4_to_be32,
-    ipv6_from_raw,
-    ipv6_to_raw,
-    AnyAddress, //
+use super::{
+    address::{
+        ipv4_from_be32,
+        ipv4_to_be32,
+        ipv6_from_raw,
+        ipv6_to_raw, //
+    },
+    AnyAddress,
+    Family,
+    Ipv4, //
 };
 use crate::bindings;
 use core::{
@@ -62,6 +66,47 @@ impl Net {
     pub(crate) fn id(&self) -> NetId {
         // SAFETY: valid by the invariant; the cookie is set before anybody sees the namespace.
         NetId(unsafe { (*self.as_raw()).net_cookie })
+    }
+
+    /// The number of the namespace's inode: that of /proc/PID/ns/net and /run/netns/NAME.
+    pub(crate) fn inode(&self) -> u32 {
+        // SAFETY: valid by the invariant; the number is given at birth.
+        unsafe { (*self.as_raw()).ns.inum }
+    }
+
+    /// Whether there is a hook at the point with the priority, one that no table of nftables and
+    /// no other such user of hooks registered. Inside a hook.
+    pub(super) fn has_hook<F: Family>(
+        &self,
+        point: bindings::nf_inet_hooks,
+        priority: c_int,
+    ) -> bool {
+        // SAFETY: the namespace is valid by the invariant; writers publish such a pointer whole.
+        let hooks = unsafe {
+            let nf = &raw const (*self.as_raw()).nf;
+            let table = if F::NFPROTO == Ipv4::NFPROTO {
+                &raw const (*nf).hooks_ipv4
+            } else {
+                &raw const (*nf).hooks_ipv6
+            };
+            ptr::read_volatile(&raw const (*table)[point as usize])
+        };
+        if hooks.is_null() {
+            return false;
+        }
+        // SAFETY: not null, thus valid until the end of the RCU read-side section that we are in.
+        // Behind the hooks lie as many pointers to their operations. Who takes a hook out puts one
+        // that is static into its place, and the operations stay for a grace period.
+        unsafe {
+            let count = usize::from(bindings::rustmasq_nf_hook_entries_count(hooks));
+            let ops = bindings::rustmasq_nf_hook_entries_get_hook_ops(hooks);
+            (0..count)
+                .map(|n| &*ptr::read_volatile(ops.add(n)))
+                .any(|ops| {
+                    ops.priority == priority
+                        && ops.hook_ops_type() == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
+                })
+        }
     }
 
     /// Whether some device of the namespace has the address, ready to be used. Follows
@@ -232,6 +277,13 @@ impl Device {
 
 /// A device's name.
 pub(crate) struct Name([u8; bindings::IFNAMSIZ as usize]);
+
+impl Name {
+    /// The name's bytes, with NUL at the end.
+    pub(super) fn as_raw(&self) -> &[u8; bindings::IFNAMSIZ as usize] {
+        &self.0
+    }
+}
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

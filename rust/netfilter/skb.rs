@@ -7,22 +7,21 @@
 use super::{
     address::{
         ipv4_from_be32,
-        ipv4_to_be32, //
+        ipv4_to_be32,
+        Header, //
     },
+    net::Net,
+    tuple::Tuple,
     Family,
-    Ipv4,
-    Ipv6, //
+    Ipv4, //
 };
 use crate::bindings;
 use core::{
     marker::PhantomData,
-    mem::offset_of,
-    net::{
-        Ipv4Addr,
-        Ipv6Addr, //
-    },
+    net::Ipv4Addr,
     ptr::NonNull, //
 };
+use kernel::prelude::*;
 
 /// A packet of the family `F` that a hook lent us for `'hook`.
 ///
@@ -52,21 +51,48 @@ impl<F: Family> Packet<'_, F> {
     }
 }
 
-impl Packet<'_, Ipv4> {
-    /// Where the packet goes in the end.
-    pub(crate) fn destination(&self) -> Ipv4Addr {
-        const OFFSET: usize = offset_of!(bindings::iphdr, __bindgen_anon_1)
-            + offset_of!(bindings::iphdr__bindgen_ty_1__bindgen_ty_1, daddr);
-        // SAFETY: the packet is valid by the invariant.
-        let header = unsafe { bindings::rustmasq_ip_hdr(self.as_raw()) };
-        // SAFETY: a complete IPv4 header by the invariant. Drivers need not align it (NET_IP_ALIGN),
-        // so bytes are read.
-        Ipv4Addr::from(unsafe { header.byte_add(OFFSET).cast::<[u8; 4]>().read() })
+impl<F: Family> Packet<'_, F> {
+    /// What the fixed part of the IP header says.
+    pub(crate) fn header(&self) -> Header<F::Address> {
+        // SAFETY: the packet is valid by the invariant, and its network header is a complete one of
+        // `F`. Drivers need not align it (NET_IP_ALIGN), and need not here: it is an array of bytes.
+        F::parse(&unsafe {
+            bindings::rustmasq_skb_network_header(self.as_raw())
+                .cast::<F::Header>()
+                .read()
+        })
     }
 
+    /// The packet's length in bytes, from the IP header on.
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: the packet is valid by the invariant.
+        unsafe { (*self.as_raw()).len }
+    }
+
+    /// The packet's own tuple, as conntrack would make it (`nf_ct_get_tuplepr`). None: it has none;
+    /// its transport header is missing or cut, or it is a later fragment.
+    pub(crate) fn tuple(&self, net: &Net) -> Option<Tuple> {
+        let mut raw = pin_init::zeroed();
+        // SAFETY: the packet and the namespace are valid by their invariants; the offset is that of
+        // a header of `F`. The function looks at the packet's length wherever it reads.
+        unsafe {
+            bindings::nf_ct_get_tuplepr(
+                self.as_raw(),
+                bindings::rustmasq_skb_network_offset(self.as_raw()) as c_uint,
+                u16::from(F::NFPROTO),
+                net.as_raw(),
+                &mut raw,
+            )
+            // The function has zeroed the tuple and set its family.
+            .then(|| Tuple::from_raw(&raw))
+        }
+    }
+}
+
+impl Packet<'_, Ipv4> {
     /// Where the packet goes next: its route's gateway, or its destination where there is none.
     pub(crate) fn next_hop(&self) -> Ipv4Addr {
-        let destination = self.destination();
+        let destination = self.header().destination;
         // SAFETY: the packet is valid by the invariant.
         let route = unsafe { bindings::rustmasq_skb_rtable(self.as_raw()) };
         if route.is_null() {
@@ -76,17 +102,5 @@ impl Packet<'_, Ipv4> {
         // lives at least as long as the hook (a reference, or RCU's read side).
         let raw = unsafe { bindings::rustmasq_rt_nexthop(route, ipv4_to_be32(destination)) };
         ipv4_from_be32(raw)
-    }
-}
-
-impl Packet<'_, Ipv6> {
-    /// Where the packet goes in the end.
-    pub(crate) fn destination(&self) -> Ipv6Addr {
-        const OFFSET: usize = offset_of!(bindings::ipv6hdr, __bindgen_anon_1)
-            + offset_of!(bindings::ipv6hdr__bindgen_ty_1__bindgen_ty_1, daddr);
-        // SAFETY: the packet is valid by the invariant.
-        let header = unsafe { bindings::rustmasq_ipv6_hdr(self.as_raw()) };
-        // SAFETY: a complete IPv6 header by the invariant, of any alignment: bytes are read.
-        Ipv6Addr::from(unsafe { header.byte_add(OFFSET).cast::<[u8; 16]>().read() })
     }
 }

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Trace events, `events/rustmasq/` in tracefs.
+//!
+//! Each has a [`Switch`], which is on while somebody reads the event. Their C side is
+//! `helpers/rustmasq_events.h`.
+//!
+//! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
+
+use super::{
+    conntrack::Entry,
+    hook::{
+        Hooked,
+        Switch, //
+    },
+    net::Device,
+    tuple::{
+        Direction,
+        End,
+        Ends, //
+    },
+    AnyAddress,
+    Family, //
+};
+use crate::bindings;
+use kernel::{
+    error::from_result,
+    prelude::*, //
+};
+
+/// On while the event `flow_new` is enabled.
+pub(crate) static FLOW_NEW: Switch = Switch::new();
+/// On while the event `flow_confirm` is enabled.
+pub(crate) static FLOW_CONFIRM: Switch = Switch::new();
+/// On while the event `packet` is enabled.
+pub(crate) static PACKET: Switch = Switch::new();
+
+/// Defines the two functions by which the kernel says that an event's first reader came, and that
+/// its last one went. It calls them in process context, under locks of tracing's, possibly before
+/// the module's init and after its exit.
+macro_rules! switched {
+    ($switch:ident, $first:ident, $last:ident) => {
+        #[no_mangle]
+        extern "C" fn $first() -> c_int {
+            from_result(|| $switch.turn_on().map(|()| 0))
+        }
+
+        #[no_mangle]
+        extern "C" fn $last() {
+            $switch.turn_off();
+        }
+    };
+}
+
+switched!(FLOW_NEW, rustmasq_flow_new_reg, rustmasq_flow_new_unreg);
+switched!(
+    FLOW_CONFIRM,
+    rustmasq_flow_confirm_reg,
+    rustmasq_flow_confirm_unreg
+);
+switched!(PACKET, rustmasq_packet_reg, rustmasq_packet_unreg);
+
+/// What of a flow differs from what it would be without NAT.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Moved {
+    /// Its source address.
+    pub(crate) source_address: bool,
+    /// Its source port, or its query identifier.
+    pub(crate) source_port: bool,
+    /// Its destination address.
+    pub(crate) destination_address: bool,
+    /// Its destination port.
+    pub(crate) destination_port: bool,
+}
+
+impl Moved {
+    fn bits(self) -> u8 {
+        let bit = |set: bool, bit: u32| if set { bit as u8 } else { 0 };
+        let bits = bit(self.source_address, bindings::RUSTMASQ_MOVED_SOURCE_ADDRESS)
+            | bit(self.source_port, bindings::RUSTMASQ_MOVED_SOURCE_PORT)
+            | bit(
+                self.source_port && !self.source_address,
+                bindings::RUSTMASQ_MOVED_SOURCE_PORT_ALONE,
+            )
+            | bit(
+                self.destination_address,
+                bindings::RUSTMASQ_MOVED_DESTINATION_ADDRESS,
+            )
+            | bit(
+                self.destination_port,
+                bindings::RUSTMASQ_MOVED_DESTINATION_PORT,
+            );
+        bits | bit(bits == 0, bindings::RUSTMASQ_MOVED_NOTHING)
+    }
+}
+
+/// Fires `flow_new`: the flow as conntrack first saw it.
+pub(crate) fn flow_new<F: Family>(hooked: &Hooked<'_, F>, entry: &Entry<'_, F>) {
+    let flow = flow(hooked, entry);
+    // SAFETY: a tracepoint's function for Rust; what it is given is read during the call alone.
+    unsafe { bindings::rust_do_trace_flow_new(&flow) };
+}
+
+/// Fires `flow_confirm`: the flow before its confirmation. `plain` are the ends of the REPLY tuple
+/// that it would have without NAT, `moved` what is different.
+pub(crate) fn flow_confirm<F: Family>(
+    hooked: &Hooked<'_, F>,
+    entry: &Entry<'_, F>,
+    plain: Ends,
+    moved: Moved,
+) {
+    let flow = bindings::rustmasq_flow {
+        reply: raw_ends(entry.tuple(Direction::Reply).ends()),
+        plain: raw_ends(plain),
+        moved: moved.bits(),
+        ..flow(hooked, entry)
+    };
+    // SAFETY: as for `flow_new`.
+    unsafe { bindings::rust_do_trace_flow_confirm(&flow) };
+}
+
+/// When a packet was seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum When {
+    /// Right before conntrack.
+    Before,
+    /// Right after it.
+    After,
+}
+
+/// What conntrack made of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PacketState {
+    /// It did not look at it, or not yet.
+    None,
+    /// See [`State::New`](super::conntrack::State::New).
+    New,
+    /// See [`State::Established`](super::conntrack::State::Established).
+    Established,
+    /// See [`State::Related`](super::conntrack::State::Related).
+    Related,
+    /// It could not make sense of it, and lets the rules decide.
+    Invalid,
+    /// See [`State::Untracked`](super::conntrack::State::Untracked).
+    Untracked,
+}
+
+/// Fires `packet`.
+pub(crate) fn packet<F: Family>(hooked: &Hooked<'_, F>, when: When, state: PacketState) {
+    let (protocol, ends) = match hooked.packet().tuple(hooked.net()) {
+        Some(tuple) => (tuple.protocol(), tuple.ends()),
+        None => {
+            let header = hooked.packet().header();
+            let end = |address| End {
+                address: F::any(address),
+                port: 0,
+            };
+            let ends = Ends {
+                source: end(header.source),
+                destination: end(header.destination),
+            };
+            (header.protocol, ends)
+        }
+    };
+    let sight = hooked.conntrack();
+    let raw_state = match state {
+        PacketState::None => bindings::rustmasq_state_RUSTMASQ_STATE_NONE,
+        PacketState::New => bindings::rustmasq_state_RUSTMASQ_STATE_NEW,
+        PacketState::Established => bindings::rustmasq_state_RUSTMASQ_STATE_ESTABLISHED,
+        PacketState::Related => bindings::rustmasq_state_RUSTMASQ_STATE_RELATED,
+        PacketState::Invalid => bindings::rustmasq_state_RUSTMASQ_STATE_INVALID,
+        PacketState::Untracked => bindings::rustmasq_state_RUSTMASQ_STATE_UNTRACKED,
+    };
+    let raw_direction = match sight.direction() {
+        None => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_NONE,
+        Some(Direction::Original) => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_ORIGINAL,
+        Some(Direction::Reply) => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_REPLY,
+    };
+    let packet = bindings::rustmasq_packet {
+        place: place(hooked),
+        id: sight.entry().map_or(0, Entry::id),
+        len: hooked.packet().len(),
+        after: u8::from(when == When::After),
+        // CAST: enumerations of a handful.
+        state: raw_state as u8,
+        direction: raw_direction as u8,
+        protocol,
+        ends: raw_ends(ends),
+    };
+    // SAFETY: as for `flow_new`.
+    unsafe { bindings::rust_do_trace_packet(&packet) };
+}
+
+fn flow<F: Family>(hooked: &Hooked<'_, F>, entry: &Entry<'_, F>) -> bindings::rustmasq_flow {
+    let original = entry.tuple(Direction::Original);
+    let (icmp_type, icmp_code) = original.icmp_type_and_code();
+    bindings::rustmasq_flow {
+        place: place(hooked),
+        id: entry.id(),
+        status: entry.status(),
+        mark: entry.mark(),
+        protocol: original.protocol(),
+        icmp_type,
+        icmp_code,
+        original: raw_ends(original.ends()),
+        ..pin_init::zeroed()
+    }
+}
+
+fn place<F: Family>(hooked: &Hooked<'_, F>) -> bindings::rustmasq_place {
+    bindings::rustmasq_place {
+        netns: hooked.net().inode(),
+        hook: hooked.point(),
+        in_: device_name(hooked.input()),
+        out: device_name(hooked.output()),
+    }
+}
+
+type RawName = [c_char; bindings::RUSTMASQ_DEVICE_LEN as usize];
+
+/// The device's name, "-" if there is none. It ends in NUL, however its bytes were come by.
+fn device_name(device: Option<&Device>) -> RawName {
+    let mut raw: RawName = [0; _];
+    let name = device.map(Device::name);
+    let bytes = name.as_ref().map_or(b"-".as_slice(), |name| name.as_raw());
+    let room = raw.len() - 1;
+    for (to, from) in raw.iter_mut().take(room).zip(bytes) {
+        *to = *from as c_char;
+    }
+    raw
+}
+
+fn raw_ends(ends: Ends) -> bindings::rustmasq_ends {
+    bindings::rustmasq_ends {
+        src: raw_end(ends.source),
+        dst: raw_end(ends.destination),
+    }
+}
+
+type RawEnd = [u8; bindings::RUSTMASQ_SOCKADDR_LEN as usize];
+const _: () = assert!(size_of::<RawEnd>() == size_of::<bindings::sockaddr_in6>());
+
+/// An end as `struct sockaddr_in` or `sockaddr_in6`: family in host order, port and address in
+/// network order.
+fn raw_end(end: End) -> RawEnd {
+    let mut raw: RawEnd = [0; _];
+    let family = match end.address {
+        AnyAddress::V4(address) => {
+            raw[4..8].copy_from_slice(&address.octets());
+            bindings::AF_INET
+        }
+        AnyAddress::V6(address) => {
+            raw[8..24].copy_from_slice(&address.octets());
+            bindings::AF_INET6
+        }
+    };
+    // CAST: the families' numbers are small.
+    raw[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+    raw[2..4].copy_from_slice(&end.port.to_be_bytes());
+    raw
+}
+
+#[kunit_tests(rustmasq_trace)]
+mod tests {
+    use super::*;
+    use core::net::{
+        Ipv4Addr,
+        Ipv6Addr, //
+    };
+
+    #[test]
+    fn an_ipv4_end_is_a_sockaddr_in() {
+        let raw = raw_end(End {
+            address: AnyAddress::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            port: 0x1234,
+        });
+        assert_eq!(raw[..2], 2_u16.to_ne_bytes());
+        assert_eq!(raw[2..8], [0x12, 0x34, 192, 0, 2, 1]);
+        assert_eq!(raw[8..], [0; 20]);
+    }
+
+    #[test]
+    fn an_ipv6_end_is_a_sockaddr_in6() {
+        let raw = raw_end(End {
+            address: AnyAddress::V6(Ipv6Addr::LOCALHOST),
+            port: 1,
+        });
+        assert_eq!(raw[..2], 10_u16.to_ne_bytes());
+        assert_eq!(raw[2..8], [0, 1, 0, 0, 0, 0]);
+        assert_eq!(raw[23..], [1, 0, 0, 0, 0]);
+    }
+
+    /// A tuple's text as the events' own format makes it.
+    fn text(source: End, destination: End) -> [u8; 64] {
+        let ends = raw_ends(Ends {
+            source,
+            destination,
+        });
+        let mut text = [0; 64];
+        let format = c"%pISpc->%pISpc".as_ptr().cast();
+        // SAFETY: writes at most 64 bytes, NUL included; the format takes two addresses, which are
+        // as long as the kernel's largest that it can be.
+        unsafe {
+            let to = text.as_mut_ptr().cast();
+            bindings::scnprintf(to, text.len(), format, ends.src.as_ptr(), ends.dst.as_ptr())
+        };
+        text
+    }
+
+    fn check_text(source: End, destination: End, expected: &[u8]) {
+        let text = text(source, destination);
+        assert_eq!(text.split(|byte| *byte == 0).next(), Some(expected));
+    }
+
+    #[test]
+    fn an_ipv4_tuple_as_text() {
+        let end = |address, port| End {
+            address: AnyAddress::V4(address),
+            port,
+        };
+        let source = end(Ipv4Addr::new(172, 18, 0, 2), 40000);
+        let destination = end(Ipv4Addr::new(203, 0, 113, 2), 53);
+        check_text(source, destination, b"172.18.0.2:40000->203.0.113.2:53");
+    }
+
+    #[test]
+    fn an_ipv6_tuple_as_text() {
+        let end = |address, port| End {
+            address: AnyAddress::V6(address),
+            port,
+        };
+        let source = end(Ipv6Addr::LOCALHOST, 65535);
+        let destination = end(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2), 0);
+        check_text(source, destination, b"[::1]:65535->[2001:db8:1::2]:0");
+    }
+
+    #[test]
+    fn no_device_is_a_dash() {
+        let raw = device_name(None);
+        assert_eq!(raw[0], b'-' as c_char);
+        assert_eq!(raw[1..], [0; 15]);
+    }
+
+    #[test]
+    fn nothing_moved_has_a_bit_of_its_own() {
+        let bits = Moved::default().bits();
+        assert_eq!(u32::from(bits), bindings::RUSTMASQ_MOVED_NOTHING);
+    }
+
+    #[test]
+    fn a_source_port_that_moved_alone_is_marked() {
+        let moved = Moved {
+            source_port: true,
+            ..Moved::default()
+        };
+        let marked =
+            bindings::RUSTMASQ_MOVED_SOURCE_PORT | bindings::RUSTMASQ_MOVED_SOURCE_PORT_ALONE;
+        assert_eq!(u32::from(moved.bits()), marked);
+    }
+
+    #[test]
+    fn a_source_port_that_moved_with_its_address_is_not() {
+        let moved = Moved {
+            source_address: true,
+            source_port: true,
+            ..Moved::default()
+        };
+        let both = bindings::RUSTMASQ_MOVED_SOURCE_ADDRESS | bindings::RUSTMASQ_MOVED_SOURCE_PORT;
+        assert_eq!(u32::from(moved.bits()), both);
+    }
+
+    #[test]
+    fn all_that_can_move() {
+        let moved = Moved {
+            source_address: true,
+            source_port: true,
+            destination_address: true,
+            destination_port: true,
+        };
+        assert_eq!(moved.bits(), 0b1111);
+    }
+}
