@@ -52,6 +52,7 @@ DESTDIR ?=
 modules_dir ?= /lib/modules/$(release)
 extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
+sbin_dir ?= /usr/sbin
 
 .PHONY: all module extension extension-test setup kernel stage demo test check clean help install install-files uninstall
 
