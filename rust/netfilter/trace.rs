@@ -297,7 +297,7 @@ mod tests {
             destination,
         });
         let mut text = [0; 64];
-        let format = c"%pISpc->%pISpc".as_ptr().cast();
+        let format = c"%pISpc->%pISpc".as_char_ptr();
         // SAFETY: writes at most 64 bytes, NUL included; the format takes two addresses, which are
         // as long as the kernel's largest that it can be.
         unsafe {
