@@ -5,6 +5,7 @@
 //! ```text
 //! packet ──> netfilter/       safe abstractions over the C API
 //!               ├──> masquerade/   the RUSTMASQ target, and the flush when addresses change
+//!               ├──> tftp.rs       the TFTP helper
 //!               └──> watch.rs      the flow watch: trace events from hooks around conntrack
 //! ```
 //!
@@ -17,6 +18,7 @@ mod bindings;
 mod masquerade;
 #[expect(unsafe_code, reason = "makes the C side safe")]
 mod netfilter;
+mod tftp;
 mod watch;
 
 /// A rule's binary form, shared with the userspace extension: plain data.
@@ -37,6 +39,10 @@ use masquerade::{
 };
 use netfilter::{
     change::Watch,
+    helper::{
+        self,
+        ConntrackHelper, //
+    },
     hook::{
         self,
         Hook, //
@@ -54,9 +60,15 @@ module! {
     type: Rustmasq,
     name: "rustmasq",
     authors: ["The rustmasq developers"],
-    description: "iptables target RUSTMASQ: masquerading in Rust",
+    description: "Masquerading for iptables (RUSTMASQ), a flow watch and a TFTP helper, in Rust",
     license: "GPL",
-    alias: ["ipt_RUSTMASQ", "ip6t_RUSTMASQ"],
+    alias: ["ipt_RUSTMASQ", "ip6t_RUSTMASQ", "nfct-helper-rustmasq-tftp"],
+    params: {
+        tftp_port: u16 {
+            default: 0,
+            description: "UDP port of TFTP servers whose flows get the helper without a rule (0: none)",
+        },
+    },
 }
 
 static TARGETS: Targets<2> = Targets::new([
@@ -64,24 +76,31 @@ static TARGETS: Targets<2> = Targets::new([
     Entry::new::<Masquerade<Ipv6>>(),
 ]);
 
-static HOOKS: [&[Hook]; 1] = [&watch::HOOKS];
+static HELPERS: [&ConntrackHelper; 1] = [&tftp::HELPER];
+
+static HOOKS: [&[Hook]; 2] = [&watch::HOOKS, &tftp::HOOKS];
 
 /// What is registered while the module is loaded. Fields are dropped in their order: first no rule
-/// can be there any more, then nothing needs flushing.
+/// can be there any more, then nothing needs flushing, and no hook attaches a helper any more.
 struct Rustmasq {
     _targets: xtables::Registration<2>,
     _flush: Pin<KBox<Watch<Flush>>>,
     _hooks: hook::Registration,
+    _helpers: helper::Registration,
 }
 
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        // The flush first: no flow of a rule's is to miss it.
+        let helpers = helper::Registration::register(&HELPERS)?;
+        let hooks = hook::Registration::register(&HOOKS)?;
+        tftp::attach_if_asked()?;
+        // The flush before the targets: no flow of a rule's is to miss it.
         let flush = Watch::register(Flush::new())?;
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,
-            _hooks: hook::Registration::register(&HOOKS)?,
+            _hooks: hooks,
+            _helpers: helpers,
         })
     }
 }

@@ -77,8 +77,8 @@ struct FlowNew;
 
 impl Handler for FlowNew {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        if let Some(entry) = hooked.conntrack().beginning() {
-            trace::flow_new(hooked, entry);
+        if let Some(flow) = hooked.conntrack().beginning() {
+            trace::flow_new(hooked, &flow);
         }
         Verdict::Accept
     }
@@ -89,12 +89,12 @@ struct FlowConfirm;
 
 impl Handler for FlowConfirm {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        if let Some(entry) = hooked.conntrack().beginning() {
-            let reply = entry.tuple(Direction::Reply).ends();
+        if let Some(flow) = hooked.conntrack().beginning() {
+            let reply = flow.tuple(Direction::Reply).ends();
             // Conntrack makes no entry for a tuple that has no inverse.
-            let plain = entry.tuple(Direction::Original).inverted();
+            let plain = flow.tuple(Direction::Original).inverted();
             let plain = plain.map_or(reply, |plain| plain.ends());
-            trace::flow_confirm(hooked, entry, plain, what_moved(plain, reply));
+            trace::flow_confirm(hooked, &flow, plain, what_moved(plain, reply));
         }
         Verdict::Accept
     }

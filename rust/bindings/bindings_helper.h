@@ -13,7 +13,10 @@
 #include <net/addrconf.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_core.h>
+#include <net/netfilter/nf_conntrack_expect.h>
+#include <net/netfilter/nf_conntrack_helper.h>
 #include <net/netfilter/nf_nat.h>
+#include <net/netfilter/nf_nat_helper.h>
 
 #include "../helpers/helpers.c"
 #include "../helpers/rustmasq_events.h"

@@ -12,6 +12,7 @@
 #include <linux/workqueue.h>
 #include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
+#include <net/netfilter/nf_conntrack_helper.h>
 #include <net/netfilter/nf_nat.h>
 #include <net/route.h>
 
@@ -61,6 +62,20 @@ struct net *rustmasq_dev_net(const struct net_device *dev)
 	return dev_net(dev);
 }
 
+/*
+ * A callback shim: the type of a helper's callback names an enum, which Rust
+ * has no name for, and CFI compares the types of functions that are called by
+ * pointer.
+ */
+unsigned int rustmasq_help(struct sk_buff *skb, unsigned int transport,
+			   struct nf_conn *ct, unsigned int info);
+
+int rustmasq_help_shim(struct sk_buff *skb, unsigned int protoff,
+		       struct nf_conn *ct, enum ip_conntrack_info ctinfo)
+{
+	return rustmasq_help(skb, protoff, ct, ctinfo);
+}
+
 /* Locks that Rust needs before init and after exit are made at build. */
 static DEFINE_MUTEX(rustmasq_hooks_mutex);
 
@@ -95,10 +110,27 @@ bool rustmasq_netif_running(const struct net_device *dev)
 	return netif_running(dev);
 }
 
+/* RCU's macros. */
+void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
+				  struct nf_conntrack_helper *helper)
+{
+	rcu_assign_pointer(help->helper, helper);
+}
+
 struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,
 				   enum ip_conntrack_info *ctinfo)
 {
 	return nf_ct_get(skb, ctinfo);
+}
+
+struct nf_conntrack_helper *rustmasq_nf_ct_helper(const struct nf_conn *ct)
+{
+	return rcu_dereference(nfct_help(ct)->helper);
+}
+
+bool rustmasq_nf_ct_helper_get(struct nf_conntrack_helper *helper)
+{
+	return refcount_inc_not_zero(&helper->ct_refcnt);
 }
 
 u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
@@ -114,6 +146,11 @@ u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
 #else
 	return 0;
 #endif
+}
+
+struct net *rustmasq_nf_ct_net(const struct nf_conn *ct)
+{
+	return nf_ct_net(ct);
 }
 
 void rustmasq_nf_ct_stat_inc_drop(struct net *net)
@@ -159,6 +196,12 @@ unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
 int rustmasq_skb_network_offset(const struct sk_buff *skb)
 {
 	return skb_network_offset(skb);
+}
+
+void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
+				  void *buffer)
+{
+	return skb_header_pointer(skb, offset, len, buffer);
 }
 
 struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)

@@ -45,11 +45,9 @@ impl<'hook, F: Family> Sight<'hook, F> {
         let mut info = 0;
         // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
         let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
-        // INVARIANT: the packet holds a reference to its entry, for `'hook` and longer.
-        let entry = NonNull::new(ct).map(|ct| Entry {
-            ct,
-            lent: PhantomData,
-        });
+        // SAFETY: the packet holds a reference to its entry, for `'hook` and longer. (Whether it is a
+        // template is looked at next.)
+        let entry = NonNull::new(ct).map(|ct| unsafe { Entry::from_raw(ct) });
         // A template is no entry yet, but what a rule wants of one.
         let template = bindings::ip_conntrack_status_IPS_TEMPLATE;
         Self {
@@ -78,21 +76,20 @@ impl<'hook, F: Family> Sight<'hook, F> {
         }
     }
 
-    /// The direction in which the packet goes (`CTINFO2DIR`). None: it has no entry.
+    /// The direction in which the packet goes. None: it has no entry.
     pub(crate) fn direction(&self) -> Option<Direction> {
         self.entry.as_ref()?;
-        Some(if self.info >= bindings::ip_conntrack_info_IP_CT_IS_REPLY {
-            Direction::Reply
-        } else {
-            Direction::Original
-        })
+        Some(Direction::of_info(self.info))
     }
 
-    /// The entry of a packet that begins a flow: one that goes in the original direction and
-    /// whose entry is not confirmed.
-    pub(crate) fn beginning(&self) -> Option<&Entry<'hook, F>> {
+    /// The flow that the packet begins: it goes in the original direction, and its entry is not
+    /// confirmed.
+    pub(crate) fn beginning(self) -> Option<NewFlow<'hook, F>> {
         let begins = self.direction()? == Direction::Original;
-        self.entry().filter(|entry| begins && !entry.is_confirmed())
+        self.entry
+            .filter(|entry| begins && !entry.is_confirmed())
+            // INVARIANT: it is not confirmed, we have just looked.
+            .map(NewFlow)
     }
 }
 
@@ -108,6 +105,33 @@ pub(crate) struct Entry<'hook, F: Family> {
 }
 
 impl<F: Family> Entry<'_, F> {
+    /// # Safety
+    ///
+    /// `ct` must fulfil the type's invariants.
+    pub(super) unsafe fn from_raw(ct: NonNull<bindings::nf_conn>) -> Self {
+        // INVARIANT: the caller's duty.
+        Self {
+            ct,
+            lent: PhantomData,
+        }
+    }
+
+    /// The namespace that tracks the flow.
+    pub(crate) fn net(&self) -> &Net {
+        // SAFETY: the entry is valid by the invariant, and its namespace outlives it.
+        unsafe { Net::from_raw(bindings::rustmasq_nf_ct_net(self.as_raw())) }
+    }
+
+    /// Whether the flow's source or destination is translated (`IPS_NAT_MASK`).
+    pub(crate) fn has_nat(&self) -> bool {
+        self.has_status(bindings::ip_conntrack_status_IPS_NAT_MASK)
+    }
+
+    /// Whether a helper was assigned, or none on purpose (`IPS_HELPER`).
+    pub(super) fn has_helper(&self) -> bool {
+        self.has_status(bindings::ip_conntrack_status_IPS_HELPER)
+    }
+
     /// Conntrack's own number for the entry (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
     pub(crate) fn id(&self) -> u32 {
         // SAFETY: the entry is valid by the invariant; of what is hashed nothing changes.
@@ -152,7 +176,7 @@ impl<F: Family> Entry<'_, F> {
         self.status() & bit != 0
     }
 
-    fn as_raw(&self) -> *mut bindings::nf_conn {
+    pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
         self.ct.as_ptr()
     }
 }
@@ -198,11 +222,15 @@ impl<F: Family> NewFlow<'_, F> {
 
     /// The source address that the flow came with: that of the ORIGINAL tuple.
     pub(crate) fn original_source(&self) -> F::Address {
-        self.0.tuple(Direction::Original).source_address::<F>()
+        self.tuple(Direction::Original).source_address::<F>()
     }
+}
 
-    pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
-        self.0.as_raw()
+impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
+    type Target = Entry<'hook, F>;
+
+    fn deref(&self) -> &Entry<'hook, F> {
+        &self.0
     }
 }
 

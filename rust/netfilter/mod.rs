@@ -17,6 +17,8 @@
 mod address;
 pub(crate) mod change;
 pub(crate) mod conntrack;
+pub(crate) mod expect;
+pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod log;
 pub(crate) mod nat;

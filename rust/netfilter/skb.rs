@@ -13,7 +13,8 @@ use super::{
     net::Net,
     tuple::Tuple,
     Family,
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
 };
 use crate::bindings;
 use core::{
@@ -86,6 +87,90 @@ impl<F: Family> Packet<'_, F> {
             // The function has zeroed the tuple and set its family.
             .then(|| Tuple::from_raw(&raw))
         }
+    }
+}
+
+/// Where in a packet a UDP datagram's content lies.
+#[derive(Clone, Copy)]
+pub(super) struct Payload {
+    /// From the packet's data on, in bytes.
+    offset: c_int,
+    /// In bytes.
+    length: u16,
+}
+
+impl<F: Family> Packet<'_, F> {
+    /// Whether the packet is one of UDP; extension headers of IPv6 are skipped.
+    pub(super) fn is_udp(&self) -> bool {
+        let mut protocol = self.header().protocol;
+        if F::NFPROTO == Ipv6::NFPROTO && c_uint::from(protocol) != bindings::IPPROTO_UDP {
+            let mut fragment = 0;
+            // SAFETY: the packet is valid by the invariant; the function looks at its length. In a
+            // hook the data begins with the network header.
+            let found = unsafe {
+                bindings::ipv6_skip_exthdr(
+                    self.as_raw(),
+                    size_of::<F::Header>() as c_int,
+                    &mut protocol,
+                    &mut fragment,
+                ) >= 0
+            };
+            return found && c_uint::from(protocol) == bindings::IPPROTO_UDP;
+        }
+        c_uint::from(protocol) == bindings::IPPROTO_UDP
+    }
+
+    /// The content of a datagram whose UDP header (RFC 768) begins at `transport`, as long as that
+    /// header says. None: header or content are cut.
+    pub(super) fn udp_payload(&self, transport: c_uint) -> Option<Payload> {
+        const HEADER: u16 = 8;
+        let length = self.bytes::<2>(transport.checked_add(4)?)?;
+        let length = u16::from_be_bytes(length).checked_sub(HEADER)?;
+        let offset = transport.checked_add(c_uint::from(HEADER))?;
+        if offset.checked_add(c_uint::from(length))? > self.len() {
+            return None;
+        }
+        Some(Payload {
+            offset: c_int::try_from(offset).ok()?,
+            length,
+        })
+    }
+
+    /// Calls `f` with the bytes of `payload`, one that is this packet's. None: they are more than
+    /// `N`, or not there.
+    pub(super) fn with_bytes<const N: usize, R>(
+        &self,
+        payload: Payload,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let length = usize::from(payload.length);
+        if length > N {
+            return None;
+        }
+        let mut room = core::mem::MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the packet is valid by the invariant; the function looks at its length, and copies
+        // at most `length` bytes to `room`, which is as large.
+        let bytes = NonNull::new(unsafe {
+            bindings::rustmasq_skb_header_pointer(
+                self.as_raw(),
+                payload.offset,
+                c_int::from(payload.length),
+                room.as_mut_ptr().cast(),
+            )
+        })?;
+        // SAFETY: so many bytes of the packet, which nobody changes meanwhile, or of `room`.
+        Some(f(unsafe {
+            core::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), length)
+        }))
+    }
+
+    /// Some bytes of the packet, from its data on. None: it ends before.
+    fn bytes<const N: usize>(&self, offset: c_uint) -> Option<[u8; N]> {
+        let payload = Payload {
+            offset: c_int::try_from(offset).ok()?,
+            length: u16::try_from(N).ok()?,
+        };
+        self.with_bytes::<N, _>(payload, |bytes| bytes.try_into().ok())?
     }
 }
 

@@ -23,6 +23,32 @@ pub(crate) enum Direction {
     Reply,
 }
 
+impl Direction {
+    /// The direction of a packet, by what conntrack says of it (`CTINFO2DIR`).
+    pub(super) fn of_info(info: bindings::ip_conntrack_info) -> Self {
+        if info >= bindings::ip_conntrack_info_IP_CT_IS_REPLY {
+            Direction::Reply
+        } else {
+            Direction::Original
+        }
+    }
+
+    pub(super) fn as_raw(self) -> bindings::ip_conntrack_dir {
+        match self {
+            Direction::Original => bindings::ip_conntrack_dir_IP_CT_DIR_ORIGINAL,
+            Direction::Reply => bindings::ip_conntrack_dir_IP_CT_DIR_REPLY,
+        }
+    }
+
+    /// The other one.
+    pub(crate) fn opposite(self) -> Self {
+        match self {
+            Direction::Original => Direction::Reply,
+            Direction::Reply => Direction::Original,
+        }
+    }
+}
+
 /// One end of a tuple.
 ///
 /// Of ICMP, the query identifier stands in the place of the client's port, since NAT treats it as
@@ -65,9 +91,18 @@ impl Tuple {
         Self(unsafe { raw.read() })
     }
 
+    pub(super) fn as_raw(&self) -> &bindings::nf_conntrack_tuple {
+        &self.0
+    }
+
     /// The IP protocol's number.
     pub(crate) fn protocol(&self) -> u8 {
         self.0.dst.protonum
+    }
+
+    /// Whether it is one of UDP.
+    pub(crate) fn is_udp(&self) -> bool {
+        c_uint::from(self.protocol()) == bindings::IPPROTO_UDP
     }
 
     /// The tuple of the answers if nothing is translated. None: the tuple is of an ICMP message
