@@ -86,7 +86,7 @@ stage: all ## build all that the guest sees
 		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
 		mkdir -p $(stage) && cp -r $(kernel)/../modules/lib $(stage)); \
 		touch $(stage)$(modules_dir)/.complete; }
-	@$(MAKE) --silent install-files DESTDIR=$(stage)
+	@$(MAKE) --silent install-files DESTDIR=$(stage) > /dev/null
 	@depmod -b $(stage) $(release)
 	@scripts/image > /dev/null
 
@@ -108,23 +108,29 @@ target_named = test -n '$(KDIR)$(DESTDIR)' || { \
 	echo 'make $@: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2; }; \
 	test -n '$(release)' || { echo 'make $@: $(kernel) is no built kernel tree' >&2; exit 2; }
 
-install: ## install the module, the extension and the man page
+install: ## install the module, the extension, the reader and the man pages
 	@$(target_named)
 	@test -e $(build)/rustmasq.ko -a -e $(extension) || { \
 		echo 'make $@: nothing is built yet: run make$(if $(KDIR), KDIR=$(KDIR)) first' >&2; exit 2; }
 	@$(MAKE) install-files
 	$(if $(DESTDIR),,depmod $(release))
 
+# What is installed: mode, file, and where it goes.
+define installed
+644 $(build)/rustmasq.ko $(modules_dir)/updates/rustmasq.ko
+644 $(extension) $(extension_dir)/libxt_RUSTMASQ.so
+644 rust/libxt/libxt_RUSTMASQ.8 $(man_dir)/libxt_RUSTMASQ.8
+755 scripts/rustmasq-watch $(sbin_dir)/rustmasq-watch
+644 scripts/rustmasq-watch.8 $(man_dir)/rustmasq-watch.8
+endef
+export installed
+
 install-files:
-	install -D -m 644 $(build)/rustmasq.ko $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
-	install -D -m 644 $(extension) $(DESTDIR)$(extension_dir)/libxt_RUSTMASQ.so
-	install -D -m 644 rust/libxt/libxt_RUSTMASQ.8 $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
+	@while read -r mode file place; do install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; done <<< "$$installed"
 
 uninstall: ## remove what install put there
 	@$(target_named)
-	rm -f $(DESTDIR)$(modules_dir)/updates/rustmasq.ko
-	rm -f $(DESTDIR)$(extension_dir)/libxt_RUSTMASQ.so
-	rm -f $(DESTDIR)$(man_dir)/libxt_RUSTMASQ.8
+	@while read -r _ _ place; do rm -vf "$(DESTDIR)$$place"; done <<< "$$installed"
 	$(if $(DESTDIR),,depmod $(release))
 
 clean: ## remove what was built here (the cache stays)

@@ -32,8 +32,8 @@ configured() {
 }
 
 rustc=$("${RUSTC:-/usr/bin/rustc}" --version)
-base=(RUST=y "RUSTC_VERSION_TEXT=\"$rustc\"" MODULES=y INET=y IPV6=y NETFILTER=y NETFILTER_XTABLES=m
-	NF_CONNTRACK=m NF_NAT=m)
+base=(RUST=y "RUSTC_VERSION_TEXT=\"$rustc\"" MODULES=y INET=y IPV6=y EVENT_TRACING=y NETFILTER=y
+	NETFILTER_XTABLES=m NF_CONNTRACK=m NF_NAT=m)
 
 refused "a folder that is not there" "no such folder" "$scratch/nothing"
 refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"

@@ -17,6 +17,8 @@ xtlibdir=$(sed -n 's/^prefix=/prefix=/p; s/^exec_prefix=/exec_prefix=/p; s/^xtli
 extension=$xtlibdir/libxt_RUSTMASQ.so
 man=/usr/share/man/man8
 page=$man/libxt_RUSTMASQ.8
+reader=/usr/sbin/rustmasq-watch
+reader_page=$man/rustmasq-watch.8
 module=$modules/updates/rustmasq.ko
 
 # The guest uses the staged files where they lie: from there one finds the stage.
@@ -26,11 +28,14 @@ stage=${staged%"$extension"}
 
 # --- What is staged
 
-for file in "$module" "$extension" "$page"; do
+for file in "$module" "$extension" "$page" "$reader_page"; do
 	check "$file is staged" test -s "$stage$file"
 	check_equal "... for all to read" 644 "$(stat -c %a "$stage$file")"
 done
-check_equal "nothing else is, but the kernel's own modules" "$page"$'\n'"$extension" \
+check "$reader is staged" test -s "$stage$reader"
+check_equal "... for all to run" 755 "$(stat -c %a "$stage$reader")"
+check_equal "nothing else is, but the kernel's own modules" \
+	"$(printf '%s\n' "$reader_page" "$page" "$reader" "$extension")" \
 	"$(cd "$stage" && find . -path "./lib/modules/$release" -prune -o -type f -print | sed 's/^\.//' | sort -r)"
 check_equal "... and one module in updates" "$module" \
 	"$(cd "$stage" && find ".$modules/updates" -type f | sed 's/^\.//')"
@@ -86,7 +91,8 @@ depmod "$release" || bail depmod
 
 check_equal "modinfo finds the module" "$module" "$(modinfo -F filename rustmasq)"
 check_equal "modinfo: the license" GPL "$(modinfo -F license rustmasq)"
-check_equal "modinfo: aliases for both families" "ip6t_RUSTMASQ ipt_RUSTMASQ" \
+check_equal "modinfo: aliases for both families and the helper" \
+	"ip6t_RUSTMASQ ipt_RUSTMASQ nfct-helper-rustmasq-tftp" \
 	"$(modinfo -F alias rustmasq | sort | xargs)"
 check_match "modinfo: a description" "RUSTMASQ" "$(modinfo -F description rustmasq)"
 check_match "modinfo: authors" "." "$(modinfo -F author rustmasq)"
@@ -107,4 +113,7 @@ for program in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do
 done
 check_match "iptables -j RUSTMASQ -h" "RUSTMASQ target options:" "$(iptables -j RUSTMASQ -h)"
 
+# The reader needs nothing of the checkout.
+check_match "rustmasq-watch --help" "^usage: rustmasq-watch" "$(cp "$stage$reader" "$scratch" && "$scratch/rustmasq-watch" --help)"
+check_match "the reader's man page is one" '(^|'$'\n'')\.TH RUSTMASQ.*WATCH 8 .*\.SH NAME' "$(< "$stage$reader_page")"
 check_match "the man page is one" '(^|'$'\n'')\.TH LIBXT_RUSTMASQ 8 .*\.SH NAME' "$(< "$page")"
