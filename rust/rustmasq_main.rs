@@ -38,7 +38,7 @@ use masquerade::{
     Masquerade, //
 };
 use netfilter::{
-    change::Watch,
+    change::Listener,
     helper::{
         self,
         ConntrackHelper, //
@@ -84,7 +84,7 @@ static HOOKS: [&[Hook]; 2] = [&watch::HOOKS, &tftp::HOOKS];
 /// can be there any more, then nothing needs flushing, and no hook attaches a helper any more.
 struct Rustmasq {
     _targets: xtables::Registration<2>,
-    _flush: Pin<KBox<Watch<Flush>>>,
+    _flush: Pin<KBox<Listener<Flush>>>,
     _hooks: hook::Registration,
     _helpers: helper::Registration,
 }
@@ -95,7 +95,7 @@ impl kernel::Module for Rustmasq {
         let hooks = hook::Registration::register(&HOOKS)?;
         tftp::attach_if_asked()?;
         // The flush before the targets: no flow of a rule's is to miss it.
-        let flush = Watch::register(Flush::new())?;
+        let flush = Listener::register(Flush::new())?;
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,

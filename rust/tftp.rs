@@ -49,11 +49,11 @@ impl Helper for Tftp {
         }
         let entry = exchange.entry();
         let answer = entry.tuple(Direction::Reply);
-        let Some(mut expectation) = Expectation::from_any_port(entry, &answer) else {
+        let Some(mut expectation) = Expectation::from_any_port(exchange, &answer) else {
             return exchange.drop_because(c"no memory for an expectation");
         };
         if entry.has_nat() {
-            expectation = expectation.follow_nat(entry, Direction::Reply);
+            expectation = expectation.follow_nat(Direction::Reply);
         }
         match expectation.register() {
             Ok(()) => Verdict::Accept,

@@ -3,7 +3,7 @@
 //! The flow watch: who moved my five-tuple?
 //!
 //! Hooks around conntrack and before confirmation, each behind a trace event: they are there while
-//! somebody reads it. They change nothing and accept everything.
+//! somebody reads it. They look, and accept everything.
 
 use crate::netfilter::{
     conntrack::{
@@ -19,10 +19,10 @@ use crate::netfilter::{
         Point,
         Priority, //
     },
+    net::Device,
     trace::{
         self,
         Moved,
-        PacketState,
         When, //
     },
     tuple::{
@@ -77,7 +77,9 @@ struct FlowNew;
 
 impl Handler for FlowNew {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        if let Some(flow) = hooked.conntrack().beginning() {
+        // Of a VRF, packets come in once more.
+        let again = hooked.input().is_some_and(Device::is_l3_master);
+        if let Some(flow) = hooked.conntrack().beginning().filter(|_| !again) {
             trace::flow_new(hooked, &flow);
         }
         Verdict::Accept
@@ -89,7 +91,10 @@ struct FlowConfirm;
 
 impl Handler for FlowConfirm {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        if let Some(flow) = hooked.conntrack().beginning() {
+        // From a VRF's device they go on to one of its own: NAT and conntrack wait for that
+        // (`in_vrf_postrouting`).
+        let early = hooked.output().is_some_and(Device::is_l3_master);
+        if let Some(flow) = hooked.conntrack().beginning().filter(|_| !early) {
             let reply = flow.tuple(Direction::Reply).ends();
             // Conntrack makes no entry for a tuple that has no inverse.
             let plain = flow.tuple(Direction::Original).inverted();
@@ -117,8 +122,8 @@ struct PacketBefore;
 impl Handler for PacketBefore {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
         // What came over the loopback device has its entry already.
-        let state = packet_state(hooked.conntrack().state(), || false);
-        trace::packet(hooked, When::Before, state);
+        let sight = hooked.conntrack();
+        trace::packet(hooked, &sight, When::Before, sight.state());
         Verdict::Accept
     }
 }
@@ -128,22 +133,11 @@ struct PacketAfter;
 
 impl Handler for PacketAfter {
     fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
+        let sight = hooked.conntrack();
         let looked = || conntrack::is_on::<F>(hooked.net());
-        let state = packet_state(hooked.conntrack().state(), looked);
-        trace::packet(hooked, When::After, state);
+        let state = sight.state().or_else(|| looked().then_some(State::Invalid));
+        trace::packet(hooked, &sight, When::After, state);
         Verdict::Accept
-    }
-}
-
-/// What conntrack left no trace on it found invalid, if it `looked` at it.
-fn packet_state(state: Option<State>, looked: impl FnOnce() -> bool) -> PacketState {
-    match state {
-        Some(State::New) => PacketState::New,
-        Some(State::Established) => PacketState::Established,
-        Some(State::Related) => PacketState::Related,
-        Some(State::Untracked) => PacketState::Untracked,
-        None if looked() => PacketState::Invalid,
-        None => PacketState::None,
     }
 }
 
@@ -237,21 +231,5 @@ mod tests {
             destination_port: true,
         };
         assert_eq!(moved(reply(ROUTER, 1, Ipv4Addr::LOCALHOST, 2)), expected);
-    }
-
-    #[test]
-    fn no_trace_is_invalid_where_conntrack_looks() {
-        assert_eq!(packet_state(None, || true), PacketState::Invalid);
-    }
-
-    #[test]
-    fn no_trace_is_none_where_it_does_not() {
-        assert_eq!(packet_state(None, || false), PacketState::None);
-    }
-
-    #[test]
-    fn untracked_is_untracked_whoever_looks() {
-        let state = packet_state(Some(State::Untracked), || true);
-        assert_eq!(state, PacketState::Untracked);
     }
 }

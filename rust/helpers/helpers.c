@@ -105,12 +105,17 @@ rustmasq_netdev_notifier_info_to_dev(const struct netdev_notifier_info *info)
 	return netdev_notifier_info_to_dev(info);
 }
 
+bool rustmasq_netif_is_l3_master(const struct net_device *dev)
+{
+	return netif_is_l3_master(dev);
+}
+
 bool rustmasq_netif_running(const struct net_device *dev)
 {
 	return netif_running(dev);
 }
 
-/* RCU's macros. */
+/* A macro of RCU's. */
 void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
 				  struct nf_conntrack_helper *helper)
 {
@@ -188,6 +193,12 @@ bool rustmasq_rule_ratelimit(void)
 	return __ratelimit(&state);
 }
 
+void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
+				  void *buffer)
+{
+	return skb_header_pointer(skb, offset, len, buffer);
+}
+
 unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
 {
 	return skb_network_header(skb);
@@ -196,12 +207,6 @@ unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
 int rustmasq_skb_network_offset(const struct sk_buff *skb)
 {
 	return skb_network_offset(skb);
-}
-
-void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
-				  void *buffer)
-{
-	return skb_header_pointer(skb, offset, len, buffer);
 }
 
 struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)

@@ -149,14 +149,14 @@ TRACE_EVENT_FN(flow_new,
 		__field(__u32, id)
 		__field(__u32, status)
 		__field(__u32, mark)
-		__field(__u8, hook)
-		__field(__u8, protocol)
-		__field(__u8, icmp_type)
-		__field(__u8, icmp_code)
 		__array(char, in, RUSTMASQ_DEVICE_LEN)
 		__array(char, out, RUSTMASQ_DEVICE_LEN)
 		__array(__u8, original_src, RUSTMASQ_SOCKADDR_LEN)
 		__array(__u8, original_dst, RUSTMASQ_SOCKADDR_LEN)
+		__field(__u8, hook)
+		__field(__u8, protocol)
+		__field(__u8, icmp_type)
+		__field(__u8, icmp_code)
 	),
 
 	TP_fast_assign(
@@ -194,11 +194,6 @@ TRACE_EVENT_FN(flow_confirm,
 		__field(__u32, id)
 		__field(__u32, status)
 		__field(__u32, mark)
-		__field(__u8, hook)
-		__field(__u8, protocol)
-		__field(__u8, icmp_type)
-		__field(__u8, icmp_code)
-		__field(__u8, moved)
 		__array(char, in, RUSTMASQ_DEVICE_LEN)
 		__array(char, out, RUSTMASQ_DEVICE_LEN)
 		__array(__u8, original_src, RUSTMASQ_SOCKADDR_LEN)
@@ -207,6 +202,12 @@ TRACE_EVENT_FN(flow_confirm,
 		__array(__u8, reply_dst, RUSTMASQ_SOCKADDR_LEN)
 		__array(__u8, plain_src, RUSTMASQ_SOCKADDR_LEN)
 		__array(__u8, plain_dst, RUSTMASQ_SOCKADDR_LEN)
+		__field(__u8, hook)
+		__field(__u8, protocol)
+		__field(__u8, icmp_type)
+		__field(__u8, icmp_code)
+		__field(__u8, moved)
+		__array(__u8, reserved, 3)
 	),
 
 	TP_fast_assign(
@@ -219,6 +220,7 @@ TRACE_EVENT_FN(flow_confirm,
 		__entry->icmp_type = flow->icmp_type;
 		__entry->icmp_code = flow->icmp_code;
 		__entry->moved = flow->moved;
+		memset(__entry->reserved, 0, sizeof(__entry->reserved));
 		memcpy(__entry->in, flow->place.in, RUSTMASQ_DEVICE_LEN);
 		memcpy(__entry->out, flow->place.out, RUSTMASQ_DEVICE_LEN);
 		memcpy(__entry->original_src, flow->original.src, RUSTMASQ_SOCKADDR_LEN);
@@ -250,15 +252,16 @@ TRACE_EVENT_FN(packet,
 		__field(__u32, netns)
 		__field(__u32, id)
 		__field(__u32, len)
+		__array(char, in, RUSTMASQ_DEVICE_LEN)
+		__array(char, out, RUSTMASQ_DEVICE_LEN)
+		__array(__u8, src, RUSTMASQ_SOCKADDR_LEN)
+		__array(__u8, dst, RUSTMASQ_SOCKADDR_LEN)
 		__field(__u8, hook)
 		__field(__u8, after)
 		__field(__u8, protocol)
 		__field(__u8, state)
 		__field(__u8, direction)
-		__array(char, in, RUSTMASQ_DEVICE_LEN)
-		__array(char, out, RUSTMASQ_DEVICE_LEN)
-		__array(__u8, src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, dst, RUSTMASQ_SOCKADDR_LEN)
+		__array(__u8, reserved, 3)
 	),
 
 	TP_fast_assign(
@@ -270,6 +273,7 @@ TRACE_EVENT_FN(packet,
 		__entry->protocol = packet->protocol;
 		__entry->state = packet->state;
 		__entry->direction = packet->direction;
+		memset(__entry->reserved, 0, sizeof(__entry->reserved));
 		memcpy(__entry->in, packet->place.in, RUSTMASQ_DEVICE_LEN);
 		memcpy(__entry->out, packet->place.out, RUSTMASQ_DEVICE_LEN);
 		memcpy(__entry->src, packet->ends.src, RUSTMASQ_SOCKADDR_LEN);

@@ -114,7 +114,7 @@ fn delay(waited: i64) -> Msecs {
     left.clamp(0, i64::from(PAUSE)) as Msecs
 }
 
-/// The flush, to be registered with [`Watch`](crate::netfilter::change::Watch).
+/// The flush, to be registered with [`Watch`](crate::netfilter::change::Listener).
 #[pin_data]
 pub(crate) struct Flush {
     #[pin]

@@ -80,7 +80,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 /// The notifier blocks and the work are initialised; lists of the kernel's may reach into them,
 /// which is why this is pinned.
 #[pin_data(PinnedDrop)]
-pub(crate) struct Watch<H: Handler> {
+pub(crate) struct Listener<H: Handler> {
     #[pin]
     handler: H,
     #[pin]
@@ -97,13 +97,13 @@ pub(crate) struct Watch<H: Handler> {
 }
 
 // SAFETY: `Handler` is `Send`, and the C side's structures are bound to no thread.
-unsafe impl<H: Handler> Send for Watch<H> {}
+unsafe impl<H: Handler> Send for Listener<H> {}
 
 // SAFETY: `Handler` is `Sync`, and the C side's structures are only touched by functions of the
 // kernel's that lock them.
-unsafe impl<H: Handler> Sync for Watch<H> {}
+unsafe impl<H: Handler> Sync for Listener<H> {}
 
-impl<H: Handler> Watch<H> {
+impl<H: Handler> Listener<H> {
     /// Registers a handler; process context.
     pub(crate) fn register(handler: impl PinInit<H>) -> Result<Pin<KBox<Self>>> {
         let block = |call| {
@@ -112,7 +112,7 @@ impl<H: Handler> Watch<H> {
                 ..pin_init::zeroed()
             })
         };
-        let watch = KBox::pin_init(
+        let listener = KBox::pin_init(
             pin_init!(Self {
                 handler <- handler,
                 devices: block(Self::device_event),
@@ -127,12 +127,12 @@ impl<H: Handler> Watch<H> {
             GFP_KERNEL,
         )?;
         // SAFETY: the block is initialised and pinned, and `drop` unregisters it before it goes.
-        to_result(unsafe { bindings::register_netdevice_notifier(watch.devices.get()) })?;
+        to_result(unsafe { bindings::register_netdevice_notifier(listener.devices.get()) })?;
         // SAFETY: as above.
-        to_result(unsafe { bindings::register_inetaddr_notifier(watch.ipv4.get()) })?;
+        to_result(unsafe { bindings::register_inetaddr_notifier(listener.ipv4.get()) })?;
         // SAFETY: as above.
-        to_result(unsafe { bindings::register_inet6addr_notifier(watch.ipv6.get()) })?;
-        Ok(watch)
+        to_result(unsafe { bindings::register_inet6addr_notifier(listener.ipv6.get()) })?;
+        Ok(listener)
     }
 
     fn address_gone(&self, device: &Device, address: AnyAddress) {
@@ -165,15 +165,15 @@ impl<H: Handler> Watch<H> {
         info: *mut c_void,
     ) -> c_int {
         if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
-            // SAFETY: by the contract, the block is the field of a `Watch` that `drop` keeps until
+            // SAFETY: by the contract, the block is the field of a `Listener` that `drop` keeps until
             // no call runs any more; the device is valid for the call.
-            let (watch, device) = unsafe {
+            let (listener, device) = unsafe {
                 (
                     &*kernel::container_of!(Opaque::cast_from(block), Self, devices),
                     Device::from_raw(bindings::rustmasq_netdev_notifier_info_to_dev(info.cast())),
                 )
             };
-            watch.note(Change::DeviceDown {
+            listener.note(Change::DeviceDown {
                 net: device.net().id(),
                 device: device.index(),
             });
@@ -192,14 +192,14 @@ impl<H: Handler> Watch<H> {
         if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
             // SAFETY: by the contract, as for devices; the address and its device are valid for
             // the call.
-            let (watch, device, address) = unsafe {
+            let (listener, device, address) = unsafe {
                 (
                     &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
                     Device::from_raw(bindings::rustmasq_in_ifaddr_dev(ifa.cast())),
                     bindings::rustmasq_in_ifaddr_local(ifa.cast()),
                 )
             };
-            watch.address_gone(device, AnyAddress::V4(ipv4_from_be32(address)));
+            listener.address_gone(device, AnyAddress::V4(ipv4_from_be32(address)));
         }
         bindings::NOTIFY_DONE as c_int
     }
@@ -214,14 +214,14 @@ impl<H: Handler> Watch<H> {
     ) -> c_int {
         if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
             // SAFETY: by the contract, as for IPv4.
-            let (watch, device, address) = unsafe {
+            let (listener, device, address) = unsafe {
                 (
                     &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
                     Device::from_raw(bindings::rustmasq_inet6_ifaddr_dev(ifa.cast())),
                     ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
                 )
             };
-            watch.address_gone(device, AnyAddress::V6(address));
+            listener.address_gone(device, AnyAddress::V6(address));
         }
         bindings::NOTIFY_DONE as c_int
     }
@@ -230,12 +230,12 @@ impl<H: Handler> Watch<H> {
     ///
     /// Called by the workqueue for our `work`.
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
-        // SAFETY: by the contract, the work is that of a `Watch`, and `drop` waits for this call.
-        let watch = unsafe {
+        // SAFETY: by the contract, the work is that of a `Listener`, and `drop` waits for this call.
+        let listener = unsafe {
             let work = kernel::container_of!(work, bindings::delayed_work, work);
             &*kernel::container_of!(Opaque::cast_from(work), Self, work)
         };
-        let changes = watch.handler.take();
+        let changes = listener.handler.take();
         // A change is announced before it is complete, the address may still be on its list: it is
         // complete when who made it gives RTNL back. After that no packet can choose the address
         // any more, and those that did are through when all hooks that run now have ended.
@@ -245,12 +245,12 @@ impl<H: Handler> Watch<H> {
             bindings::rtnl_unlock();
             bindings::synchronize_net();
         }
-        watch.handler.work(&changes);
+        listener.handler.work(&changes);
     }
 }
 
 #[pinned_drop]
-impl<H: Handler> PinnedDrop for Watch<H> {
+impl<H: Handler> PinnedDrop for Listener<H> {
     fn drop(self: Pin<&mut Self>) {
         self.leaving.store(true, Release);
         // SAFETY: each of these waits until no call of ours runs; a block that was never registered

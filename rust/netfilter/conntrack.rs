@@ -30,6 +30,8 @@ pub(crate) enum State {
     Established,
     /// One of another flow's making: an ICMP error, or the first of a flow that was expected.
     Related,
+    /// One that it could not make sense of; the rules decide.
+    Invalid,
     /// None of conntrack's business, by a rule or by its kind.
     Untracked,
 }
@@ -61,7 +63,8 @@ impl<'hook, F: Family> Sight<'hook, F> {
         self.entry.as_ref()
     }
 
-    /// None: conntrack did not look at it yet, or found it invalid.
+    /// What conntrack found the packet to be. None: it did not look at it yet, or found it
+    /// [invalid](State::Invalid), which leaves no trace.
     pub(crate) fn state(&self) -> Option<State> {
         const NEW: c_uint = bindings::ip_conntrack_info_IP_CT_NEW;
         const RELATED: c_uint = bindings::ip_conntrack_info_IP_CT_RELATED;
@@ -97,8 +100,9 @@ impl<'hook, F: Family> Sight<'hook, F> {
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'hook`, of the family `F`, referenced by the packet that the hook
-/// works on, and no template.
+/// A valid `struct nf_conn` for `'hook`, referenced by the packet that the hook works on, and no
+/// template. It is of the family `F`, unless somebody made a packet of another family of its packet
+/// (tc, BPF): nothing that concerns memory relies on that.
 pub(crate) struct Entry<'hook, F: Family> {
     ct: NonNull<bindings::nf_conn>,
     lent: PhantomData<(&'hook bindings::nf_conn, F)>,
@@ -127,7 +131,7 @@ impl<F: Family> Entry<'_, F> {
         self.has_status(bindings::ip_conntrack_status_IPS_NAT_MASK)
     }
 
-    /// Whether a helper was assigned, or none on purpose (`IPS_HELPER`).
+    /// Whether a helper was assigned (`IPS_HELPER`).
     pub(super) fn has_helper(&self) -> bool {
         self.has_status(bindings::ip_conntrack_status_IPS_HELPER)
     }
@@ -143,10 +147,7 @@ impl<F: Family> Entry<'_, F> {
     /// The tuple of one direction. That of [`Direction::Reply`] is settled once the entry is
     /// confirmed; before, NAT may still change it.
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
-        let index = match direction {
-            Direction::Original => 0,
-            Direction::Reply => 1,
-        };
+        let index = direction.as_raw() as usize;
         // SAFETY: the entry is valid by the invariant. Of an unconfirmed one whoever handles its
         // packet alone, as we do, changes the tuples; nobody does afterwards. Conntrack zeroes and
         // fills them as a tuple's invariants say.

@@ -6,6 +6,7 @@
 
 use super::{
     conntrack::Entry,
+    helper::Exchange,
     tuple::{
         Direction,
         Tuple, //
@@ -13,12 +14,9 @@ use super::{
     Family, //
 };
 use crate::bindings;
-use core::{
-    marker::PhantomData,
-    ptr::{
-        self,
-        NonNull, //
-    }, //
+use core::ptr::{
+    self,
+    NonNull, //
 };
 use kernel::{
     error::to_result,
@@ -29,17 +27,22 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conntrack_expect` of which we own a reference, initialised, in no list, whose
-/// master is valid for `'master`.
-pub(crate) struct Expectation<'master, F: Family> {
+/// A valid `struct nf_conntrack_expect` of which we own a reference, initialised, in no list, made for
+/// `master`. That is an entry that conntrack has called a helper for: its extensions, which what is
+/// registered reaches into, do not move any more.
+pub(crate) struct Expectation<'exchange, F: Family> {
     expect: NonNull<bindings::nf_conntrack_expect>,
-    master: PhantomData<(&'master bindings::nf_conn, F)>,
+    master: &'exchange Entry<'exchange, F>,
 }
 
-impl<'master, F: Family> Expectation<'master, F> {
-    /// Expects of `master` one flow whose first packet has `tuple`, but may come from any port.
-    /// None: no memory. In a helper.
-    pub(crate) fn from_any_port(master: &'master Entry<'_, F>, tuple: &Tuple) -> Option<Self> {
+impl<'exchange, F: Family> Expectation<'exchange, F> {
+    /// Expects of the exchange's flow another one, whose first packet has `tuple`, but may come from
+    /// any port. None: no memory.
+    pub(crate) fn from_any_port(
+        exchange: &'exchange Exchange<'exchange, F>,
+        tuple: &Tuple,
+    ) -> Option<Self> {
+        let master = exchange.entry();
         // SAFETY: the entry is valid by its invariant.
         let expect = NonNull::new(unsafe { bindings::nf_ct_expect_alloc(master.as_raw()) })?;
         let tuple = tuple.as_raw();
@@ -59,21 +62,19 @@ impl<'master, F: Family> Expectation<'master, F> {
                 &tuple.dst.u.all,
             )
         };
-        // INVARIANT: made and initialised above; the master is borrowed for `'master`.
-        Some(Self {
-            expect,
-            master: PhantomData,
-        })
+        // INVARIANT: made and initialised above, for an entry that a helper was called for.
+        Some(Self { expect, master })
     }
 
-    /// Makes NAT lead the expected flow to where the flow `master` comes from: address and port.
-    /// `direction` is the one of `master`'s that the expected flow has. For masters with NAT.
+    /// Makes NAT lead the expected flow, which goes in this direction of its master's, to where the
+    /// master's packets in the other direction come from: address and port. For masters with NAT.
     /// Follows `nf_nat_follow_master`.
-    pub(crate) fn follow_nat(self, master: &'master Entry<'_, F>, direction: Direction) -> Self {
-        let own = master.tuple(direction.opposite());
+    pub(crate) fn follow_nat(self, direction: Direction) -> Self {
+        let own = self.master.tuple(direction.opposite());
         let expect = self.expect.as_ptr();
-        // SAFETY: valid and seen by nobody else yet, by the invariant. The function is NAT's own,
-        // which we keep loaded by using it.
+        // SAFETY: valid and seen by nobody else yet, by the invariant. The function is NAT's own:
+        // we use it while we are loaded, unregistering a helper removes its expectations, and NAT
+        // destroys those that are left to the function before it goes.
         unsafe {
             (*expect).saved_proto = own.as_raw().src.u;
             (*expect).dir = direction.as_raw();

@@ -5,7 +5,7 @@
 //! Users assign a helper by a rule (`-j CT --helper`, nftables' `ct helper`), or we do
 //! ([`ConntrackHelper::attach`]). Conntrack copies what is registered: entries keep a counted
 //! reference to the copy, which outlives the module, so nothing in it may point here but `help`, which
-//! unregistering clears. That is why `destroy`, `from_nlattr` and `to_nlattr` are left unset.
+//! unregistering clears, and `me`, which is for those who hold the module. That is why `destroy`, `from_nlattr` and `to_nlattr` are left unset.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack_helper.h`](srctree/include/net/netfilter/nf_conntrack_helper.h)
 
@@ -37,6 +37,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         SetOnce, //
@@ -128,7 +129,7 @@ impl ConntrackHelper {
         }
     }
 
-    /// Attaches the helper to a flow, unless it has one or a rule said that it is to have none.
+    /// Attaches the helper to a flow, unless it has one already.
     pub(crate) fn attach<F: Family>(&'static self, flow: &NewFlow<'_, F>) {
         let helper = self.registered.load(Relaxed);
         if flow.has_helper() || helper.is_null() {
@@ -138,8 +139,9 @@ impl ConntrackHelper {
         // its packet led to confirmation meanwhile the function would add with a warning, as it does
         // for C's own callers. What comes back is null or lives as long as the entry.
         let help = unsafe { bindings::nf_ct_helper_ext_add(flow.as_raw(), bindings::GFP_ATOMIC) };
-        // SAFETY: the copy is there: our hook is gone, and a grace period over, before it is
-        // unregistered. The entry owns the reference that is taken here (`nf_ct_help_put`).
+        // SAFETY: the copy is there: `unregister` clears the pointer to it, then waits for a grace
+        // period before it gives it up, and we are in a hook. The entry owns the reference that is
+        // taken here (`nf_ct_help_put`).
         unsafe {
             if !help.is_null() && bindings::rustmasq_nf_ct_helper_get(helper) {
                 bindings::rustmasq_nf_conn_help_assign(help, helper);
@@ -173,14 +175,13 @@ impl ConntrackHelper {
     }
 
     fn unregister(&'static self) {
-        let registered = self.registered.load(Relaxed);
+        let registered = self.registered.xchg(core::ptr::null_mut(), Full);
         if registered.is_null() {
             return;
         }
-        // SAFETY: `register` got it from conntrack; this waits until nobody runs `help` any more and
-        // removes the helper's expectations. Process context.
+        // SAFETY: `register` got it from conntrack; this waits until nobody runs `help` or `attach`
+        // any more and removes the helper's expectations. Process context.
         unsafe { bindings::nf_conntrack_helper_unregister(registered) };
-        self.registered.store(core::ptr::null_mut(), Relaxed);
     }
 }
 
@@ -188,7 +189,7 @@ impl ConntrackHelper {
 static HELPERS: SetOnce<&'static [&'static ConntrackHelper]> = SetOnce::new();
 
 /// While it lives, rules can assign the helpers; one that does keeps the module loaded. Dropping it
-/// removes what they expect. Whatever attaches them otherwise must be gone before.
+/// removes what they expect.
 pub(crate) struct Registration(&'static [&'static ConntrackHelper]);
 
 impl Registration {
@@ -224,7 +225,8 @@ struct Raw {
 ///
 /// # Safety
 ///
-/// Called in a hook, with a packet, its entry, and what conntrack says of both, for a helper of ours.
+/// Called in an RCU read-side section (a hook's, or that of tc or Open vSwitch), with a packet, its
+/// entry, and what conntrack says of both, for a helper of ours.
 #[no_mangle]
 unsafe extern "C" fn rustmasq_help(
     skb: *mut bindings::sk_buff,
@@ -235,7 +237,8 @@ unsafe extern "C" fn rustmasq_help(
     let (Some(skb), Some(ct)) = (NonNull::new(skb), NonNull::new(ct)) else {
         return Verdict::Accept.into_raw();
     };
-    // SAFETY: the entry is valid, by the contract. The pointer is compared with null and ours.
+    // SAFETY: the entry is valid and has a helper, by the contract. The pointer is compared with ours
+    // alone; ours are not null while packets come to them.
     let assigned = unsafe { bindings::rustmasq_nf_ct_helper(ct.as_ptr()) };
     let raw = Raw {
         skb,
@@ -246,7 +249,7 @@ unsafe extern "C" fn rustmasq_help(
     let helpers = HELPERS.as_ref().copied().unwrap_or_default();
     let helper = helpers
         .iter()
-        .find(|helper| helper.registered.load(Relaxed) == assigned);
+        .find(|helper| !assigned.is_null() && helper.registered.load(Relaxed) == assigned);
     // SAFETY: by the contract.
     let verdict = helper.and_then(|helper| unsafe { (helper.help)(raw) });
     verdict.unwrap_or(Verdict::Accept).into_raw()

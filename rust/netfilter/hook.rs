@@ -118,7 +118,6 @@ impl Priority<Inbound> {
     }
 
     /// Right after destination NAT (`NF_IP_PRI_NAT_DST + 1`): the real server is known.
-    #[cfg_attr(not(CONFIG_KUNIT = "y"), expect(dead_code, reason = "one of a set"))]
     pub(crate) const fn after_dnat() -> Self {
         Self::new(NAT_DST + 1)
     }
@@ -236,8 +235,9 @@ unsafe extern "C" fn callback<F: Family, H: Handler>(
         return Verdict::Drop.into_raw();
     };
     // SAFETY: by the contract. The network header of a received packet was checked and pulled
-    // before the first hook (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`), that of one made
-    // here was made by the kernel or checked (`raw_send_hdrinc`, `rawv6_send_hdrinc`).
+    // before the first hook (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4` and its brother),
+    // that of one made here was made by the kernel or checked (`raw_send_hdrinc`,
+    // `rawv6_send_hdrinc`), that of one which a user of NFQUEUE wrote, too (`nfqnl_validate_write`).
     let hooked = unsafe {
         Hooked {
             packet: Packet::<F>::from_raw(skb),
@@ -432,8 +432,10 @@ impl Registration {
         })?;
         // From here on dropping it leaves nothing behind, whatever comes.
         let raw = PERNET_OPERATIONS.0.get();
+        // As a device's, which come after all others: a namespace that we know is complete then. (To
+        // take a hook out asks for all of nfnetlink_queue's.)
         // SAFETY: static, and in no list, for `tables` was empty. Process context.
-        to_result(unsafe { bindings::register_pernet_subsys(raw) })
+        to_result(unsafe { bindings::register_pernet_device(raw) })
             .inspect_err(|_| Self::clear())?;
         Ok(Self(()))
     }
@@ -451,7 +453,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: `register` registered them. Calls `dying` for each namespace, then waits for a
         // grace period: no hook of ours runs any more, nor a trace event's probe, which hooks call.
-        unsafe { bindings::unregister_pernet_subsys(PERNET_OPERATIONS.0.get()) };
+        unsafe { bindings::unregister_pernet_device(PERNET_OPERATIONS.0.get()) };
         Self::clear();
     }
 }

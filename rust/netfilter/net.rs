@@ -75,12 +75,13 @@ impl Net {
     }
 
     /// Whether there is a hook at the point with the priority, one that no table of nftables and
-    /// no other such user of hooks registered. Inside a hook.
+    /// no other such user of hooks registered.
     pub(super) fn has_hook<F: Family>(
         &self,
         point: bindings::nf_inet_hooks,
         priority: c_int,
     ) -> bool {
+        let _guard = kernel::sync::rcu::read_lock();
         // SAFETY: the namespace is valid by the invariant; writers publish such a pointer whole.
         let hooks = unsafe {
             let nf = &raw const (*self.as_raw()).nf;
@@ -100,12 +101,13 @@ impl Net {
         unsafe {
             let count = usize::from(bindings::rustmasq_nf_hook_entries_count(hooks));
             let ops = bindings::rustmasq_nf_hook_entries_get_hook_ops(hooks);
-            (0..count)
-                .map(|n| &*ptr::read_volatile(ops.add(n)))
-                .any(|ops| {
-                    ops.priority == priority
-                        && ops.hook_ops_type() == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
-                })
+            (0..count).any(|n| {
+                // No reference: behind the fields that are read lies what RCU itself writes.
+                let ops = ptr::read_volatile(ops.add(n));
+                (*ops).priority == priority
+                    && bindings::nf_hook_ops::hook_ops_type_raw(ops)
+                        == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
+            })
         }
     }
 
@@ -226,6 +228,13 @@ impl Device {
     pub(crate) fn net(&self) -> &Net {
         // SAFETY: the device is valid by the invariant, and lies in a namespace that outlives it.
         unsafe { Net::from_raw(bindings::rustmasq_dev_net(self.as_raw())) }
+    }
+
+    /// Whether packets pass it, on their way in or out, after or before a device of its own: that of
+    /// a VRF (`netif_is_l3_master`).
+    pub(crate) fn is_l3_master(&self) -> bool {
+        // SAFETY: the device is valid by the invariant.
+        unsafe { bindings::rustmasq_netif_is_l3_master(self.as_raw()) }
     }
 
     /// The device's index in its namespace, 1 or more.

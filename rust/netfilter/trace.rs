@@ -8,7 +8,11 @@
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
 
 use super::{
-    conntrack::Entry,
+    conntrack::{
+        Entry,
+        Sight,
+        State, //
+    },
     hook::{
         Hooked,
         Switch, //
@@ -128,25 +132,13 @@ pub(crate) enum When {
     After,
 }
 
-/// What conntrack made of a packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum PacketState {
-    /// It did not look at it, or not yet.
-    None,
-    /// See [`State::New`](super::conntrack::State::New).
-    New,
-    /// See [`State::Established`](super::conntrack::State::Established).
-    Established,
-    /// See [`State::Related`](super::conntrack::State::Related).
-    Related,
-    /// It could not make sense of it, and lets the rules decide.
-    Invalid,
-    /// See [`State::Untracked`](super::conntrack::State::Untracked).
-    Untracked,
-}
-
-/// Fires `packet`.
-pub(crate) fn packet<F: Family>(hooked: &Hooked<'_, F>, when: When, state: PacketState) {
+/// Fires `packet`: what conntrack made of one. No state: it did not look at it, or not yet.
+pub(crate) fn packet<F: Family>(
+    hooked: &Hooked<'_, F>,
+    sight: &Sight<'_, F>,
+    when: When,
+    state: Option<State>,
+) {
     let (protocol, ends) = match hooked.packet().tuple(hooked.net()) {
         Some(tuple) => (tuple.protocol(), tuple.ends()),
         None => {
@@ -162,14 +154,13 @@ pub(crate) fn packet<F: Family>(hooked: &Hooked<'_, F>, when: When, state: Packe
             (header.protocol, ends)
         }
     };
-    let sight = hooked.conntrack();
     let raw_state = match state {
-        PacketState::None => bindings::rustmasq_state_RUSTMASQ_STATE_NONE,
-        PacketState::New => bindings::rustmasq_state_RUSTMASQ_STATE_NEW,
-        PacketState::Established => bindings::rustmasq_state_RUSTMASQ_STATE_ESTABLISHED,
-        PacketState::Related => bindings::rustmasq_state_RUSTMASQ_STATE_RELATED,
-        PacketState::Invalid => bindings::rustmasq_state_RUSTMASQ_STATE_INVALID,
-        PacketState::Untracked => bindings::rustmasq_state_RUSTMASQ_STATE_UNTRACKED,
+        None => bindings::rustmasq_state_RUSTMASQ_STATE_NONE,
+        Some(State::New) => bindings::rustmasq_state_RUSTMASQ_STATE_NEW,
+        Some(State::Established) => bindings::rustmasq_state_RUSTMASQ_STATE_ESTABLISHED,
+        Some(State::Related) => bindings::rustmasq_state_RUSTMASQ_STATE_RELATED,
+        Some(State::Invalid) => bindings::rustmasq_state_RUSTMASQ_STATE_INVALID,
+        Some(State::Untracked) => bindings::rustmasq_state_RUSTMASQ_STATE_UNTRACKED,
     };
     let raw_direction = match sight.direction() {
         None => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_NONE,

@@ -70,6 +70,16 @@ pub(crate) struct Ends {
     pub(crate) destination: End,
 }
 
+/// What an ICMP message is to conntrack (`invmap` of nf_conntrack_proto_icmp.c and _icmpv6.c).
+enum Icmp {
+    /// Its identifier is the client's.
+    Query,
+    /// Its identifier is the client's, to which it goes.
+    Answer,
+    /// It has no identifier.
+    Other,
+}
+
 /// A tuple.
 ///
 /// # Invariants
@@ -124,12 +134,11 @@ impl Tuple {
     pub(crate) fn ends(&self) -> Ends {
         // SAFETY: plain integers of the same size, initialised by the invariant.
         let (source, destination) = unsafe { (self.0.src.u.all, self.0.dst.u.all) };
-        let (source, destination) = if !self.is_icmp() {
-            (source, destination)
-        } else if c_uint::from(self.0.dst.dir) == bindings::ip_conntrack_dir_IP_CT_DIR_ORIGINAL {
-            (source, 0)
-        } else {
-            (0, source)
+        let (source, destination) = match self.icmp() {
+            None => (source, destination),
+            Some(Icmp::Query) => (source, 0),
+            Some(Icmp::Answer) => (0, source),
+            Some(Icmp::Other) => (0, 0),
         };
         Ends {
             source: self.end(self.0.src.u3, source),
@@ -139,7 +148,7 @@ impl Tuple {
 
     /// Of ICMP: the message's type and code. Of other protocols: 0 and 0.
     pub(crate) fn icmp_type_and_code(&self) -> (u8, u8) {
-        if !self.is_icmp() {
+        if self.icmp().is_none() {
             return (0, 0);
         }
         // SAFETY: plain integers, initialised by the invariant.
@@ -147,9 +156,18 @@ impl Tuple {
         (icmp.type_, icmp.code)
     }
 
-    fn is_icmp(&self) -> bool {
-        let protocol = c_uint::from(self.protocol());
-        protocol == bindings::IPPROTO_ICMP || protocol == bindings::IPPROTO_ICMPV6
+    /// None: it is not one of ICMP.
+    fn icmp(&self) -> Option<Icmp> {
+        // SAFETY: plain integers, initialised by the invariant.
+        let kind = unsafe { self.0.dst.u.icmp.type_ };
+        match (c_uint::from(self.protocol()), kind) {
+            (bindings::IPPROTO_ICMP, 8 | 13 | 15 | 17) => Some(Icmp::Query),
+            (bindings::IPPROTO_ICMP, 0 | 14 | 16 | 18) => Some(Icmp::Answer),
+            (bindings::IPPROTO_ICMPV6, 128 | 139) => Some(Icmp::Query),
+            (bindings::IPPROTO_ICMPV6, 129 | 140) => Some(Icmp::Answer),
+            (bindings::IPPROTO_ICMP | bindings::IPPROTO_ICMPV6, _) => Some(Icmp::Other),
+            _ => None,
+        }
     }
 
     fn end(&self, address: bindings::nf_inet_addr, port: bindings::__be16) -> End {
@@ -259,6 +277,14 @@ mod tests {
         let mut tuple = echo(1);
         tuple.0.dst.u.icmp.type_ = 3;
         assert!(tuple.inverted().is_none());
+    }
+
+    #[test]
+    fn an_icmp_error_has_no_identifier() {
+        let mut tuple = echo(0x1234);
+        tuple.0.dst.u.icmp.type_ = 3;
+        let ends = tuple.ends();
+        assert_eq!((ends.source.port, ends.destination.port), (0, 0));
     }
 
     #[test]
