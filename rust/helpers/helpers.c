@@ -17,47 +17,57 @@
 #include <net/route.h>
 
 /*
+ * Where the kernel inlines its own wrappers into Rust, so are these (Kbuild).
+ * rust/helpers/helpers.c in the kernel says why that takes __always_inline.
+ */
+#if defined(CONFIG_RUST_INLINE_HELPERS) && !defined(__BINDGEN__)
+#define __rustmasq_helper __always_inline
+#else
+#define __rustmasq_helper
+#endif
+
+/*
  * Not inline functions: fields of structures that Rust has no view of, because
  * the kernel crate's net_device is opaque, and those of addresses lead to it;
  * so is its nf_hook_entries.
  */
-int rustmasq_dev_ifindex(const struct net_device *dev)
+__rustmasq_helper int rustmasq_dev_ifindex(const struct net_device *dev)
 {
 	return READ_ONCE(dev->ifindex);
 }
 
-const char *rustmasq_dev_name(const struct net_device *dev)
+__rustmasq_helper const char *rustmasq_dev_name(const struct net_device *dev)
 {
 	return dev->name;
 }
 
-struct net_device *rustmasq_in_ifaddr_dev(const struct in_ifaddr *ifa)
+__rustmasq_helper struct net_device *rustmasq_in_ifaddr_dev(const struct in_ifaddr *ifa)
 {
 	return ifa->ifa_dev->dev;
 }
 
-__be32 rustmasq_in_ifaddr_local(const struct in_ifaddr *ifa)
+__rustmasq_helper __be32 rustmasq_in_ifaddr_local(const struct in_ifaddr *ifa)
 {
 	return ifa->ifa_local;
 }
 
-const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct inet6_ifaddr *ifa)
+__rustmasq_helper const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct inet6_ifaddr *ifa)
 {
 	return &ifa->addr;
 }
 
-struct net_device *rustmasq_inet6_ifaddr_dev(const struct inet6_ifaddr *ifa)
+__rustmasq_helper struct net_device *rustmasq_inet6_ifaddr_dev(const struct inet6_ifaddr *ifa)
 {
 	return ifa->idev->dev;
 }
 
-u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entries *e)
+__rustmasq_helper u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entries *e)
 {
 	return e->num_hook_entries;
 }
 
 /* Inline functions. */
-struct net *rustmasq_dev_net(const struct net_device *dev)
+__rustmasq_helper struct net *rustmasq_dev_net(const struct net_device *dev)
 {
 	return dev_net(dev);
 }
@@ -79,72 +89,72 @@ int rustmasq_help_shim(struct sk_buff *skb, unsigned int protoff,
 /* Locks that Rust needs before init and after exit are made at build. */
 static DEFINE_MUTEX(rustmasq_hooks_mutex);
 
-void rustmasq_hooks_lock(void)
+__rustmasq_helper void rustmasq_hooks_lock(void)
 {
 	mutex_lock(&rustmasq_hooks_mutex);
 }
 
-void rustmasq_hooks_unlock(void)
+__rustmasq_helper void rustmasq_hooks_unlock(void)
 {
 	mutex_unlock(&rustmasq_hooks_mutex);
 }
 
-void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
+__rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
 {
 	INIT_DELAYED_WORK(work, func);
 }
 
-struct net *rustmasq_maybe_get_net(struct net *net)
+__rustmasq_helper struct net *rustmasq_maybe_get_net(struct net *net)
 {
 	return maybe_get_net(net);
 }
 
-struct net_device *
+__rustmasq_helper struct net_device *
 rustmasq_netdev_notifier_info_to_dev(const struct netdev_notifier_info *info)
 {
 	return netdev_notifier_info_to_dev(info);
 }
 
-bool rustmasq_netif_is_l3_master(const struct net_device *dev)
+__rustmasq_helper bool rustmasq_netif_is_l3_master(const struct net_device *dev)
 {
 	return netif_is_l3_master(dev);
 }
 
-bool rustmasq_netif_running(const struct net_device *dev)
+__rustmasq_helper bool rustmasq_netif_running(const struct net_device *dev)
 {
 	return netif_running(dev);
 }
 
 /* A macro of RCU's. */
-void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
+__rustmasq_helper void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
 				  struct nf_conntrack_helper *helper)
 {
 	rcu_assign_pointer(help->helper, helper);
 }
 
-struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,
+__rustmasq_helper struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,
 				   enum ip_conntrack_info *ctinfo)
 {
 	return nf_ct_get(skb, ctinfo);
 }
 
-struct nf_conntrack_helper *rustmasq_nf_ct_helper(const struct nf_conn *ct)
+__rustmasq_helper struct nf_conntrack_helper *rustmasq_nf_ct_helper(const struct nf_conn *ct)
 {
 	return rcu_dereference(nfct_help(ct)->helper);
 }
 
-bool rustmasq_nf_ct_helper_get(struct nf_conntrack_helper *helper)
+__rustmasq_helper bool rustmasq_nf_ct_helper_get(struct nf_conntrack_helper *helper)
 {
 	return refcount_inc_not_zero(&helper->ct_refcnt);
 }
 
-u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
+__rustmasq_helper u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
 {
 	return nf_ct_l3num(ct);
 }
 
 /* Not every kernel has it. */
-u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
+__rustmasq_helper u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
 {
 #ifdef CONFIG_NF_CONNTRACK_MARK
 	return READ_ONCE(ct->mark);
@@ -153,39 +163,39 @@ u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
 #endif
 }
 
-struct net *rustmasq_nf_ct_net(const struct nf_conn *ct)
+__rustmasq_helper struct net *rustmasq_nf_ct_net(const struct nf_conn *ct)
 {
 	return nf_ct_net(ct);
 }
 
-void rustmasq_nf_ct_stat_inc_drop(struct net *net)
+__rustmasq_helper void rustmasq_nf_ct_stat_inc_drop(struct net *net)
 {
 	NF_CT_STAT_INC_ATOMIC(net, drop);
 }
 
-struct nf_hook_ops **
+__rustmasq_helper struct nf_hook_ops **
 rustmasq_nf_hook_entries_get_hook_ops(const struct nf_hook_entries *e)
 {
 	return nf_hook_entries_get_hook_ops(e);
 }
 
-struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
+__rustmasq_helper struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
 {
 	return nfct_nat(ct);
 }
 
-void rustmasq_put_net(struct net *net)
+__rustmasq_helper void rustmasq_put_net(struct net *net)
 {
 	put_net(net);
 }
 
-__be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 daddr)
+__rustmasq_helper __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 daddr)
 {
 	return rt_nexthop(rt, daddr);
 }
 
 /* The state of a limit is made by a macro. */
-bool rustmasq_rule_ratelimit(void)
+__rustmasq_helper bool rustmasq_rule_ratelimit(void)
 {
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,
 				      DEFAULT_RATELIMIT_BURST);
@@ -193,23 +203,23 @@ bool rustmasq_rule_ratelimit(void)
 	return __ratelimit(&state);
 }
 
-void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
+__rustmasq_helper void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
 				  void *buffer)
 {
 	return skb_header_pointer(skb, offset, len, buffer);
 }
 
-unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
+__rustmasq_helper unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)
 {
 	return skb_network_header(skb);
 }
 
-int rustmasq_skb_network_offset(const struct sk_buff *skb)
+__rustmasq_helper int rustmasq_skb_network_offset(const struct sk_buff *skb)
 {
 	return skb_network_offset(skb);
 }
 
-struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)
+__rustmasq_helper struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)
 {
 	return skb_rtable(skb);
 }
