@@ -54,7 +54,7 @@ extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
-.PHONY: all module extension extension-test setup kernel stage demo test check clean help install install-files uninstall
+.PHONY: all module extension extension-test setup kernel stage demo test bench check clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -95,6 +95,10 @@ demo: stage ## boot the guest and show masquerading on real traffic
 
 test: stage ## run every test
 	@tests/run
+
+bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
+	@scripts/setup --bench
+	@scripts/bench
 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty

@@ -69,31 +69,55 @@ const MAX_REQUEST: usize = 512;
 /// 2347): an opcode, the name of a file, a mode, and pairs of an option's name and its value, each of
 /// which ends in NUL; no more than [`MAX_REQUEST`] bytes. Only a value may be empty.
 fn is_request(datagram: &[u8]) -> bool {
-    let [0, opcode @ (1 | 2), fields @ .., 0] = datagram else {
+    let [0, opcode @ (1 | 2), fields @ ..] = datagram else {
         return false;
     };
     if datagram.len() > MAX_REQUEST {
         return false;
     }
-    let mut fields = fields.split(|byte| *byte == 0);
-    let (Some(name), Some(mode)) = (fields.next(), fields.next()) else {
+    let Some((name, fields)) = field(fields) else {
         return false;
     };
-    !name.is_empty() && is_mode(mode, *opcode) && are_options(fields)
+    let Some((mode, options)) = field(fields) else {
+        return false;
+    };
+    !name.is_empty() && is_mode(mode, *opcode) && are_options(options)
+}
+
+/// Splits off the first field: what is before its NUL, and what is after that.
+fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (field, rest) = bytes.split_at_checked(bytes.iter().position(|byte| *byte == 0)?)?;
+    Some((field, rest.get(1..)?))
 }
 
 /// Mail can be sent, that is written; it cannot be read.
 fn is_mode(mode: &[u8], opcode: u8) -> bool {
-    mode.eq_ignore_ascii_case(b"netascii")
-        || mode.eq_ignore_ascii_case(b"octet")
-        || (opcode == 2 && mode.eq_ignore_ascii_case(b"mail"))
+    let is = |name: &[u8]| {
+        // What differs from a small letter in this bit alone is the capital.
+        mode.iter()
+            .zip(name)
+            .all(|(byte, letter)| byte | 0x20 == *letter)
+    };
+    match mode.len() {
+        5 => is(b"octet"),
+        8 => is(b"netascii"),
+        4 => opcode == 2 && is(b"mail"),
+        _ => false,
+    }
 }
 
-fn are_options<'a>(mut fields: impl Iterator<Item = &'a [u8]>) -> bool {
-    while let Some(name) = fields.next() {
-        if name.is_empty() || fields.next().is_none() {
+fn are_options(mut options: &[u8]) -> bool {
+    while !options.is_empty() {
+        let Some((name, rest)) = field(options) else {
+            return false;
+        };
+        let Some((_value, rest)) = field(rest) else {
+            return false;
+        };
+        if name.is_empty() {
             return false;
         }
+        options = rest;
     }
     true
 }

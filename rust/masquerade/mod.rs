@@ -14,7 +14,10 @@ use crate::{
             Flow, //
         },
         log,
-        nat,
+        nat::{
+            self,
+            PortChoice, //
+        },
         xtables::{
             Leaving,
             SourceNatTarget, //
@@ -35,24 +38,25 @@ pub(crate) struct Masquerade<F>(PhantomData<F>);
 impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
     type Family = F;
     type Rule = uapi::xt_rustmasq_info;
-    type Options = Options;
+    type Options = PortChoice;
 
     const NAME: &'static CStr = c"RUSTMASQ";
     const REVISION: u8 = 0;
     const PRIVATE_OFFSET: usize = core::mem::offset_of!(uapi::xt_rustmasq_info, kernel_private);
 
     /// EINVAL: the rule is none that our userspace extension sends; the log names the field.
-    fn check(rule: &uapi::xt_rustmasq_info) -> Result<Options> {
-        Options::parse(rule).map_err(|refusal| {
+    fn check(rule: &uapi::xt_rustmasq_info) -> Result<PortChoice> {
+        let options = Options::parse(rule).map_err(|refusal| {
             if log::rule_rate_permits() {
                 pr_warn!("rule refused: {refusal}\n");
             }
             EINVAL
-        })
+        })?;
+        Ok(ports::choose(&options))
     }
 
     /// Follows `nf_nat_masquerade_ipv4`, for both families.
-    fn target(options: &Options, leaving: &Leaving<'_, F>) -> Verdict {
+    fn target(ports: &PortChoice, leaving: &Leaving<'_, F>) -> Verdict {
         // What was confirmed before there was a rule goes on as it was, as in `nf_nat_setup_info`.
         let Flow::New(flow) = &leaving.flow else {
             return Verdict::Accept;
@@ -69,6 +73,6 @@ impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
             }
             return Verdict::Drop;
         };
-        nat::masquerade(flow, source, ports::choose(options), leaving.out)
+        nat::masquerade(flow, source, *ports, leaving.out)
     }
 }

@@ -10,9 +10,5 @@ use crate::netfilter::nat::PortChoice;
 
 /// What a rule with `options` asks of the kernel's choice.
 pub(super) fn choose(options: &Options) -> PortChoice {
-    PortChoice {
-        range: options.to_ports,
-        random: options.random,
-        random_fully: options.random_fully,
-    }
+    PortChoice::new(options.to_ports, options.random, options.random_fully)
 }

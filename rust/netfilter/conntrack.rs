@@ -186,17 +186,19 @@ impl<F: Family> Entry<'_, F> {
 pub(crate) enum Flow<'hook, F: Family> {
     /// Nothing: the packet is not tracked.
     Untracked,
-    /// An entry in its table. Its tuples, and so its NAT, are settled.
-    Confirmed,
-    /// An entry that is on its way there.
+    /// An entry whose source NAT is settled: it is in conntrack's table, or NAT was set up already.
+    Settled,
+    /// An entry that is to get its source NAT yet.
     New(NewFlow<'hook, F>),
 }
 
 impl<'hook, F: Family> Flow<'hook, F> {
     pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
+        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
+            | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
         match Sight::of_packet(packet).entry {
             None => Flow::Untracked,
-            Some(entry) if entry.is_confirmed() => Flow::Confirmed,
+            Some(entry) if entry.status() & SETTLED != 0 => Flow::Settled,
             // INVARIANT: it is not confirmed, we have just looked.
             Some(entry) => Flow::New(NewFlow(entry)),
         }
@@ -215,12 +217,6 @@ impl<'hook, F: Family> Flow<'hook, F> {
 pub(crate) struct NewFlow<'hook, F: Family>(Entry<'hook, F>);
 
 impl<F: Family> NewFlow<'_, F> {
-    /// Whether source NAT was set up for the flow already (`IPS_SRC_NAT_DONE`).
-    pub(super) fn has_source_nat(&self) -> bool {
-        self.0
-            .has_status(bindings::ip_conntrack_status_IPS_SRC_NAT_DONE)
-    }
-
     /// The source address that the flow came with: that of the ORIGINAL tuple.
     pub(crate) fn original_source(&self) -> F::Address {
         self.tuple(Direction::Original).source_address::<F>()

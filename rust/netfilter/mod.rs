@@ -42,19 +42,17 @@ use kernel::prelude::*;
 ///
 /// C header: [`include/uapi/linux/netfilter.h`](srctree/include/uapi/linux/netfilter.h)
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
 pub(crate) enum Verdict {
-    /// It goes on its way.
-    Accept,
     /// It ends here.
-    Drop,
+    Drop = bindings::NF_DROP,
+    /// It goes on its way.
+    Accept = bindings::NF_ACCEPT,
 }
 
 impl Verdict {
     const fn into_raw(self) -> c_uint {
-        match self {
-            Verdict::Accept => bindings::NF_ACCEPT,
-            Verdict::Drop => bindings::NF_DROP,
-        }
+        self as c_uint
     }
 
     /// Reads what a function of NAT answers: it accepts or drops, nothing else.

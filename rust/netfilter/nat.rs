@@ -38,40 +38,38 @@ impl PortRange {
     }
 }
 
-/// How the kernel looks for a free port.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// How the kernel looks for a free port; made once for a rule, in the form that it takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PortChoice {
-    /// The ports to choose from. None: the flow's own port if it is free, else one of its class
-    /// (below 512, below 1024, above).
-    pub(crate) range: Option<PortRange>,
-    /// Start at a random port (`NF_NAT_RANGE_PROTO_RANDOM`).
-    pub(crate) random: bool,
-    /// The same by its newer name (`NF_NAT_RANGE_PROTO_RANDOM_FULLY`).
-    pub(crate) random_fully: bool,
+    flags: c_uint,
+    first: bindings::__be16,
+    last: bindings::__be16,
 }
 
 impl PortChoice {
-    fn flags(self) -> c_uint {
+    /// The ports to choose from are those of `range`. None: the flow's own port if it is free, else
+    /// one of its class (below 512, below 1024, above). With `random`, the search starts at a random
+    /// port (`NF_NAT_RANGE_PROTO_RANDOM`); `random_fully` is the same by its newer name.
+    pub(crate) fn new(range: Option<PortRange>, random: bool, random_fully: bool) -> Self {
         let bit = |set: bool, bit: c_uint| if set { bit } else { 0 };
-        bit(self.range.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
-            | bit(self.random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
-            | bit(self.random_fully, bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY)
+        Self {
+            flags: bindings::NF_NAT_RANGE_MAP_IPS
+                | bit(range.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
+                | bit(random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
+                | bit(random_fully, bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+            first: range.map_or(0, |range| range.first().to_be()),
+            last: range.map_or(0, |range| range.last().to_be()),
+        }
     }
-}
-
-fn raw_port(port: u16) -> bindings::nf_conntrack_man_proto {
-    bindings::nf_conntrack_man_proto { all: port.to_be() }
 }
 
 fn raw_range<F: Family>(source: F::Address, ports: PortChoice) -> bindings::nf_nat_range2 {
     let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
-    raw.flags = bindings::NF_NAT_RANGE_MAP_IPS | ports.flags();
+    raw.flags = ports.flags;
     raw.min_addr = F::to_raw(source).0;
     raw.max_addr = raw.min_addr;
-    if let Some(range) = ports.range {
-        raw.min_proto = raw_port(range.first());
-        raw.max_proto = raw_port(range.last());
-    }
+    raw.min_proto = bindings::nf_conntrack_man_proto { all: ports.first };
+    raw.max_proto = bindings::nf_conntrack_man_proto { all: ports.last };
     raw
 }
 
@@ -86,9 +84,6 @@ pub(crate) fn masquerade<F: Family>(
     ports: PortChoice,
     out: &Device,
 ) -> Verdict {
-    if flow.has_source_nat() {
-        return Verdict::Accept;
-    }
     // SAFETY: the entry is valid by the type's invariant; to one that was confirmed meanwhile the
     // function adds nothing. What comes back is null or lives as long as the entry.
     let nat = unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) };
@@ -133,12 +128,9 @@ mod tests {
 
     #[test]
     fn ports_go_out_in_network_order() {
-        let ports = PortChoice {
-            range: range(0x1234, 0xabcd),
-            ..PortChoice::default()
-        };
+        let ports = PortChoice::new(range(0x1234, 0xabcd), false, false);
         let raw = raw_range::<Ipv4>(Ipv4Addr::LOCALHOST, ports);
-        // SAFETY: `raw_port` wrote this member.
+        // SAFETY: `raw_range` wrote this member.
         let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
         assert_eq!(first.to_ne_bytes(), [0x12, 0x34]);
         assert_eq!(last.to_ne_bytes(), [0xab, 0xcd]);
@@ -146,7 +138,10 @@ mod tests {
 
     #[test]
     fn the_address_is_always_given_and_alone() {
-        let raw = raw_range::<Ipv4>(Ipv4Addr::new(192, 0, 2, 7), PortChoice::default());
+        let raw = raw_range::<Ipv4>(
+            Ipv4Addr::new(192, 0, 2, 7),
+            PortChoice::new(None, false, false),
+        );
         assert_eq!(raw.flags, bindings::NF_NAT_RANGE_MAP_IPS);
         // SAFETY: `to_raw` wrote all bytes of both unions.
         let (first, last) = unsafe { (raw.min_addr.ip, raw.max_addr.ip) };
@@ -156,19 +151,11 @@ mod tests {
 
     #[test]
     fn flags_follow_the_choice() {
-        let ports = PortChoice {
-            range: range(1, 2),
-            random: true,
-            random_fully: false,
-        };
+        let flags = |ports: PortChoice| ports.flags & !bindings::NF_NAT_RANGE_MAP_IPS;
         let expected = bindings::NF_NAT_RANGE_PROTO_SPECIFIED | bindings::NF_NAT_RANGE_PROTO_RANDOM;
-        assert_eq!(ports.flags(), expected);
-        let ports = PortChoice {
-            range: None,
-            random: false,
-            random_fully: true,
-        };
-        assert_eq!(ports.flags(), bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+        assert_eq!(flags(PortChoice::new(range(1, 2), true, false)), expected);
+        let expected = bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
+        assert_eq!(flags(PortChoice::new(None, false, true)), expected);
     }
 
     #[test]

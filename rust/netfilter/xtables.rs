@@ -131,9 +131,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
         // two members are the same pointer.
         let (targinfo, out) =
             unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
-        let Some(skb) = NonNull::new(skb) else {
-            return Verdict::Drop.into_raw();
-        };
+        // SAFETY: a packet is there, by the contract.
+        let skb = unsafe { NonNull::new_unchecked(skb) };
         // SAFETY: `check` wrote the options to this rule, or to the one that nftables copied it
         // from, and nobody writes to a rule that packets see.
         let options = unsafe { &*Self::options(targinfo) };
