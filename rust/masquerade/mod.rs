@@ -61,8 +61,7 @@ impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
         let Flow::New(flow) = &leaving.flow else {
             return Verdict::Accept;
         };
-        // A host that has no address yet, as in DHCP: it needs none of ours.
-        if flow.original_source() == F::UNSPECIFIED {
+        if F::is_left_alone(flow.original_source()) {
             return Verdict::Accept;
         }
         let Some(source) = F::source(&leaving.packet, leaving.out) else {

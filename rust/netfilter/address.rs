@@ -20,9 +20,6 @@ pub(crate) trait Family: 'static {
     /// The family's number in netfilter, `NFPROTO_*`.
     const NFPROTO: u8;
 
-    /// "Any", the address of one that has none: all zero.
-    const UNSPECIFIED: Self::Address;
-
     /// The fixed part of the family's header, its bytes.
     type Header: Copy;
 
@@ -78,7 +75,6 @@ impl Family for Ipv4 {
     type Header = [u8; 20];
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV4 as u8;
-    const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
     /// RFC 791, section 3.1.
     fn parse(header: &[u8; 20]) -> Header<Ipv4Addr> {
@@ -115,7 +111,6 @@ impl Family for Ipv6 {
     type Header = [u8; 40];
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV6 as u8;
-    const UNSPECIFIED: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 
     /// RFC 8200, section 3.
     fn parse(header: &[u8; 40]) -> Header<Ipv6Addr> {
@@ -232,10 +227,5 @@ mod tests {
             header.destination,
             Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 2)
         );
-    }
-
-    #[test]
-    fn ipv4_unspecified_is_zero() {
-        assert_eq!(ipv4_to_be32(Ipv4::UNSPECIFIED), 0);
     }
 }

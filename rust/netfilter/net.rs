@@ -11,9 +11,11 @@ use super::{
         ipv6_from_raw,
         ipv6_to_raw, //
     },
+    skb::Packet,
     AnyAddress,
     Family,
-    Ipv4, //
+    Ipv4,
+    Ipv6, //
 };
 use crate::bindings;
 use core::{
@@ -264,18 +266,19 @@ impl Device {
         Some(ipv4_from_be32(raw)).filter(|address| !address.is_unspecified())
     }
 
-    /// The address that a packet to `destination` gets when it leaves by this device, by the
-    /// kernel's own rules (`ipv6_dev_get_saddr` in `net/ipv6/addrconf.c`; RFC 6724, section 5).
+    /// The address that a packet gets when it leaves by this device, by the kernel's own rules
+    /// (`ipv6_dev_get_saddr` in `net/ipv6/addrconf.c`; RFC 6724, section 5): its destination decides.
     /// None: there is no usable address.
-    pub(crate) fn select_ipv6_source(&self, destination: Ipv6Addr) -> Option<Ipv6Addr> {
-        let destination = ipv6_to_raw(destination);
+    pub(crate) fn select_ipv6_source(&self, packet: &Packet<'_, Ipv6>) -> Option<Ipv6Addr> {
         let mut source = pin_init::zeroed();
-        // SAFETY: the device and its namespace are valid by their invariants. The function takes RCU's read lock itself, reads one address and writes the other.
+        // SAFETY: the device and its namespace are valid by their invariants. The function takes
+        // RCU's read lock itself, reads one address, in the packet's header, as C does, and writes
+        // the other.
         let result = unsafe {
             bindings::ipv6_dev_get_saddr(
                 self.net().as_raw(),
                 self.as_raw(),
-                &destination,
+                packet.raw_destination(),
                 0,
                 &mut source,
             )

@@ -189,3 +189,16 @@ impl Packet<'_, Ipv4> {
         ipv4_from_be32(raw)
     }
 }
+
+impl Packet<'_, Ipv6> {
+    /// Where in the header the destination stands.
+    pub(super) fn raw_destination(&self) -> *const bindings::in6_addr {
+        const OFFSET: usize = 24;
+        // SAFETY: the packet is valid by the invariant, and its network header is a whole one.
+        unsafe {
+            bindings::rustmasq_skb_network_header(self.as_raw())
+                .add(OFFSET)
+                .cast()
+        }
+    }
+}
