@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What scenarios about the flow watch share, on top of lib.sh: a trace buffer of
+# their own, what stands in it, and conntrack's entries in the same form.
+
+tracing=/sys/kernel/tracing
+buffer=$tracing/instances/scenario
+
+# watch EVENT...: records these events from now on, and no others.
+watch() {
+	local event
+	unwatch
+	modprobe rustmasq || bail "the module"
+	mkdir "$buffer" || bail "a trace buffer"
+	for event; do
+		echo 1 > "$buffer/events/rustmasq/$event/enable" || bail "event $event"
+	done
+}
+
+# unwatch: records nothing, and forgets what was recorded.
+unwatch() { [[ ! -e $buffer ]] || rmdir "$buffer"; }
+
+forget_events() { : > "$buffer/trace"; }
+
+# events EVENT [PATTERN]: what was recorded, a line each, without time and task.
+events() {
+	sed -nE "s/^.*: $1: (.*)/\1/p" "$buffer/trace" | grep -E -e "${2:-}"
+}
+
+# take EVENT NAME...: sets `taken` to the event with these fields alone, in this order.
+take() {
+	local name
+	taken=
+	for name in "${@:2}"; do
+		[[ " $1 " =~ " $name="([^ ]*)" " ]] && taken+="${taken:+ }$name=${BASH_REMATCH[1]}"
+	done
+}
+
+# fields EVENT NAME...: prints that.
+fields() {
+	take "$@"
+	printf '%s' "$taken"
+}
+
+# field NAME EVENT: what the event has under that name.
+field() {
+	take "$2" "$1"
+	printf '%s' "${taken#*=}"
+}
+
+# netns HOST: the number of its namespace.
+netns() { stat -L -c %i "/run/netns/$1"; }
+
+# endpoints: what `conntrack -L` or /proc/net/nf_conntrack says, in the events'
+# words: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P plain=A:P->B:P, a line
+# a flow. An identifier of ICMP stands where its client's port would.
+endpoints() {
+	awk '
+	function end(address, port) { return (address ~ /:/ ? "[" address "]" : address) ":" port + 0 }
+	function tuple(n) {
+		if (!(n in type)) return end(src[n], sport[n]) "->" end(dst[n], dport[n])
+		# The types of questions.
+		if (type[n] ~ /^(8|13|15|17|128)$/) return end(src[n], query[n]) "->" end(dst[n], 0)
+		return end(src[n], 0) "->" end(dst[n], query[n])
+	}
+	{
+		n = id = 0
+		split("", type); split("", sport); split("", dport)
+		for (i = 1; i <= NF; i++) {
+			split($i, word, "=")
+			if (word[1] == "src") src[++n] = word[2]
+			else if (word[1] == "dst") dst[n] = word[2]
+			else if (word[1] == "sport") sport[n] = word[2]
+			else if (word[1] == "dport") dport[n] = word[2]
+			else if (word[1] == "type") type[n] = word[2]
+			# An identifier of ICMP comes after its code, the flow'"'"'s own at the end.
+			else if (word[1] == "id" && $(i - 1) ~ /^code=/) query[n] = word[2]
+			else if (word[1] == "id") id = word[2]
+		}
+		original = tuple(1)
+		split(original, half, "->")
+		protocol = $1 ~ /^ipv/ ? $3 : $1
+		print "id=" id, "proto=" protocol, "original=" original, "reply=" tuple(2), "plain=" half[2] "->" half[1]
+	}'
+}
+
+# flows: the router's conntrack entries of both families in that form.
+flows() {
+	{
+		tracked -f ipv4 -o id
+		tracked -f ipv6 -o id
+	} | endpoints
+}
+
+# --- The hooks behind the events
+
+# count HOST: how many are ours.
+count() { on "$1" nft list hooks | grep -cF '[rustmasq]'; }
+
+# everywhere COUNT: in every namespace so many are ours.
+everywhere() {
+	local name
+	# shellcheck disable=SC2154 # lib.sh's
+	for name in "${hosts[@]}"; do [[ $(count "$name") == "$1" ]] || return 1; done
+	[[ $(nft list hooks | grep -cF '[rustmasq]') == "$1" ]]
+}
+nowhere() { everywhere 0; }
+
+# --- Flows to look at
+
+# two_flows: home's network with IPv6, and a router that masquerades without us.
+two_flows() {
+	home
+	home_ipv6
+	serve server UDP 53
+	serve server UDP6 54
+	rule -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
+	rule6 -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
+	me=$(netns router)
+	number=4000
+	outside='[2001:0db8:0001:0000:0000:0000:0000:0001]'
+}
+
+# ask_both: a flow of each family, from port $number, works.
+ask_both() {
+	[[ $(ask lan UDP 203.0.113.2 53 "sourceport=$number") == 203.0.113.1:* &&
+		$(ask lan UDP6 '[2001:db8:1::2]' 54 "sourceport=$number") == "$outside":* ]]
+}
+
+# both_seen: the watch saw both flows.
+both_seen() {
+	[[ $(events flow_confirm "^netns=$me .*original=[^ ]*:$number->" | wc -l) == 2 ]]
+}
+
+# flows_are_seen WHAT: both work, and the watch saw them.
+flows_are_seen() {
+	number=$((number + 1))
+	check "$1: flows work" ask_both
+	check "$1: ... and are seen" both_seen
+}
+
+trap 'unwatch; leave' EXIT
