@@ -287,6 +287,7 @@ play expected late
 check_match "$helper: $case: in a namespace that is younger than the module: an answer is expected" "helper $helper" "$said"
 play leave late
 ip netns del late
+# shellcheck disable=SC2034 # lib.sh uses it
 hosts=(lan r1 r2 server)
 
 # --- Unloading with flows, once more, where no rule was in the way
