@@ -224,7 +224,11 @@ no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
 
 stop_servers() {
 	local pid
-	for pid in "${servers[@]}"; do kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null; done
+	for pid in "${servers[@]}"; do
+		# A server's children have connections of their own.
+		pkill -P "$pid"
+		kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null
+	done
 	servers=()
 }
 

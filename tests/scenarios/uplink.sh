@@ -15,6 +15,8 @@
 . "$(dirname "$0")/../lib.sh"
 
 host lan router server
+# Connections that were cut keep their namespace for minutes, and that its tables.
+trap 'on server nft flush ruleset; leave' EXIT
 link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
 link router wan0 203.0.113.1/24 server eth0 203.0.113.2/24
 link router wan1 198.51.100.1/24 server eth1 198.51.100.2/24
