@@ -60,8 +60,7 @@ check "... until that namespace is gone" wait_until unload
 
 # echo_server PROTOCOL: repeats what it hears on port 7.
 echo_server() {
-	on server socat "$1-LISTEN:7,fork,reuseaddr" PIPE 2> "$scratch/echo-$1" &
-	servers+=($!)
+	start server socat "$1-LISTEN:7,fork,reuseaddr" PIPE 2> "$scratch/echo-$1"
 	wait_until listening server "$1" 7 || bail "no echo server for $1"
 }
 
@@ -73,7 +72,7 @@ connect() {
 	# Opened for both directions, so that nobody waits for the other end.
 	exec {write}<> "$scratch/$1-to" {read}<> "$scratch/$1-from"
 	to[$1]=$write from[$1]=$read
-	on lan socat - "$1:203.0.113.2:7,sourceport=$2" < "$scratch/$1-to" > "$scratch/$1-from" 2> "$scratch/connect-$1" &
+	nsenter --net=/run/netns/lan socat - "$1:203.0.113.2:7,sourceport=$2" < "$scratch/$1-to" > "$scratch/$1-from" 2> "$scratch/connect-$1" &
 	servers+=($!)
 }
 
