@@ -54,7 +54,7 @@ extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
-.PHONY: all module extension extension-test setup kernel stage demo test bench check clean help install install-files uninstall
+.PHONY: all module extension extension-test setup kernel stage demo test soak bench check clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -95,6 +95,14 @@ demo: stage ## boot the guest and show masquerading on real traffic
 
 test: stage ## run every test
 	@tests/run
+
+# Repeat a run by its seed: make soak SEED=...
+ifndef SEED
+SEED := $(shell echo $$RANDOM)
+endif
+soak: stage ## what takes too long for `make test`; prints its seed
+	@echo "SEED=$(SEED)"
+	@qemu/run --timeout 1900 -- env HOSTILE=10000 SEED=$(SEED) SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench
