@@ -96,13 +96,9 @@ demo: stage ## boot the guest and show masquerading on real traffic
 test: stage ## run every test
 	@tests/run
 
-# Repeat a run by its seed: make soak SEED=...
-ifndef SEED
-SEED := $(shell echo $$RANDOM)
-endif
-soak: stage ## what takes too long for `make test`; prints its seed
-	@echo "SEED=$(SEED)"
-	@qemu/run --timeout 1900 -- env HOSTILE=10000 SEED=$(SEED) SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
+soak: stage ## what takes too long for `make test`; prints its seed, and SEED= repeats a run
+	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
+	qemu/run --timeout 1900 -- env HOSTILE=10000 SEED=$$seed SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench
@@ -127,22 +123,24 @@ install: ## install the module, the extension, the reader and the man pages
 	@$(MAKE) install-files
 	$(if $(DESTDIR),,depmod $(release))
 
-# What is installed: mode, file, and where it goes.
-define installed
-644 $(build)/rustmasq.ko $(modules_dir)/updates/rustmasq.ko
-644 $(extension) $(extension_dir)/libxt_RUSTMASQ.so
-644 rust/libxt/libxt_RUSTMASQ.8 $(man_dir)/libxt_RUSTMASQ.8
-755 scripts/rustmasq-watch $(sbin_dir)/rustmasq-watch
-644 scripts/rustmasq-watch.8 $(man_dir)/rustmasq-watch.8
-endef
-export installed
+# What is installed, MODE:FILE:PLACE each. Not exported: that would ask for the kernel in every recipe,
+# those included that come before it is built.
+installed = \
+	644:$(build)/rustmasq.ko:$(modules_dir)/updates/rustmasq.ko \
+	644:$(extension):$(extension_dir)/libxt_RUSTMASQ.so \
+	644:rust/libxt/libxt_RUSTMASQ.8:$(man_dir)/libxt_RUSTMASQ.8 \
+	755:scripts/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
+	644:scripts/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
 
 install-files:
-	@while read -r mode file place; do install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; done <<< "$$installed"
+	@for each in $(installed); do \
+		IFS=: read -r mode file place <<< "$$each"; \
+		install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; \
+	done
 
 uninstall: ## remove what install put there
 	@$(target_named)
-	@while read -r _ _ place; do rm -vf "$(DESTDIR)$$place"; done <<< "$$installed"
+	@for each in $(installed); do rm -vf "$(DESTDIR)$${each##*:}"; done
 	$(if $(DESTDIR),,depmod $(release))
 
 clean: ## remove what was built here (the cache stays)

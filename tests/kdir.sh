@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# make KDIR=, seen from the host: a tree that cannot be built against is refused
-# with a line that names the reason.
+# The Makefile's kernel, seen from the host: a tree KDIR= that cannot be built against
+# is refused with a line that names the reason; ours is asked for when it is needed.
 
 set -u
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
@@ -49,3 +49,12 @@ refused "a kernel without NF_NAT_MASQUERADE" "lacks CONFIG_NF_NAT_MASQUERADE" "$
 configured "${base[@]}" NF_NAT_MASQUERADE=y
 rm "$tree/Module.symvers"
 refused "a tree that was not built to its end" "no Module.symvers" "$tree"
+
+# On a fresh machine there is none until a recipe has built it, so no recipe before may ask where it
+# is: what was asked for once stays as it was answered.
+flavour=$(make --no-print-directory KDIR= --eval='first:; @true' --eval='second: first; @: $(info $(flavor kernel))' second)
+if [[ $flavour == recursive ]]; then
+	echo "ok - a recipe that needs no kernel does not ask for it"
+else
+	echo "not ok - a recipe that needs no kernel does not ask for it: $flavour"
+fi
