@@ -52,6 +52,7 @@ refused "a tree that was not built to its end" "no Module.symvers" "$tree"
 
 # On a fresh machine there is none until a recipe has built it, so no recipe before may ask where it
 # is: what was asked for once stays as it was answered.
+# shellcheck disable=SC2016 # make expands it
 flavour=$(make --no-print-directory KDIR= --eval='first:; @true' --eval='second: first; @: $(info $(flavor kernel))' second)
 if [[ $flavour == recursive ]]; then
 	echo "ok - a recipe that needs no kernel does not ask for it"
