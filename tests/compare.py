@@ -17,8 +17,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import (CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
-                       CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE, FLOWS, GET, HEADER,
+                       CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE, FLOWS, HEADER,
                        NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, STATUS, Conntrack, Inside, attributes, number, place)
+from stage import Player, checksum, family, hear_errors, icmp_error
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmp", SCTP: "sctp"}
@@ -38,8 +39,6 @@ STATES = {
 # Multicast groups: flows that are new, change, and go.
 EVENTS = 1 | 2 | 4
 PATIENCE = 5
-# Linux's numbers that the module socket has no names for.
-IP_RECVERR, IPV6_RECVERR = 11, 25
 # Types of ICMP and ICMPv6.
 REQUEST, REPLY = {ICMP: 8, ICMPV6: 128}, {ICMP: 0, ICMPV6: 129}
 
@@ -107,26 +106,6 @@ class Table(Conntrack):
                         total[what] += number(value)
 
 
-def ip_family(address):
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def checksum(data):
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def icmp_error(sock):
-    """ICMP TYPE CODE from ADDRESS, as a socket was told."""
-    ancillary = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[1]
-    data = next(data for _, kind, data in ancillary if kind in (IP_RECVERR, IPV6_RECVERR))
-    kind, code = data[5:7]
-    origin = data[20:24] if sock.family == socket.AF_INET else data[24:40]
-    return f"ICMP {kind} {code} from {ipaddress.ip_address(origin)}"
-
-
 class Mask:
     """What is chance: ports in ranges (FIRST-LAST), but for some. Each gets a number, so that what was equal
     stays so."""
@@ -146,7 +125,7 @@ class Mask:
         return str(port)
 
 
-class Stage:
+class Stage(Player):
     """The commands. WHO is HOST@ADDRESS."""
 
     def __init__(self):
@@ -233,18 +212,15 @@ class Stage:
         if key in self.sockets:
             return self.sockets[key]
         host, _, address = who.partition("@")
-        family = ip_family(address)
         kind, number_ = {
             "udp": (socket.SOCK_DGRAM, UDP), "tcp": (socket.SOCK_STREAM, TCP), "sctp": (socket.SOCK_STREAM, SCTP),
-            "icmp": (socket.SOCK_RAW, ICMPV6 if family == socket.AF_INET6 else ICMP),
+            "icmp": (socket.SOCK_RAW, ICMPV6 if family(address) == socket.AF_INET6 else ICMP),
         }[protocol]
         with Inside(host):
-            sock = socket.socket(family, kind, number_)
+            sock = socket.socket(family(address), kind, number_)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if protocol == "udp":
-            level, option = (socket.IPPROTO_IPV6, IPV6_RECVERR) if family == socket.AF_INET6 else \
-                (socket.IPPROTO_IP, IP_RECVERR)
-            sock.setsockopt(level, option, 1)
+            hear_errors(sock)
         sock.bind((address, 0 if protocol == "icmp" else int(port)))
         if kind == socket.SOCK_STREAM:
             sock.settimeout(PATIENCE)
@@ -285,10 +261,10 @@ class Stage:
                     return [sock.recv(65535).decode() or "closed"]
                 except ConnectionResetError:
                     return ["reset"]
-            try:
-                return [icmp_error(sock)]
-            except BlockingIOError:
-                data, peer = sock.recvfrom(65535)
+            error = icmp_error(sock)
+            if error:
+                return [error]
+            data, peer = sock.recvfrom(65535)
             seen = peer[1]
             if protocol == "icmp":
                 if sock.proto == ICMP:
@@ -345,16 +321,5 @@ class Stage:
         return []
 
 
-def main():
-    stage = Stage()
-    for line in sys.stdin:
-        command, *arguments = line.split()
-        try:
-            said = getattr(stage, command)(*arguments)
-        except OSError as error:
-            said = [f"{line.strip()}: {error}"]
-        print("\n".join([*said, "."]), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    Stage().play()

@@ -4,7 +4,7 @@
 # What scenarios share that run each case twice, with MASQUERADE and with RUSTMASQ,
 # and compare all that can be seen of it. Only a random port in its range need not be
 # the same; tests/compare.py masks it.
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/.. source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # --- The network: home's with IPv6, a second client, and addresses to choose from.
@@ -64,29 +64,9 @@ two_clients() {
 	done
 }
 
-# --- The stage: see tests/compare.py. What it says goes into $said, rather than through a process.
-
-said=''
-
-stage_on() {
-	mkfifo "$scratch/lines" "$scratch/answers"
-	"$here/compare.py" < "$scratch/lines" > "$scratch/answers" &
-	servers+=($!)
-	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
+compare_on() {
+	stage_on compare.py
 	play routers_are 203.0.113.1 203.0.113.9 198.51.100.1 172.18.0.1 2001:db8:1::1 2001:db8:2::1 fd00:18::1
-}
-
-# play COMMAND...
-play() {
-	local line
-	said=
-	printf '%s\n' "$*" >&"$lines"
-	while IFS= read -r -t 20 -u "$answers" line; do
-		[[ $line != . ]] || return 0
-		said+=${said:+$'\n'}$line
-	done
-	said="no answer to: $*"
-	return 1
 }
 
 # --- Cases: functions that send packets, and say what must arrive of them

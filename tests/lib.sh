@@ -216,6 +216,32 @@ ask_in_vain() {
 	ask "$@"
 }
 
+# --- The stage: a tool that plays hosts, line by line (tests/stage.py). What it says goes into $said,
+# rather than through a process.
+
+said=''
+
+# stage_on TOOL [ARGUMENT...]: one of tests/; it lives until stop_servers.
+stage_on() {
+	mkfifo "$scratch/lines" "$scratch/answers"
+	"$here/$1" "${@:2}" < "$scratch/lines" > "$scratch/answers" &
+	servers+=($!)
+	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
+}
+
+# play COMMAND...
+play() {
+	local line
+	said=
+	printf '%s\n' "$*" >&"$lines"
+	while IFS= read -r -t 30 -u "$answers" line; do
+		[[ $line != . ]] || return 0
+		said+=${said:+$'\n'}$line
+	done
+	said="no answer to: $*"
+	return 1
+}
+
 # --- The kernel's own masquerading, whose notifiers would flush our flows too
 
 no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }

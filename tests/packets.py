@@ -32,16 +32,13 @@ import socket
 import struct
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from stage import checksum, family, hear_errors, met_error
+
 MARK = b"\nrustmasq\n"
 # Linux's numbers that the module socket has no names for.
-IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR = 10, 2, 11
-IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO, IPV6_RECVERR = 23, 2, 25
-# struct sock_extended_err, and the sockaddr of the error's origin behind it.
-EXTENDED_ERROR = struct.Struct("=IBBBBII")
-
-
-def family(address):
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO = 23, 2
 
 
 def raw_socket(address, protocol):
@@ -95,14 +92,6 @@ def ask(args):
 
 
 # --- Datagrams and fragments
-
-
-def checksum(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def udp(source, target, payload):
@@ -199,13 +188,14 @@ def who(args):
 def provoke(args):
     sock = socket.socket(family(args.address), socket.SOCK_DGRAM)
     if sock.family == socket.AF_INET6:
-        level, options = socket.IPPROTO_IPV6, [(IPV6_RECVERR, 1), (IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO)]
+        level, options = socket.IPPROTO_IPV6, [(IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO)]
         options += [(socket.IPV6_UNICAST_HOPS, args.hops)]
     else:
-        level, options = socket.IPPROTO_IP, [(IP_RECVERR, 1), (IP_MTU_DISCOVER, IP_PMTUDISC_DO)]
+        level, options = socket.IPPROTO_IP, [(IP_MTU_DISCOVER, IP_PMTUDISC_DO)]
         options += [(socket.IP_TTL, args.hops)]
     for option, value in options:
         sock.setsockopt(level, option, value)
+    hear_errors(sock)
     sock.bind(("", args.from_port))
     sock.connect((args.address, args.port))
     try:
@@ -217,20 +207,7 @@ def provoke(args):
     poll.register(sock, 0)
     if not poll.poll(args.patience * 1000):
         return ""
-    for _, kind, data in sock.recvmsg(512, 512, socket.MSG_ERRQUEUE)[1]:
-        if kind in (IP_RECVERR, IPV6_RECVERR):
-            _, _, error, code, _, info, _ = EXTENDED_ERROR.unpack_from(data)
-            return f"{origin(data[EXTENDED_ERROR.size:])} {error} {code} {info}"
-    return ""
-
-
-def origin(raw):
-    number, = struct.unpack_from("=H", raw)
-    if number == socket.AF_INET:
-        return str(ipaddress.IPv4Address(raw[4:8]))
-    if number == socket.AF_INET6:
-        return str(ipaddress.IPv6Address(raw[8:24]))
-    return "local"
+    return " ".join(map(str, met_error(sock) or ()))
 
 
 def main():

@@ -18,12 +18,9 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Inside, place
+from stage import Player, hear_errors, icmp_error
 
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
-# Linux's numbers that the module socket has no names for.
-IP_RECVERR = 11
-# struct sock_extended_err, and the sockaddr_in of the error's origin behind it.
-EXTENDED_ERROR = struct.Struct("=IBBBBII4x4s")
 # Seconds to wait for an answer: that should come, that should not.
 PATIENT, VAIN = 10, 0.7
 
@@ -43,20 +40,6 @@ def pair(text):
     return address, int(port)
 
 
-def icmp_error(sock):
-    """The ICMP error that the socket met, or nothing."""
-    sock.setblocking(False)
-    try:
-        _, control, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
-    except OSError:
-        return ""
-    for level, kind, data in control:
-        if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR):
-            _, _, number, code, _, _, _, origin = EXTENDED_ERROR.unpack_from(data)
-            return f"ICMP {number} {code} from {socket.inet_ntoa(origin)}"
-    return ""
-
-
 def why(sock, error):
     """How a packet of the socket was turned away: by an ICMP error, or by a TCP RST."""
     return icmp_error(sock) or {"ConnectionRefusedError": "reset", "ConnectionResetError": "reset",
@@ -70,7 +53,7 @@ class Talk:
         self.sock = make(host, KINDS[protocol])
         self.protocol, self.buffer, self.lines = protocol, b"", []
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        hear_errors(self.sock)
         self.sock.bind(pair(source))
 
     def connect(self, address, port, patience):
@@ -150,9 +133,14 @@ class Servers(threading.Thread):
                 answer(f"{where(peer)} {line}")
 
 
-class Stage:
+class Stage(Player):
     def __init__(self):
         self.talks, self.servers, self.patience, self.unnamed = {}, Servers(), PATIENT, 0
+
+    def do(self, command, *arguments):
+        """vain-COMMAND: as COMMAND, for what should not be answered."""
+        self.patience = VAIN if command.startswith("vain-") else PATIENT
+        return super().do(command.removeprefix("vain-"), *arguments)
 
     def serve(self, host, protocol, address, port, *banner):
         """serve HOST PROTOCOL ADDRESS PORT [BANNER...]: the banner "mute" is none, and no answers."""
@@ -282,16 +270,4 @@ class Stage:
         return []
 
 
-def main():
-    stage = Stage()
-    for line in sys.stdin:
-        command, *arguments = line.split()
-        stage.patience = VAIN if command.startswith("vain-") else PATIENT
-        try:
-            said = getattr(stage, command.removeprefix("vain-"))(*arguments)
-        except OSError as error:
-            said = [f"{line.strip()}: {error}"]
-        print("\n".join([*said, "."]), flush=True)
-
-
-main()
+Stage().play()

@@ -1,44 +1,21 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios with many conversations share: clients and
-# servers that tests/talk.py plays, and what the router tracks of them. What is said
-# goes into $said, rather than through a process.
+# What scenarios with many conversations share: clients and servers that tests/talk.py plays, and what the
+# router tracks of them.
 
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/.. source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-
-said=''
-
-talk_on() {
-	mkfifo "$scratch/lines" "$scratch/answers"
-	"$here/talk.py" < "$scratch/lines" > "$scratch/answers" &
-	servers+=($!)
-	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
-}
-
-# talk COMMAND...: one of class Stage's, see there.
-talk() {
-	local line
-	said=
-	printf '%s\n' "$*" >&"$lines"
-	while IFS= read -r -t 30 -u "$answers" line; do
-		[[ $line != . ]] || return 0
-		said+=${said:+$'\n'}$line
-	done
-	said="no answer to: $*"
-	return 1
-}
 
 # says WHAT ANSWER COMMAND...: what the command says is that.
 says() {
-	talk "${@:3}"
+	play "${@:3}"
 	check_equal "$1" "$2" "$said"
 }
 
 # says_like WHAT PATTERN COMMAND...: it matches the extended regular expression.
 says_like() {
-	talk "${@:3}"
+	play "${@:3}"
 	check_match "$1" "$2" "$said"
 }
 
@@ -46,7 +23,7 @@ says_like() {
 heard() {
 	local end=$((SECONDS + 20)) all=
 	while ((SECONDS < end)); do
-		talk heard "${@:3}"
+		play heard "${@:3}"
 		all+=${all:+$'\n'}$said
 		all=${all%$'\n'}
 		[[ $all != "$2" ]] || break

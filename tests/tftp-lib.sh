@@ -3,7 +3,7 @@
 #
 # What the scenarios of the TFTP helper share: a network with two routers in a
 # row, and a way to run each case with every helper and to compare what they do.
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/.. source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The helpers to run cases with. The first one is what the others are compared with.
@@ -144,35 +144,16 @@ translate() {
 	done
 }
 
-# --- The stage: client, server and others, line by line (tests/tftp.py). What it says goes into $said,
-# rather than through a process.
+# --- The stage: client, server and others
 
-said=''
-
-stage_on() {
+tftp_on() {
 	local router
-	mkfifo "$scratch/lines" "$scratch/answers"
-	"$here/tftp.py" play < "$scratch/lines" > "$scratch/answers" &
-	servers+=($!)
-	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
+	stage_on tftp.py play
 	for router in r1 r2; do
 		# Flows must have been born with events to tell of what they expect.
 		on "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
 		play events "$router"
 	done
-}
-
-# play COMMAND...
-play() {
-	local line
-	said=
-	printf '%s\n' "$*" >&"$lines"
-	while IFS= read -r -t 20 -u "$answers" line; do
-		[[ $line != . ]] || return 0
-		said+=${said:+$'\n'}$line
-	done
-	said="no answer to: $*"
-	return 1
 }
 
 # --- Cases, with each helper

@@ -25,7 +25,6 @@ RFC 2347 does not say otherwise; nor does it forbid options that come twice or t
 names and values are ASCII is the server's to enforce.
 """
 
-import ipaddress
 import os
 import select
 import socket
@@ -34,13 +33,12 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, Conntrack, Inside, place
+from stage import Player, family, hear_errors, icmp_error
 
 READ, WRITE, DATA, ACK, ERROR, OACK = range(1, 7)
 OPCODES = {"read": READ, "write": WRITE, "data": DATA, "ack": ACK, "error": ERROR}
 LONGEST = 512
 PORT = 69
-# Linux's numbers that the module socket has no names for.
-IP_RECVERR, IPV6_RECVERR = 11, 25
 
 
 def is_request(datagram):
@@ -52,10 +50,6 @@ def is_request(datagram):
         return False
     modes = [b"netascii", b"octet"] + ([b"mail"] if datagram[1] == WRITE else [])
     return bool(fields) and fields[1].lower() in modes
-
-
-def family(address):
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 # --- play
@@ -85,17 +79,7 @@ def to_words(datagram):
     return "hex " + datagram.hex()
 
 
-def icmp_error(sock):
-    """ICMP TYPE CODE from ADDRESS, as a socket was told."""
-    ancillary = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)[1]
-    data = next(data for _, kind, data in ancillary if kind in (IP_RECVERR, IPV6_RECVERR))
-    # struct sock_extended_err, and the sockaddr of the one who said so.
-    kind, code = data[5:7]
-    origin = data[20:24] if sock.family == socket.AF_INET else data[24:40]
-    return f"ICMP {kind} {code} from {ipaddress.ip_address(origin)}"
-
-
-class Stage:
+class Stage(Player):
     """The commands of play. WHO is HOST, or HOST@ADDRESS where a host is to use one of several. An IPv6 address
     may have its brackets."""
 
@@ -112,9 +96,7 @@ class Stage:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if kind == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            hear_errors(sock)
             sock.bind((address.strip("[]"), int(port)))
             self.sockets[key] = sock
         return self.sockets[key]
@@ -154,11 +136,11 @@ class Stage:
                               [], [], float(patience))[0]
         if not heard:
             return ["nothing"]
-        try:
-            return [icmp_error(heard[0])]
-        except BlockingIOError:
-            datagram, peer = heard[0].recvfrom(65535)
-            return [f"{place(*peer[:2])} {to_words(datagram)}"]
+        error = icmp_error(heard[0])
+        if error:
+            return [error]
+        datagram, peer = heard[0].recvfrom(65535)
+        return [f"{place(*peer[:2])} {to_words(datagram)}"]
 
     def flows(self, host):
         """flows HOST: conntrack's entries of UDP."""
@@ -199,14 +181,7 @@ class Stage:
 
 
 def play():
-    stage = Stage()
-    for line in sys.stdin:
-        command, *arguments = line.split()
-        try:
-            said = getattr(stage, command)(*arguments)
-        except OSError as error:
-            said = [f"{line.strip()}: {error}"]
-        print("\n".join([*said, "."]), flush=True)
+    Stage().play()
 
 
 # --- serve

@@ -18,6 +18,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Conntrack, Inside
+from stage import checksum
 from tftp import LONGEST, PORT, READ, WRITE, is_request
 
 # Client and server, by IP version, in the network of tests/tftp-lib.sh.
@@ -28,14 +29,6 @@ ROUTERS = ["r1", "r2"]
 BATCH = 100
 PORTS = range(10000, 60000)
 SO_RCVBUFFORCE = 33
-
-
-def checksum(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 class Case:

@@ -19,20 +19,20 @@ ip -n lan addr add 172.18.0.18/16 dev lan0
 # What SNAT and NETMAP give.
 for address in 203.0.113.10 203.0.113.18; do ip -n router addr add $address/32 dev wan0; done
 
-talk_on
+stage_on talk.py
 for port in 7 1001 1002 1003 1004; do
-	talk serve server UDP 0.0.0.0 $port
-	talk serve server TCP 0.0.0.0 $port
+	play serve server UDP 0.0.0.0 $port
+	play serve server TCP 0.0.0.0 $port
 done
-talk serve server UDP 0.0.0.0 9 mute
-for protocol in UDP TCP; do talk serve router $protocol 0.0.0.0 2009; done
+play serve server UDP 0.0.0.0 9 mute
+for protocol in UDP TCP; do play serve router $protocol 0.0.0.0 2009; done
 
 nat() {
 	on router "$IPTABLES-restore" -w || bail "rules of table nat"
 	on router conntrack -F 2> /dev/null
 }
 begin_anew() {
-	talk hang_up
+	play hang_up
 	on router conntrack -F 2> /dev/null
 }
 
@@ -91,7 +91,7 @@ tracks "conntrack has each of these, and nothing else" "$(
 	echo "icmp src=172.18.0.2 dst=203.0.113.2 type=8 code=0 id=5 src=203.0.113.2 dst=203.0.113.1 type=0 code=0 id=5"
 )"
 check_equal "SNAT behind RUSTMASQ saw nothing" 0 "$(packets '-p udp .*:9000')"
-talk hang_up
+play hang_up
 
 for order in "SNAT RUSTMASQ 203.0.113.10:9000" "RUSTMASQ SNAT 203.0.113.1:7000"; do
 	read -r first second source <<< "$order"
@@ -166,7 +166,7 @@ offloaded() { on router grep -qE "^ipv4 +2 +${1,,} .* sport=$2 dport=7 .*dst=203
 
 declare -A own=([TCP]=2530 [UDP]=2531) source=()
 for protocol in TCP UDP; do
-	talk open $protocol lan $protocol 203.0.113.2 7 ":${own[$protocol]}"
+	play open $protocol lan $protocol 203.0.113.2 7 ":${own[$protocol]}"
 	says_like "$protocol and a flowtable: the flow begins with a port of the range" '^203.0.113.1:700[0-9] one$' \
 		say $protocol one
 	source[$protocol]=${said% one}
@@ -192,8 +192,8 @@ begin_anew
 start router conntrack -E -e NEW -p udp -o id -b 4194304 > "$scratch/events" 2> /dev/null
 listener=$!
 knock() {
-	talk tell lan UDP 203.0.113.2 9 :19999 knock
-	talk hang_up
+	play tell lan UDP 203.0.113.2 9 :19999 knock
+	play hang_up
 	on router conntrack -D -p udp --orig-port-src 19999 > /dev/null 2>&1
 	grep -q sport=19999 "$scratch/events"
 }
@@ -203,7 +203,7 @@ nat <<-'END'
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
 	COMMIT
 END
-talk heard server UDP 9
+play heard server UDP 9
 start lan "$here/flows.py" 300 203.0.113.2
 flood=$!
 looks=0 bad=0
@@ -216,7 +216,7 @@ while kill -0 $flood 2> /dev/null; do
 done
 check "conntrack -L was called meanwhile ($looks times)" test $looks -gt 0
 check_equal "... and said nothing wrong" 0 $bad
-arrived() { talk sources server UDP 9 && [[ $said == "$1 "* ]]; }
+arrived() { play sources server UDP 9 && [[ $said == "$1 "* ]]; }
 news() { grep -E 'src=172.18.0.2 .* sport=2[0-9]{4} dport=9 ' "$scratch/events"; }
 all_heard() { [[ $(news | wc -l) -ge 300 ]]; }
 check "conntrack -E tells of each new flow" wait_until all_heard
@@ -226,7 +226,7 @@ check_equal "... that are all different" 300 "$(news | grep -oE ' dst=203.0.113.
 check_equal "... and of flows that conntrack -L lists afterwards" "" \
 	"$(diff <(news | grep -oE ' id=[0-9]+' | sort) <(tracked -p udp -o id | grep 'dport=9 ' | grep -oE ' id=[0-9]+' | sort))"
 check "all arrive" wait_until arrived 300
-talk sources server UDP 9
+play sources server UDP 9
 check_equal "... from the router" "300 from 203.0.113.1" "$said"
 kill "$listener"
 
@@ -239,8 +239,8 @@ nat <<-'END'
 	COMMIT
 END
 begin_anew
-talk open TCP lan TCP 203.0.113.2 7 :2540
-talk open UDP lan UDP 203.0.113.2 7 :2541
+play open TCP lan TCP 203.0.113.2 7 :2540
+play open UDP lan UDP 203.0.113.2 7 :2541
 for n in 1 2 3 4; do
 	says "conntrack -F, $n: the connection goes on from its one port" "203.0.113.1:8000 $n" say TCP $n
 	says_like "... the datagrams from any of their range" "^203.0.113.1:700[0-9] $n$" say UDP $n
@@ -248,14 +248,14 @@ for n in 1 2 3 4; do
 	on router conntrack -F 2> /dev/null
 	tracks "... until it is emptied" ""
 done
-talk hang_up
+play hang_up
 
 nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
 	COMMIT
 END
-talk heard server UDP 9
+play heard server UDP 9
 start lan "$here/flows.py" 200 203.0.113.2
 flood=$! flushes=0
 while kill -0 $flood 2> /dev/null; do
@@ -264,7 +264,7 @@ while kill -0 $flood 2> /dev/null; do
 done
 check "conntrack -F as new flows come ($flushes times)" test $flushes -gt 0
 check "... all arrive" wait_until arrived 200
-talk sources server UDP 9
+play sources server UDP 9
 check_equal "... from the router's address" "200 from 203.0.113.1" "$said"
 check "... though not each is remembered" test "$(tracked -p udp | grep -c 'dport=9 ')" -lt 200
 
@@ -294,8 +294,8 @@ nat <<-'END'
 	COMMIT
 END
 
-talk open 1 lan UDP 203.0.113.2 7 :40000
-talk open 2 lan2 UDP 203.0.113.2 7 :40000
+play open 1 lan UDP 203.0.113.2 7 :40000
+play open 2 lan2 UDP 203.0.113.2 7 :40000
 says "two LANs with the same addresses: the first one's flow works" "203.0.113.1:40000 hello" say 1 hello
 says "without zones, the other's is taken for the same" "203.0.113.1:40000 hello" say 2 hello
 says "... and takes the first one's answers away" silence vain-say 1 hello
@@ -303,7 +303,7 @@ says "... and takes the first one's answers away" silence vain-say 1 hello
 # For the questions a zone each, for the answers one for all: NAT tells them apart.
 zones "-i lan0 -j CT --zone-orig 1" "-i lan1 -j CT --zone-orig 2"
 for protocol in UDP TCP; do
-	for n in 1 2; do talk open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000; done
+	for n in 1 2; do play open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000; done
 	says "$protocol, zones for questions: the first flow works" "203.0.113.1:40000 one" say ${protocol}1 one
 	says_like "... the other one, too" "^203.0.113.1:[0-9]+ two$" say ${protocol}2 two
 	port=${said% two} port=${port#*:}
@@ -326,13 +326,13 @@ link server2 eth0 203.0.113.2/24 router wan1 203.0.113.1/24
 ip -n router route add 203.0.113.0/24 dev wan1 table 3
 ip -n router rule add iif lan1 lookup 3
 ip -n router rule add iif wan1 lookup 2
-for protocol in UDP TCP; do talk serve server2 $protocol 0.0.0.0 7; done
+for protocol in UDP TCP; do play serve server2 $protocol 0.0.0.0 7; done
 zones "-i lan0 -j CT --zone 1" "-i wan0 -j CT --zone 1" "-i lan1 -j CT --zone 2" "-i wan1 -j CT --zone 2"
 on router "$IPTABLES" -w -t mangle -F
-talk heard server UDP 7
+play heard server UDP 7
 for protocol in UDP TCP; do
 	for n in 1 2; do
-		talk open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000
+		play open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000
 		says "$protocol, zones with an uplink each: the flow of zone $n keeps its port" "203.0.113.1:40000 one" \
 			say $protocol$n one
 	done

@@ -9,7 +9,7 @@
 . "$(dirname "$0")/../compare.sh"
 
 two_clients
-stage_on
+compare_on
 
 # --- Traffic
 

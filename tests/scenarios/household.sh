@@ -149,22 +149,22 @@ refuses() { [[ $(refused "$1") -gt 0 ]]; }
 
 # --- Services
 
-talk_on
-talk serve guest TCP 192.168.2.10 22 SSH-2.0-OpenSSH_9.2
-talk serve guest TCP 192.168.2.10 110 +OK POP3
-talk serve guest TCP 192.168.2.10 143 '* OK IMAP4rev1'
-talk serve guest TCP 192.168.2.10 2525 220 house.example ESMTP
-talk serve guest UDP 192.168.2.10 514 mute
-for port in 8000 8001 8002 8003; do talk serve guest TCP 192.168.2.10 $port this is $port; done
+stage_on talk.py
+play serve guest TCP 192.168.2.10 22 SSH-2.0-OpenSSH_9.2
+play serve guest TCP 192.168.2.10 110 +OK POP3
+play serve guest TCP 192.168.2.10 143 '* OK IMAP4rev1'
+play serve guest TCP 192.168.2.10 2525 220 house.example ESMTP
+play serve guest UDP 192.168.2.10 514 mute
+for port in 8000 8001 8002 8003; do play serve guest TCP 192.168.2.10 $port this is $port; done
 # What nobody outside is to reach.
-talk serve guest TCP 192.168.2.10 9000
-talk serve guest UDP 192.168.2.10 9000
-talk serve router TCP 0.0.0.0 9000
-talk serve router UDP 0.0.0.0 9000
-talk serve desk UDP 224.0.0.251 5353 mute
-talk serve desk UDP 0.0.0.0 68 mute
-for port in 7 25 7000; do talk serve outside TCP 0.0.0.0 $port; done
-for port in 7 5000; do talk serve outside UDP 0.0.0.0 $port; done
+play serve guest TCP 192.168.2.10 9000
+play serve guest UDP 192.168.2.10 9000
+play serve router TCP 0.0.0.0 9000
+play serve router UDP 0.0.0.0 9000
+play serve desk UDP 224.0.0.251 5353 mute
+play serve desk UDP 0.0.0.0 68 mute
+for port in 7 25 7000; do play serve outside TCP 0.0.0.0 $port; done
+for port in 7 5000; do play serve outside UDP 0.0.0.0 $port; done
 
 served=$scratch/served
 mkdir "$served" "$scratch/own"
@@ -195,7 +195,7 @@ tftp_tracks() {
 }
 
 begin_anew() {
-	talk hang_up
+	play hang_up
 	on router conntrack -F 2> /dev/null
 }
 
@@ -230,7 +230,7 @@ for protocol in TCP UDP; do
 	says "DNS by $protocol (32003 to 53): the name is known" 192.0.2.77 \
 		resolve outside $protocol 203.0.113.1 32003 :1003 www.house.example
 done
-talk tell outside UDP 203.0.113.1 32007 :1007 '<34>a line'
+play tell outside UDP 203.0.113.1 32007 :1007 '<34>a line'
 heard "syslog (32007 to 514): the line is heard" "203.0.113.2:1007 <34>a line" guest UDP 514
 tracks "conntrack has each of these, and nothing else" "${services}$(cat <<-'END'
 	tcp ESTABLISHED src=203.0.113.2 dst=203.0.113.1 sport=1003 dport=32003 src=192.168.2.10 dst=203.0.113.2 sport=53 dport=1003 [ASSURED]
@@ -303,7 +303,7 @@ tracks "... are the bridge's business" ""
 
 # shouts WHAT SOURCE-PORT ADDRESS SEEN...: what desk hears when the router sends to many.
 shouts() {
-	talk shout router virbr0 "192.168.2.1:$2" "$3" "$4" hello
+	play shout router virbr0 "192.168.2.1:$2" "$3" "$4" hello
 	heard "$1" "192.168.2.1:$5 hello" desk UDP "$4"
 }
 shouts "to a multicast group, the router keeps its port" 5353 224.0.0.251 5353 5353
@@ -350,7 +350,7 @@ begin_anew
 # --- Each rule is needed
 
 without=RETURN restore
-talk shout router virbr0 192.168.2.1:5353 224.0.0.251 5353 hello
+play shout router virbr0 192.168.2.1:5353 224.0.0.251 5353 hello
 check "without RETURN, what goes to a multicast group" wait_until on router grep -q 'sport=5353 dport=5353 ' /proc/net/nf_conntrack
 tracks "... leaves from another port" \
 	"udp src=192.168.2.1 dst=224.0.0.251 sport=5353 dport=5353 [UNREPLIED] src=224.0.0.251 dst=192.168.2.1 sport=5353 dport=MOVED"

@@ -9,7 +9,7 @@
 
 two_routers
 modprobe nf_nat_tftp || bail "the kernel's own helper"
-stage_on
+tftp_on
 
 # Where nothing else is said, both routers masquerade.
 masquerade() { for v in 4 6; do translate -j MASQUERADE; done; }
