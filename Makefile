@@ -98,7 +98,7 @@ test: stage ## run every test
 
 soak: stage ## what takes too long for `make test`; prints its seed, and SEED= repeats a run
 	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
-	qemu/run --timeout 1900 -- env HOSTILE=10000 SEED=$$seed SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
+	qemu/run --timeout 1900 -- env EFFORT=100 SEED=$$seed SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench

@@ -12,6 +12,12 @@ IPTABLES=${IPTABLES:-iptables-legacy}
 # shellcheck disable=SC2034 # for scenarios
 IP6TABLES=${IPTABLES/iptables/ip6tables}
 
+# Tests that repeat something do EFFORT percent of what they could; `make soak` does all of it.
+EFFORT=${EFFORT:-10}
+# What is random is made from this seed, and can be had again.
+# shellcheck disable=SC2034 # for scenarios
+SEED=${SEED:-1350}
+
 scratch=$(mktemp -d)
 hosts=()
 servers=()
@@ -72,6 +78,12 @@ wait_until() {
 		((SECONDS < end)) || return 1
 		sleep 0.05
 	done
+}
+
+# share N: EFFORT percent of N, at least 1.
+share() {
+	local part=$(($1 * EFFORT / 100))
+	echo $((part > 0 ? part : 1))
 }
 
 # --- Networks

@@ -3,11 +3,10 @@
 #
 # Packets that a TFTP helper had better not trust: truncated, garbled, in pieces, too
 # long, and requests as they should be among them. All of them go on to the server;
-# ours expects an answer to the requests, and the kernel's own to much more. HOSTILE
-# and SEED choose how many and which.
+# ours expects an answer to the requests, and the kernel's own to much more.
 # shellcheck source-path=SCRIPTDIR source=../tftp-lib.sh
 . "$(dirname "$0")/../tftp-lib.sh"
-HOSTILE=${HOSTILE:-1000} SEED=${SEED:-1350}
+hostile=$(share 10000)
 
 two_routers
 modprobe nf_nat_tftp || bail "the kernel's own helper"
@@ -24,8 +23,8 @@ left() {
 
 for helper in $HELPERS; do
 	# A few will do for the one that is not ours.
-	count=$HOSTILE
-	[[ $helper != tftp ]] || count=$((HOSTILE > 200 ? 200 : HOSTILE))
+	count=$hostile
+	[[ $helper != tftp ]] || count=$((hostile > 200 ? 200 : hostile))
 	for router in r1 r2; do helper_on $router "$helper"; done
 	what="$helper: all arrive, and answers are expected where they should be"
 	if result=$("$here/tftp_hostile.py" "$helper" "$count" "$SEED"); then ok "$what"; else not_ok "$what" "$result"; fi
