@@ -54,7 +54,7 @@ extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
-.PHONY: all module extension extension-test setup kernel stage demo test soak bench check clean help install install-files uninstall
+.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -96,9 +96,12 @@ demo: stage ## boot the guest and show masquerading on real traffic
 test: stage ## run every test
 	@tests/run
 
-soak: stage ## what takes too long for `make test`; prints its seed, and SEED= repeats a run
-	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
-	qemu/run --timeout 1900 -- env EFFORT=100 SEED=$$seed SCENARIO_LIMIT=1800 tests/scenario tftp-hostile
+test-debug: ## run KUnit and the scenarios on the debug kernel, which finds what others do not
+	@$(MAKE) KERNEL=debug stage
+	@tests/run --debug
+
+soak: stage ## repeat at length what could go wrong once; prints its seed, and SEED= repeats a run
+	@tests/run --soak
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench
@@ -147,7 +150,7 @@ clean: ## remove what was built here (the cache stays)
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  KDIR=DIR      build against the built kernel tree DIR instead of the test kernel'
 	@echo '  RUSTC=FILE    the compiler that the kernel was built by (/usr/bin/rustc)'
