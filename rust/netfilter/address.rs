@@ -12,8 +12,14 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// An address family, as a type: what differs between IPv4 and IPv6 hangs on it.
-pub(crate) trait Family: 'static {
+/// Nobody can name this trait but this file, which therefore knows all families.
+mod sealed {
+    pub(crate) trait Sealed {}
+}
+
+/// An address family, as a type: what differs between IPv4 and IPv6 hangs on it. There are no others:
+/// unsafe code relies on the size of `Header` and on `NFPROTO`.
+pub(crate) trait Family: sealed::Sealed + 'static {
     /// An address; its octets are in network order.
     type Address: Copy + Eq + Debug;
 
@@ -70,6 +76,8 @@ pub(crate) struct RawAddress(pub(super) bindings::nf_inet_addr);
 /// IPv4.
 pub(crate) struct Ipv4;
 
+impl sealed::Sealed for Ipv4 {}
+
 impl Family for Ipv4 {
     type Address = Ipv4Addr;
     type Header = [u8; 20];
@@ -105,6 +113,8 @@ impl Family for Ipv4 {
 
 /// IPv6.
 pub(crate) struct Ipv6;
+
+impl sealed::Sealed for Ipv6 {}
 
 impl Family for Ipv6 {
     type Address = Ipv6Addr;
