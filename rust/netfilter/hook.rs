@@ -290,8 +290,9 @@ impl Switch {
 ///
 /// `namespaces` are those that were born ([`born`]) and whose end ([`dying`]) was not announced yet:
 /// each is valid. In each of them exactly those hooks of `tables` are registered whose switch is on.
+/// Without `tables` there is no [`Registration`], and no namespace.
 struct Registry {
-    tables: &'static [&'static [Hook]],
+    tables: Option<&'static [&'static [Hook]]>,
     namespaces: KVec<NonNull<bindings::net>>,
 }
 
@@ -302,7 +303,7 @@ struct Global(UnsafeCell<Registry>);
 unsafe impl Sync for Global {}
 
 static REGISTRY: Global = Global(UnsafeCell::new(Registry {
-    tables: &[],
+    tables: None,
     namespaces: KVec::new(),
 }));
 
@@ -319,7 +320,7 @@ fn locked<R>(f: impl FnOnce(&mut Registry) -> R) -> R {
 
 impl Registry {
     fn hooks(&self, wanted: impl Fn(&Switch) -> bool) -> impl Iterator<Item = &'static Hook> {
-        let tables = self.tables;
+        let tables = self.tables.unwrap_or_default();
         tables
             .iter()
             .copied()
@@ -424,17 +425,17 @@ impl Registration {
     /// Makes `tables` the module's hooks, in every namespace. EBUSY: it has some already.
     pub(crate) fn register(tables: &'static [&'static [Hook]]) -> Result<Self> {
         locked(|registry| {
-            if !registry.tables.is_empty() {
+            if registry.tables.is_some() {
                 return Err(EBUSY);
             }
-            registry.tables = tables;
+            registry.tables = Some(tables);
             Ok(())
         })?;
         // From here on dropping it leaves nothing behind, whatever comes.
         let raw = PERNET_OPERATIONS.0.get();
         // As a device's, which come after all others: a namespace that we know is complete then. (To
         // take a hook out asks for all of nfnetlink_queue's.)
-        // SAFETY: static, and in no list, for `tables` was empty. Process context.
+        // SAFETY: static, and in no list, for there were no tables. Process context.
         to_result(unsafe { bindings::register_pernet_device(raw) })
             .inspect_err(|_| Self::clear())?;
         Ok(Self(()))
@@ -443,7 +444,7 @@ impl Registration {
     /// Once there is no namespace in the registry.
     fn clear() {
         locked(|registry| {
-            registry.tables = &[];
+            registry.tables = None;
             registry.namespaces = KVec::new();
         });
     }
