@@ -11,12 +11,16 @@ use crate::netfilter::{
         Change,
         Handler, //
     },
-    conntrack,
+    conntrack::{
+        self,
+        Tracked, //
+    },
     net::{
         Net,
         NetId, //
     },
-    AnyAddress, //
+    AnyAddress,
+    ProcessContext, //
 };
 use core::mem;
 use kernel::{
@@ -144,18 +148,19 @@ impl Handler for Flush {
         mem::replace(&mut *self.marks.lock(), Marks::NONE)
     }
 
-    fn work(&self, marks: &Marks) {
+    fn work(&self, marks: &Marks, context: &mut ProcessContext) {
         let mut last = None;
-        while let Some(net) = Net::next(last, |id| marks.concern(id)) {
+        while let Some(net) = Net::next(last, |id| marks.concern(id), context) {
             let id = net.id();
-            conntrack::forget(&net, |entry| {
+            let is_stale = |entry: &Tracked<'_>| {
                 let Some(device) = entry.masqueraded_to() else {
                     return false;
                 };
                 let address = entry.reply_destination();
                 let flow = Flow { device, address };
                 marks.forget(id, &flow, || net.is_local(address), || net.is_up(device))
-            });
+            };
+            conntrack::forget(&net, is_stale, context);
             last = Some(id);
         }
     }

@@ -15,7 +15,8 @@ use super::{
         Device,
         NetId, //
     },
-    AnyAddress, //
+    AnyAddress,
+    ProcessContext, //
 };
 use crate::bindings;
 use kernel::{
@@ -68,9 +69,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Takes what was noted since the last time. Process context.
     fn take(&self) -> Self::Changes;
 
-    /// Works on what was taken; process context, may sleep. Never called by two at once. All of
-    /// these changes are complete, and so is what packets did that did not know of them.
-    fn work(&self, changes: &Self::Changes);
+    /// Works on what was taken; may sleep. Never called by two at once. All of these changes are
+    /// complete, and so is what packets did that did not know of them.
+    fn work(&self, changes: &Self::Changes, context: &mut ProcessContext);
 }
 
 /// While it lives, `handler` hears of changes. Dropping it waits for all its calls to end.
@@ -240,12 +241,13 @@ impl<H: Handler> Listener<H> {
         // complete when who made it gives RTNL back. After that no packet can choose the address
         // any more, and those that did are through when all hooks that run now have ended.
         // SAFETY: process context, and we hold nothing.
-        unsafe {
+        let mut context = unsafe {
             bindings::rtnl_lock();
             bindings::rtnl_unlock();
             bindings::synchronize_net();
-        }
-        listener.handler.work(&changes);
+            ProcessContext::new()
+        };
+        listener.handler.work(&changes, &mut context);
     }
 }
 

@@ -12,7 +12,8 @@ use super::{
         Tuple, //
     },
     AnyAddress,
-    Family, //
+    Family,
+    ProcessContext, //
 };
 use crate::bindings;
 use core::{
@@ -275,14 +276,18 @@ impl Tracked<'_> {
 
 /// Walks the namespace's entries and forgets those that `is_stale` says so of. May sleep; `is_stale`
 /// must not, it runs under a lock of the table.
-pub(crate) fn forget<P: Fn(&Tracked<'_>) -> bool>(net: &Net, is_stale: P) {
+pub(crate) fn forget<P: Fn(&Tracked<'_>) -> bool>(
+    net: &Net,
+    is_stale: P,
+    _context: &mut ProcessContext,
+) {
     let data = bindings::nf_ct_iter_data {
         net: net.as_raw(),
         data: core::ptr::from_ref(&is_stale).cast_mut().cast(),
         ..pin_init::zeroed()
     };
-    // SAFETY: process context. The namespace is valid by its invariant; `data` and the closure that
-    // it points to outlive the call, and `is_stale_callback` takes it for what it is.
+    // SAFETY: we are in process context. The namespace is valid by its invariant; `data` and the
+    // closure that it points to outlive the call, and `is_stale_callback` takes it for what it is.
     unsafe { bindings::nf_ct_iterate_cleanup_net(Some(is_stale_callback::<P>), &data) };
 }
 

@@ -36,7 +36,30 @@ pub(crate) use address::{
 };
 
 use crate::bindings;
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    types::NotThreadSafe, //
+};
+
+/// Evidence of process context, in which a function may sleep; lent to those that are called so.
+///
+/// Functions ask for it mutably: the closures that they call, under locks of theirs, cannot have it
+/// as well. Of locks that the caller took itself it says nothing.
+///
+/// # Invariants
+///
+/// While it exists the thread that has it is in process context, with no lock of the kernel's held.
+pub(crate) struct ProcessContext(NotThreadSafe);
+
+impl ProcessContext {
+    /// # Safety
+    ///
+    /// The caller must fulfil the type's invariant.
+    const unsafe fn new() -> Self {
+        // INVARIANT: the caller's duty.
+        Self(NotThreadSafe)
+    }
+}
 
 /// What becomes of a packet.
 ///

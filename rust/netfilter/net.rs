@@ -15,7 +15,8 @@ use super::{
     AnyAddress,
     Family,
     Ipv4,
-    Ipv6, //
+    Ipv6,
+    ProcessContext, //
 };
 use crate::bindings;
 use core::{
@@ -144,12 +145,16 @@ impl Net {
     }
 
     /// The namespace that comes next after `last` in the order of their names, among those that
-    /// are `wanted`. None: there is none any more. Process context. To visit all of them needs
-    /// neither memory nor a lock that is held meanwhile; one that is born during a round may or may
-    /// not be met.
-    pub(crate) fn next(last: Option<NetId>, wanted: impl Fn(NetId) -> bool) -> Option<NetRef> {
+    /// are `wanted`. None: there is none any more. May sleep. To visit all of them needs neither
+    /// memory nor a lock that is held meanwhile; one that is born during a round may or may not be
+    /// met.
+    pub(crate) fn next(
+        last: Option<NetId>,
+        wanted: impl Fn(NetId) -> bool,
+        _context: &mut ProcessContext,
+    ) -> Option<NetRef> {
         let mut next: Option<NetRef> = None;
-        // SAFETY: the semaphore is initialised at compile time; process context.
+        // SAFETY: the semaphore is initialised at compile time; we are in process context.
         unsafe { bindings::down_read(&raw mut bindings::net_rwsem) };
         let head = &raw mut bindings::net_namespace_list;
         // SAFETY: the list does not change while we hold the semaphore, so each `next` leads to the
