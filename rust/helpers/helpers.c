@@ -10,6 +10,7 @@
 #include <linux/ratelimit.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
+#include <net/dst_metadata.h>
 #include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
@@ -222,4 +223,9 @@ __rustmasq_helper int rustmasq_skb_network_offset(const struct sk_buff *skb)
 __rustmasq_helper struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)
 {
 	return skb_rtable(skb);
+}
+
+__rustmasq_helper bool rustmasq_skb_valid_dst(const struct sk_buff *skb)
+{
+	return skb_valid_dst(skb);
 }

@@ -178,14 +178,17 @@ impl Packet<'_, Ipv4> {
     /// Where the packet goes next: its route's gateway, or its destination where there is none.
     pub(crate) fn next_hop(&self) -> Ipv4Addr {
         let destination = self.header().destination;
-        // SAFETY: the packet is valid by the invariant.
-        let route = unsafe { bindings::rustmasq_skb_rtable(self.as_raw()) };
-        if route.is_null() {
+        // SAFETY: the packet is valid by the invariant. (What hangs on a bridged one can be the key
+        // of a tunnel that it is to go through, and no route.)
+        if !unsafe { bindings::rustmasq_skb_valid_dst(self.as_raw()) } {
             return destination;
         }
-        // SAFETY: not null, and a route that hangs on an IPv4 packet is a `struct rtable` that
-        // lives at least as long as the hook (a reference, or RCU's read side).
-        let raw = unsafe { bindings::rustmasq_rt_nexthop(route, ipv4_to_be32(destination)) };
+        // SAFETY: a route that hangs on an IPv4 packet is a `struct rtable` that lives at least as
+        // long as the hook (a reference, or RCU's read side).
+        let raw = unsafe {
+            let route = bindings::rustmasq_skb_rtable(self.as_raw());
+            bindings::rustmasq_rt_nexthop(route, ipv4_to_be32(destination))
+        };
         ipv4_from_be32(raw)
     }
 }
