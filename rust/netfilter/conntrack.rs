@@ -132,9 +132,11 @@ impl<F: Family> Entry<'_, F> {
         self.has_status(bindings::ip_conntrack_status_IPS_NAT_MASK)
     }
 
-    /// Whether a helper was assigned (`IPS_HELPER`).
-    pub(super) fn has_helper(&self) -> bool {
-        self.has_status(bindings::ip_conntrack_status_IPS_HELPER)
+    /// Whether a helper can be assigned: there is none (`IPS_HELPER`), and the entry is not confirmed.
+    pub(super) fn takes_helper(&self) -> bool {
+        !self.has_status(
+            bindings::ip_conntrack_status_IPS_HELPER | bindings::ip_conntrack_status_IPS_CONFIRMED,
+        )
     }
 
     /// Conntrack's own number for the entry (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
@@ -174,8 +176,9 @@ impl<F: Family> Entry<'_, F> {
         self.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED)
     }
 
-    fn has_status(&self, bit: bindings::ip_conntrack_status) -> bool {
-        self.status() & bit != 0
+    /// Whether one of `bits` is set.
+    fn has_status(&self, bits: bindings::ip_conntrack_status) -> bool {
+        self.status() & bits != 0
     }
 
     pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
@@ -261,8 +264,9 @@ impl Tracked<'_> {
         if nat.is_null() {
             return None;
         }
-        // SAFETY: not null, thus part of the entry; written before the entry was confirmed.
-        Some(unsafe { (*nat).masq_index }).filter(|index| *index != 0)
+        // SAFETY: not null, thus part of the entry. It was written before the entry was confirmed; a
+        // clone of the flow's first packet could write once more, hence volatile.
+        Some(unsafe { (&raw const (*nat).masq_index).read_volatile() }).filter(|index| *index != 0)
     }
 
     /// Where answers go: the destination of the REPLY tuple.

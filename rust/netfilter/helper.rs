@@ -36,9 +36,11 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
+            Acquire,
             Atomic,
             Full,
-            Relaxed, //
+            Relaxed,
+            Release, //
         },
         SetOnce, //
     }, //
@@ -131,13 +133,13 @@ impl ConntrackHelper {
 
     /// Attaches the helper to a flow, unless it has one already.
     pub(crate) fn attach<F: Family>(&'static self, flow: &NewFlow<'_, F>) {
-        let helper = self.registered.load(Relaxed);
-        if flow.has_helper() || helper.is_null() {
+        let helper = self.registered.load(Acquire);
+        if !flow.takes_helper() || helper.is_null() {
             return;
         }
-        // SAFETY: the entry is valid, and not confirmed as far as we know; to one that a clone of
-        // its packet led to confirmation meanwhile the function would add with a warning, as it does
-        // for C's own callers. What comes back is null or lives as long as the entry.
+        // SAFETY: the entry is valid, and was not confirmed a moment ago: unless a clone of its packet
+        // led to that since (conntrack warns then, and C's own callers have the same window), nobody
+        // else looks at its extensions. What comes back is null or lives as long as the entry.
         let help = unsafe { bindings::nf_ct_helper_ext_add(flow.as_raw(), bindings::GFP_ATOMIC) };
         // SAFETY: the copy is there: `unregister` clears the pointer to it, then waits for a grace
         // period before it gives it up, and we are in a hook. The entry owns the reference that is
@@ -170,7 +172,7 @@ impl ConntrackHelper {
         to_result(unsafe {
             bindings::nf_conntrack_helper_register(&mut template, &mut registered)
         })?;
-        self.registered.store(registered, Relaxed);
+        self.registered.store(registered, Release);
         Ok(())
     }
 
@@ -256,19 +258,26 @@ unsafe extern "C" fn rustmasq_help(
 }
 
 impl Raw {
-    /// None: not a whole UDP datagram.
+    /// None: not a whole UDP datagram, or none of its flow's family.
     ///
     /// # Safety
     ///
     /// As for [`rustmasq_help`].
     unsafe fn help<H: Helper>(self) -> Option<Verdict> {
-        // SAFETY: the entry is valid, by the contract.
-        let family = unsafe { bindings::rustmasq_nf_ct_l3num(self.ct.as_ptr()) };
-        // SAFETY: by the contract; the packet is of its entry's family.
+        // SAFETY: entry and packet are valid, by the contract, and the packet's network header is
+        // one of IPv4 or IPv6, which both begin with their version.
+        let (family, version) = unsafe {
+            (
+                bindings::rustmasq_nf_ct_l3num(self.ct.as_ptr()),
+                *bindings::rustmasq_skb_network_header(self.skb.as_ptr()) >> 4,
+            )
+        };
+        // SAFETY: by the contract. tc and BPF can make an IPv4 packet of an IPv6 one and leave it its
+        // entry, hence the packet itself says what it is.
         unsafe {
-            match u8::try_from(family) {
-                Ok(Ipv4::NFPROTO) => Some(H::help(&self.exchange::<Ipv4>()?)),
-                Ok(Ipv6::NFPROTO) => Some(H::help(&self.exchange::<Ipv6>()?)),
+            match (u8::try_from(family).ok()?, version) {
+                (Ipv4::NFPROTO, 4) => Some(H::help(&self.exchange::<Ipv4>()?)),
+                (Ipv6::NFPROTO, 6) => Some(H::help(&self.exchange::<Ipv6>()?)),
                 _ => None,
             }
         }
