@@ -91,11 +91,13 @@ struct Rustmasq {
 
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let helpers = helper::Registration::register(&HELPERS)?;
         let hooks = hook::Registration::register(&HOOKS)?;
         tftp::attach_if_asked()?;
         // The flush before the targets: no flow of a rule's is to miss it.
         let flush = Listener::register(Flush::new())?;
+        // Rules can name helpers and targets from here on, and hold the module: it must not fail any
+        // more, and the targets cannot.
+        let helpers = helper::Registration::register(&HELPERS)?;
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,
