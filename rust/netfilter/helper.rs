@@ -5,7 +5,8 @@
 //! Users assign a helper by a rule (`-j CT --helper`, nftables' `ct helper`), or we do
 //! ([`ConntrackHelper::attach`]). Conntrack copies what is registered: entries keep a counted
 //! reference to the copy, which outlives the module, so nothing in it may point here but `help`, which
-//! unregistering clears, and `me`, which is for those who hold the module. That is why `destroy`, `from_nlattr` and `to_nlattr` are left unset.
+//! unregistering clears, and `me`, which is for those who hold the module. That is why `destroy`,
+//! `from_nlattr` and `to_nlattr` are left unset.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack_helper.h`](srctree/include/net/netfilter/nf_conntrack_helper.h)
 

@@ -84,8 +84,8 @@ enum Icmp {
 ///
 /// # Invariants
 ///
-/// All bytes of its unions are initialised: conntrack zeroes a tuple before it fills it in. Its
-/// `l3num` is that of IPv4 or IPv6.
+/// All bytes of its unions are initialised: conntrack zeroes a tuple before it fills it in. (Its
+/// `l3num` can be any: ctnetlink takes what it is given. What is not of IPv4 is taken for IPv6's.)
 pub(crate) struct Tuple(bindings::nf_conntrack_tuple);
 
 impl Tuple {
