@@ -12,6 +12,9 @@
 echo "# seed $SEED, $EFFORT % of the rounds"
 RANDOM=$SEED
 
+# Where the senders' flows go.
+targets=(203.0.113.2 2001:db8:1::2)
+
 crowd() {
 	local family
 	# What insmod does not load.
@@ -57,7 +60,7 @@ no_first_packet_waits() {
 send_off() {
 	on server "$IPTABLES" -w -t raw -Z
 	on server "$IP6TABLES" -w -t raw -Z
-	start lan "$here/senders.py" 8 25 203.0.113.2 2001:db8:1::2 > "$scratch/sent"
+	start lan "$here/senders.py" 8 25 "${targets[@]}" > "$scratch/sent"
 	senders=$!
 	wait_until grep ready "$scratch/sent" || bail "no senders"
 }
