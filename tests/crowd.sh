@@ -56,32 +56,40 @@ no_first_packet_waits() {
 	END
 }
 
-# send_off: the senders begin, each with 25 flows a second.
+# send_off HOST,...: the senders come to life there, eight in all, each with 25 flows a second; but not before `go_on`.
 send_off() {
-	on server "$IPTABLES" -w -t raw -Z
-	on server "$IP6TABLES" -w -t raw -Z
-	start lan "$here/senders.py" 8 25 "${targets[@]}" > "$scratch/sent"
+	"$here/senders.py" 8 25 "$1" "${targets[@]}" > "$scratch/sent" &
 	senders=$!
+	servers+=("$senders")
 	wait_until grep ready "$scratch/sent" || bail "no senders"
+	pause
 }
+go_on() { pkill -CONT -P "$senders"; }
+pause() { pkill -STOP -P "$senders"; }
 
-# call_back: they end. Sets `sent` to how many packets they sent, and `ranged`, `masqueraded` and `plain` to how
-# many arrived since: from the router with a port from 10000 to 29999, from the router with any, and from the LAN.
+# call_back: they end. Sets `sent` to how many packets they sent.
 call_back() {
-	local family packets
 	kill "$senders"
 	wait "$senders"
 	sent=$(tail -n 1 "$scratch/sent")
+	arrived
+	echo "# $sent packets were sent, $masqueraded arrived masqueraded ($ranged with a port of a range), $plain not"
+}
+
+# arrived: sets `ranged`, `masqueraded` and `plain` to how many arrived from the router with a port from 10000 to
+# 29999, from the router with any, and from the LAN.
+arrived() {
+	local family packets
 	ranged=0 masqueraded=0 plain=0
 	for family in "$IPTABLES" "$IP6TABLES"; do
 		mapfile -t packets < <(on server "$family" -w -t raw -nvxL PREROUTING | awk '$3 == "DROP" { print $1 }')
 		((ranged += packets[0], masqueraded += packets[0] + packets[1], plain += packets[2]))
 	done
-	echo "# $sent packets were sent, $masqueraded arrived masqueraded ($ranged with a port of a range), $plain not"
 }
 
-# quiet: nothing is under way: no flow, no module.
+# quiet: nothing is under way: no packet, no flow, no module.
 quiet() {
+	pause
 	on router conntrack -F 2> /dev/null
 	wait_until module_out || not_ok "the module can be unloaded"
 }

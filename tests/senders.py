@@ -1,11 +1,11 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/senders.py SENDERS RATE ADDRESS...: so many senders that keep making flows; runs in the guest.
+"""tests/senders.py SENDERS RATE HOST,... ADDRESS...: so many senders that keep making flows; runs in the guest.
 
-Each is a process of its own. It makes about RATE flows a second, to each ADDRESS in turn: a TFTP request to
-port 69, from a source port that was not used for a while. They go out raw, for a socket for each flow would
-cost more than the flow does. Says "ready" first. At SIGTERM all end, and the number of packets that were sent
-is printed.
+Each is a process of its own, in the hosts in turn. It makes about RATE flows a second, to each ADDRESS in turn: a
+TFTP request to port 69, from a source port that was not used for a while, sent raw, for a socket for each flow
+would cost more than the flow does. Says "ready" first. At SIGTERM all end, and the number of packets that were
+sent is printed.
 """
 
 import itertools
@@ -33,9 +33,11 @@ def socket_for(address):
     return sock
 
 
-def keep_sending(ports, rate, addresses):
+def keep_sending(host, ports, rate, addresses):
     """Makes flows until SIGTERM; answers how many."""
     told = []
+    with open(f"/run/netns/{host}", "rb") as namespace:
+        os.setns(namespace.fileno(), os.CLONE_NEWNET)
     signal.signal(signal.SIGTERM, lambda *_: told.append("to end"))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     targets = itertools.cycle([(socket_for(address), (address, 0)) for address in addresses])
@@ -55,7 +57,7 @@ def keep_sending(ports, rate, addresses):
 
 
 def main():
-    senders, rate, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    senders, rate, hosts, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), sys.argv[4:]
     share = len(SOURCES) // senders
     # A child's handler comes after its birth, and ours is to wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -64,8 +66,8 @@ def main():
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            ports = SOURCES[number * share:(number + 1) * share]
-            os.write(writer, b"%d" % keep_sending(ports, rate, addresses))
+            host, ports = hosts[number % len(hosts)], SOURCES[number * share:(number + 1) * share]
+            os.write(writer, b"%d" % keep_sending(host, ports, rate, addresses))
             os._exit(0)
         os.close(writer)
         children[child] = reader
@@ -73,6 +75,8 @@ def main():
     signal.sigwait([signal.SIGTERM])
     for child in children:
         os.kill(child, signal.SIGTERM)
+        # It may have been stopped for a while.
+        os.kill(child, signal.SIGCONT)
     print(sum(int(os.read(reader, 20) or 0) for reader in children.values()))
 
 

@@ -60,15 +60,17 @@ cycles() {
 crowd
 mkdir $buffer || bail "a trace buffer"
 trap 'rmdir $buffer; leave' EXIT
-send_off
+send_off lan
+go_on
 cycles 5
-call_back
 quiet
 
 count=$(share 500)
 leaks_before
-send_off
+go_on
 cycles "$count"
+quiet
+leaks_after "$count"
 call_back
 check_equal "so many times the module came and went" "$count" "$lived"
 echo "# $refused of these with rules, which kept rmmod from it; $watched with a watch that saw something"
@@ -77,10 +79,7 @@ check "... and came through without, too" test "$plain" -gt 0
 check_equal "... and none was lost" "$sent" $((masqueraded + plain))
 expected
 check "expectations were made" test "$created" -gt 0
-quiet
-leaks_after "$count"
-expected
-check_equal "each expectation went" "$created" "$deleted"
+check_equal "... and each of them went" "$created" "$deleted"
 rmdir $buffer
 trap leave EXIT
 leave_nothing

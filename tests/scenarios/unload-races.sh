@@ -12,22 +12,19 @@ buffer=/sys/kernel/tracing/instances/races
 
 # --- What goes on while the module goes
 
-# addresses add/del: those that some of the flows leave with, and that may go.
-addresses() {
-	ip -n router -batch - <<-END
-		addr $1 198.51.100.1/24 dev wan0
-		addr $1 2001:db8:2::1/64 dev wan0
-	END
+# going add/del: what ip is told to do with the addresses that may go, and that some of the flows leave with.
+going() {
+	echo "addr $1 198.51.100.1/24 dev wan0"
+	echo "addr $1 2001:db8:2::1/64 dev wan0"
 }
 # marked: sets `flows` to how many flows leave with them.
 marked() { flows=$(grep -cE 'dst=(198\.51\.100\.1|2001:0db8:0002:0000:0000:0000:0000:0001) ' "$inside/nf_conntrack"); }
 some_marked() { marked && ((flows)); }
 
-# insist: prints how often rmmod failed.
+# insist: prints a dot each time that rmmod fails.
 insist() {
-	local count=0 end=$((SECONDS + 20))
-	until rmmod rustmasq 2> /dev/null || ((SECONDS > end)); do ((count += 1)); done
-	echo "$count"
+	local end=$((SECONDS + 20))
+	until rmmod rustmasq 2> /dev/null || ((SECONDS > end)); do printf .; done
 }
 
 # flicker: the events go on and off until the module is gone.
@@ -41,14 +38,13 @@ flicker() {
 # --- Ways to go
 
 while_somebody_insists() {
-	local insisting refused=0
+	local insisting
 	insist > "$scratch/refused" &
 	insisting=$!
-	sleep "$delay"
+	wait_until test -s "$scratch/refused" || return
 	rules_gone
 	wait $insisting
-	read -r refused < "$scratch/refused"
-	((refusals += refused))
+	((refused += $(wc -c < "$scratch/refused")))
 }
 
 right_after_the_rules() {
@@ -56,18 +52,24 @@ right_after_the_rules() {
 	wait_until rmmod rustmasq
 }
 
+# The changes go on for a while, which puts the walk off; so it may be due, under way, or over.
 while_a_flush_is_under_way() {
-	local flows before
+	local flows before changing n
 	wait_until some_marked || return
 	rules_gone
 	marked
 	before=$flows
-	addresses del
+	{
+		going del
+		for ((n = 0; n < 100; n++)); do printf 'addr %s 192.0.2.77/32 dev wan0\n' add del; done
+	} | ip -n router -batch - &
+	changing=$!
 	sleep "$delay"
 	rmmod rustmasq
 	marked
-	addresses add
-	if ((flows == 0)); then ((flushed += 1)); elif ((flows == before)); then ((unflushed += 1)); fi
+	wait $changing
+	going add | ip -n router -batch -
+	if ((flows == 0)); then flushed=$((flushed + 1)); elif ((flows == before)); then unflushed=$((unflushed + 1)); fi
 }
 
 while_a_rule_comes() {
@@ -78,7 +80,7 @@ while_a_rule_comes() {
 	sleep "$delay"
 	rmmod rustmasq 2> /dev/null
 	if wait $coming; then
-		((came += 1))
+		came=$((came + 1))
 		[[ $(< /sys/module/rustmasq/refcnt) == 1 ]] || return
 		rules_gone
 	fi
@@ -112,7 +114,7 @@ round() {
 # rounds COUNT: sets `lived` to how many there were, and others to what was seen.
 rounds() {
 	local way trouble
-	refusals=0 flushed=0 unflushed=0 came=0
+	refused=0 flushed=0 unflushed=0 came=0
 	for ((lived = 0; lived < $1; lived++)); do
 		round || {
 			not_ok "round $lived" "$trouble"
@@ -128,31 +130,30 @@ crowd
 mac=$(ip -n server -br link show eth0 | awk '{ print $3 }')
 targets+=(198.51.100.9 2001:db8:2::9)
 for address in "${targets[@]:2}"; do ip -n router neigh add "$address" lladdr "$mac" dev wan0 || bail "neighbours"; done
-addresses add || bail "addresses"
+going add | ip -n router -batch - || bail "addresses"
 mkdir $buffer || bail "a trace buffer"
 trap 'leave; rmdir $buffer' EXIT
 cat $buffer/trace_pipe > "$scratch/events" &
 servers+=($!)
 
-send_off
+send_off lan
+go_on
 rounds 5
-call_back
 quiet
 
 count=$(share 200)
 leaks_before
-send_off
+go_on
 rounds "$count"
+quiet
+leaks_after "$count"
 call_back
 check_equal "so many times the module came and went" "$count" "$lived"
-echo "# rmmod was refused $refusals times; a flush was over $flushed times and prevented $unflushed times;" \
+echo "# rmmod was refused $refused times; a flush was over $flushed times and prevented $unflushed times;" \
 	"$came rules came in between"
 check "flows were masqueraded meanwhile" test "$masqueraded" -gt 0
 check "events were read" grep -q flow_confirm "$scratch/events"
 expected
 check "expectations were made" test "$created" -gt 0
-quiet
-leaks_after "$count"
-expected
-check_equal "each expectation went" "$created" "$deleted"
+check_equal "... and each of them went" "$created" "$deleted"
 leave_nothing
