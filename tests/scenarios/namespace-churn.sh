@@ -61,12 +61,13 @@ ruled() {
 # works ROUTER: its flows of both families are translated, and answers are expected.
 works() {
 	# shellcheck disable=SC2016 # that shell's
-	timeout 20 nsenter --net="/run/netns/$1" bash -c '
+	timeout 30 nsenter --net="/run/netns/$1" bash -c '
 		cd /proc/self/net
-		until grep -qE "^ipv4 .* dst=203.0.113.1 sport=69 dport=1.... " nf_conntrack &&
-			grep -qE "^ipv6 .* dst=2001:0db8:0001:[0:]*:0001 sport=69 dport=1.... " nf_conntrack &&
-			grep -q rustmasq-tftp nf_conntrack_expect
-		do sleep 0.05; done'
+		until mapfile -t flows < nf_conntrack && mapfile -t expected < nf_conntrack_expect &&
+			[[ ${flows[*]} =~ " dst=203.0.113.1 sport=69 dport=1"[0-9]{4}" " &&
+				${flows[*]} =~ " dst=2001:0db8:0001:0000:0000:0000:0000:0001 sport=69 dport=1"[0-9]{4}" " &&
+				${expected[*]} =~ rustmasq-tftp ]]
+		do sleep 0.1; done'
 }
 
 # household NUMBER COUNT: so many routers, one after the other; says which of them is not as it should be.
@@ -93,7 +94,7 @@ households() {
 	done
 	while kill -0 "${going[@]}"; do
 		echo 1 > $switch
-		sleep 0.$((RANDOM % 5))
+		sleep 0.$((3 + RANDOM % 7))
 		echo 0 > $switch
 	done 2> /dev/null
 	wait "${going[@]}"

@@ -71,10 +71,10 @@ both replaced 5 || bail "more tables"
 rules_gone
 quiet
 
-count=$(share 500)
+count=$(share 250)
 leaks_before
 go_on
-check "rules of both families come and go, $count times" both come_and_go "$count"
+check "rules come and go, $count times in each family" both come_and_go "$count"
 pause
 arrived
 check "flows were masqueraded meanwhile" test "$ranged" -gt 0 -a "$masqueraded" -gt "$ranged"
@@ -84,14 +84,14 @@ check "no rule holds the module" wait_until unused
 others=$((masqueraded - ranged + plain)) before=$ranged
 begin_with || bail "rules for all flows"
 go_on
-check "tables of both families are replaced, $count times" both replaced "$count"
+check "tables are replaced, $count times in each family" both replaced "$count"
 pause
 arrived
 check "flows came meanwhile" test "$ranged" -gt "$before"
 check_equal "... and each was masqueraded by one of the tables" "$others" $((masqueraded - ranged + plain))
 rules_gone
 quiet
-leaks_after "$count"
+leaks_after $((4 * count))
 call_back
 check_equal "no packet was lost" "$sent" $((masqueraded + plain))
 leave_nothing
