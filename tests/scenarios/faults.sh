@@ -27,7 +27,7 @@ no_namespace() { unshare --net true && sleep 0.5 && (($(in_use net_namespace) <=
 
 wait_until unload || bail "the module can be removed before the test"
 # What the module builds on, so that only itself is loaded; and who lists targets and hooks.
-modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat ||
+modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat nf_log_syslog ||
 	bail "modules to build on"
 
 host other
