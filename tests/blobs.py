@@ -89,18 +89,16 @@ def chosen_rules():
     yield "junk", random.Random(SEED + 1).randbytes(48)
 
 
-def random_rules(count):
-    """Rules that are nearly right: each field is wrong now and then."""
-    pick = random.Random(SEED + 2)
-    for _ in range(count):
-        flags = pick.randrange(8) | (1 << pick.randrange(32) if pick.random() < 0.2 else 0)
-        ports = [pick.choice((0, 1, 255, 256, 65535, pick.randrange(65536))) for _ in range(2)]
-        if pick.random() < 0.5:
-            ports.sort()
-        if not flags & TO_PORTS and pick.random() < 0.7:
-            ports = [0, 0]
-        reserved = pick.randbytes(8) if pick.random() < 0.2 else bytes(8)
-        yield blob(flags, *ports, reserved, pick.randbytes(32))
+def nearly_right(pick):
+    """A rule each of whose fields is wrong now and then."""
+    flags = pick.randrange(8) | (1 << pick.randrange(32) if pick.random() < 0.2 else 0)
+    ports = [pick.choice((0, 1, 255, 256, 65535, pick.randrange(65536))) for _ in range(2)]
+    if pick.random() < 0.5:
+        ports.sort()
+    if not flags & TO_PORTS and pick.random() < 0.7:
+        ports = [0, 0]
+    reserved = pick.randbytes(8) if pick.random() < 0.2 else bytes(8)
+    return blob(flags, *ports, reserved, pick.randbytes(32))
 
 
 def padded(data, size):
@@ -396,7 +394,9 @@ class Judge:
                 self.renew()
             self.tell(f"{what}: {(expected(rule) or 'accepted').rstrip()}", self.finding(rule))
         self.renew()
-        findings = [f"{rule.hex()}: {found}" for rule in random_rules(150) if (found := self.finding(rule))]
+        pick = random.Random(SEED + 2)
+        rules = [nearly_right(pick) for _ in range(150)]
+        findings = [f"{rule.hex()}: {found}" for rule in rules if (found := self.finding(rule))]
         self.tell("150 rules that are nearly right", "\n    # ".join(findings[:5]))
         # They take some seconds at most, and the limit is LINES every 5 seconds.
         self.tell(f"they left few lines in the log ({self.lines})", self.lines > 4 * LINES and f"{self.lines} lines")

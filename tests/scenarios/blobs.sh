@@ -3,11 +3,13 @@
 # Front ends: legacy nft
 #
 # Rules in binary form that no iptables sends: what is not understood is refused,
-# and the log names the field, but does not let itself be flooded.
+# and the log names the field, but does not let itself be flooded. Whole tables of
+# which anything may be wrong do no harm, whether they come to us or not.
 . "$(dirname "$0")/../lib.sh"
 
 host router
-# blobs.py speaks the kernel's own language; this loads the modules for it.
+# These tools speak the kernel's own language; this loads the modules for them.
+modprobe nfnetlink_hook
 for program in "$IPTABLES" "$IP6TABLES"; do
 	on router "$program" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "a rule of $program"
 	on router "$program" -w -t nat -F
@@ -15,3 +17,12 @@ done
 on router "$here/blobs.py" "${IPTABLES#*-}" > "$scratch/blobs" 2>&1
 check_equal "blobs.py ran to its end" 0 $?
 cat "$scratch/blobs"
+
+# Each rule of nftables takes its time.
+count=$(share 10000)
+[[ $IPTABLES != *-nft ]] || count=$(share 3000)
+echo "# seed $SEED"
+on router "$here/blobs_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED" > "$scratch/fuzz" 2>&1
+check_equal "blobs_fuzz.py ran to its end" 0 $?
+cat "$scratch/fuzz"
+check_fails "no rule left conntrack on" grep -q nf_conntrack <(on router nft list hooks)
