@@ -7,7 +7,10 @@
 #![deny(unsafe_code)]
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::process::Command;
 
 /// The C types that the extension fills in or reads.
@@ -27,7 +30,7 @@ const ENUMS: &str = "xtables_exittype";
 fn main() {
     let inputs = ["bindings.h", "../uapi/xt_RUSTMASQ.h", "build.rs"];
     for input in inputs {
-        println!("cargo::rerun-if-changed={input}");
+        println!("cargo::rerun-if-changed={}", beside(input).display());
     }
     for variable in ["BINDGEN", "PKG_CONFIG"] {
         println!("cargo::rerun-if-env-changed={variable}");
@@ -36,7 +39,7 @@ fn main() {
     let out_dir = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let mut bindgen = Command::new(program("BINDGEN", "bindgen"));
     bindgen
-        .arg("bindings.h")
+        .arg(beside("bindings.h"))
         .arg("--output")
         .arg(PathBuf::from(out_dir).join("bindings.rs"))
         .args(["--allowlist-type", TYPES])
@@ -62,6 +65,12 @@ fn main() {
             _ => println!("cargo::rustc-link-arg={flag}"),
         }
     }
+}
+
+/// A file that is named as seen from this one: the fuzz targets' package, in a folder of its own, is
+/// built by this as well.
+fn beside(name: &str) -> PathBuf {
+    Path::new(file!()).with_file_name(name)
 }
 
 /// The flags that pkg-config has for libxtables.
