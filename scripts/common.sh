@@ -15,6 +15,9 @@ RUSTC=${RUSTC:-/usr/bin/rustc}
 BINDGEN_VERSION=0.72.1
 # shellcheck disable=SC2034
 BINDGEN=$CACHE/bindgen-$BINDGEN_VERSION/bin/bindgen
+CARGO_FUZZ_VERSION=0.13.2
+# shellcheck disable=SC2034
+CARGO_FUZZ=$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION/bin/cargo-fuzz
 
 # A plain user's PATH often lacks the folders of depmod and its like.
 export PATH=$PATH:/usr/sbin:/sbin
