@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Any command line. The input is its words, with a zero between two; there is a 6 in the first one,
+//! the program's name, for IPv6.
+
+#![no_main]
+#![deny(unsafe_code)]
+
+use iptables::{
+    oracle,
+    parse,
+    Family, //
+};
+use libfuzzer_sys::{
+    fuzz_mutator,
+    fuzz_target,
+    fuzzer_mutate, //
+};
+// Registers itself; nothing of it is called by name.
+use xt_RUSTMASQ as _;
+
+/// What lines are made of. Changes of single bytes would be long in finding these.
+const PHRASES: [&str; 17] = [
+    "!",
+    "!\0-p\x006",
+    "-p\x000",
+    "-p\x001",
+    "-p\x006",
+    "-p\x0017",
+    "-p\x0058",
+    "-p\x00132",
+    "--to-ports",
+    "--to-ports\x001-65535",
+    "--to-ports\x009-10",
+    "--to-ports\x0065535",
+    "--random",
+    "--random-fully",
+    "65536",
+    "\u{1b}[31m",
+    "\u{202e}",
+];
+
+fuzz_target!(|data: &[u8]| {
+    let line = oracle::words(data);
+    let family = match line[0].as_bytes().contains(&b'6') {
+        true => Family::Ipv6,
+        false => Family::Ipv4,
+    };
+    let outcome = parse(family, &line);
+    let rule = oracle::check_given(family, &outcome);
+    if let Some(refusal) = &outcome.refusal {
+        oracle::check_refusal(refusal, outcome.given.last().expect("one was refused"));
+        return;
+    }
+    assert!(oracle::kernel_takes(&rule), "{rule:?}");
+    let saved = oracle::saved(family, &rule);
+    assert_eq!(oracle::read_again(family, &saved), rule, "{saved:?}");
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    let (turn, seed) = (seed % 3, seed / 3);
+    let line = change(&data[..size], seed);
+    if turn != 0 || line.len() > max_size {
+        return fuzzer_mutate(data, size, max_size);
+    }
+    data[..line.len()].copy_from_slice(&line);
+    line.len()
+});
+
+/// A phrase comes, a word goes, or both.
+fn change(line: &[u8], seed: u32) -> Vec<u8> {
+    // CAST: a `usize` is no shorter here.
+    let mut seed = seed as usize;
+    let mut pick = |n: usize| {
+        let one = seed % n;
+        seed /= n;
+        one
+    };
+    let (comes, goes) = [(true, false), (false, true), (true, true)][pick(3)];
+    let phrase = PHRASES[pick(PHRASES.len())];
+    let mut words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+    let place = pick(words.len());
+    if goes {
+        words.remove(place);
+    }
+    if comes {
+        words.insert(words.len().min(place + 1), phrase.as_bytes());
+    }
+    words.join(&0)
+}

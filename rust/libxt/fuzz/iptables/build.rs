@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compiles `src/iptables.c` and writes the bindings of `src/iptables.h`.
+//!
+//! Environment: `BINDGEN` names that program, where it is not in `PATH`; `CC` the compiler.
+
+#![deny(unsafe_code)]
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+const HEADER: &str = "src/iptables.h";
+const SOURCE: &str = "src/iptables.c";
+
+fn main() {
+    for input in [HEADER, SOURCE, "../../../uapi/xt_RUSTMASQ.h", "build.rs"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-env-changed=BINDGEN");
+
+    let out_dir = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
+    let bindgen = env::var_os("BINDGEN").unwrap_or_else(|| "bindgen".into());
+    let done = Command::new(bindgen)
+        .arg(HEADER)
+        .arg("--output")
+        .arg(PathBuf::from(out_dir).join("bindings.rs"))
+        .args(["--allowlist-file", ".*/(iptables|xt_RUSTMASQ)\\.h"])
+        .args(["--default-enum-style", "consts", "--no-prepend-enum-name"])
+        .status()
+        .expect("bindgen can be run");
+    assert!(done.success(), "bindgen: {done}");
+
+    cc::Build::new()
+        .file(SOURCE)
+        .warnings_into_errors(true)
+        .compile("iptables");
+}
