@@ -94,6 +94,7 @@ demo: stage ## boot the guest and show masquerading on real traffic
 	@qemu/run --timeout 120 -- env COLOUR=$$(test -t 1 && echo yes || :) tests/demo
 
 test: stage ## run every test
+	@scripts/setup --fuzz
 	@tests/run
 
 test-debug: ## run KUnit and the scenarios on the debug kernel, which finds what others do not
@@ -101,6 +102,7 @@ test-debug: ## run KUnit and the scenarios on the debug kernel, which finds what
 	@tests/run --debug
 
 soak: stage ## repeat at length what could go wrong once; prints its seed, and SEED= repeats a run
+	@scripts/setup --fuzz
 	@tests/run --soak
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
