@@ -91,6 +91,7 @@ class Failslab:
     def __init__(self):
         for name in set(os.listdir("/sys/kernel/slab")) - self.CHECKERS:
             write(f"/sys/kernel/slab/{name}/failslab", 1)
+        self.code = 0, 0
         self.set(probability=0, interval=1, verbose=0, ignore_gfp_wait="N", cache_filter="Y", times=MANY)
         # These have their turn in fail-nth's count as well. What cannot be in the stack never has.
         for other in ("fail_page_alloc", "fail_skb_realloc"):
@@ -108,7 +109,18 @@ class Failslab:
 
     def only(self, start, end):
         """Only what is called from this code fails."""
+        self.code = start, end
         self.limit("failslab", start, end)
+
+    @contextlib.contextmanager
+    def instead(self, start, end):
+        """The same for a while."""
+        before = self.code
+        self.only(start, end)
+        try:
+            yield
+        finally:
+            self.only(*before)
 
     @staticmethod
     def nth(n):
@@ -139,25 +151,26 @@ class Failslab:
             self.limit(kind, 0, (1 << 64) - 1)
 
 
-def symbols():
-    """(address, name, module) of each function."""
+def symbols(wanted=""):
+    """(address, name) of each function of a module's, or of the kernel's own; the latter in their order."""
     with open("/proc/kallsyms", encoding="utf-8", errors="replace") as file:
         for line in file:
             address, kind, name, *module = line.split()
-            if kind in "tTwW":
-                yield int(address, 16), name, module[0] if module else ""
+            if kind in "tTwW" and module == ([f"[{wanted}]"] if wanted else []):
+                yield int(address, 16), name
 
 
-def function(wanted):
-    """Where a function of the kernel begins, and where the next one does."""
-    all_of_them = list(symbols())
-    start = next(address for address, name, _ in all_of_them if name == wanted)
-    return start, min(address for address, _, _ in all_of_them if address > start)
+def function(wanted, module=""):
+    """Where a function begins, and where the next one does. Of Rust's names the last part counts, with its length."""
+    # Those of a module have no order; of the kernel's need not be read further than that.
+    found = iter(sorted(symbols(module))) if module else symbols()
+    start = next(address for address, name in found if name == wanted or name.endswith(f"{len(wanted)}{wanted}"))
+    return start, next((address for address, _ in found if address > start), start + 4096)
 
 
 def our_text():
     """Where the module's text begins, and the end of the page that its last function begins in."""
-    ours = [address for address, _, module in symbols() if module == "[rustmasq]"]
+    ours = [address for address, _ in symbols("rustmasq")]
     return min(ours), (max(ours) | 4095) + 1
 
 
@@ -429,20 +442,11 @@ def namespaces(faults, hooks_each):
     tell(f"{what} is born: ... and those that failed are gone, as is the one that did not",
          None if gone else f"{living()} namespaces, expected {before}")
     # Its birth is not to fail here.
-    faults.slab.only(*function_of_ours("dying"))
-    faults.all_at_once(f"{what} goes", passing, "")
-    faults.slab.only(*our_text())
+    with faults.slab.instead(*function("dying", "rustmasq")):
+        faults.all_at_once(f"{what} goes", passing, "")
     for event in ("flow_new", "flow_confirm", "packet"):
         must(enable(event, False))
     must("" if hooks() == hooks("other") == hooks_each - 16 else "hooks of the watch are left")
-
-
-def function_of_ours(name):
-    """Where one of the module's functions begins and ends; Rust's names say the last part with its length before."""
-    ours = sorted(address for address, _, module in symbols() if module == "[rustmasq]")
-    start = next(address for address, symbol, module in symbols()
-                 if module == "[rustmasq]" and symbol.endswith(f"{len(name)}{name}"))
-    return start, min([address for address in ours if address > start], default=start + 4096)
 
 
 # --- Rules
@@ -464,7 +468,7 @@ def part_rules(faults):
     for front in FRONT_ENDS:
         faults.each(f"{front}: a rule is added", faults.by_thread(adding(front)), NO_MEMORY, least=4)
     # In legacy's own process or by nftables' worker; nothing of ours is left on the stack then.
-    faults.slab.only(*function("nf_ct_netns_put"))
+    faults.slab.only(*function("nf_ct_netns_put", "nf_conntrack"))
     for front in FRONT_ENDS:
         faults.all_at_once(f"{front}: a rule is removed", lambda front=front: removing(front), "removed")
     must(unload())
@@ -635,11 +639,10 @@ def requests(faults, network, version):
         faults.all_at_once(f"{what}: a new flow", lambda own=own: network.send(version, own, DISCARD), "")
         faults.all_at_once(f"{what}: a request", lambda own=own: network.send(version, own, TFTP), UNHELPED)
     # Why the helper dropped it goes to the log, by a buffer that has no memory then, either.
-    faults.slab.only(*function("rustmasq_help"))
     before = reasons_logged()
-    faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
+    with faults.slab.instead(*function("rustmasq_help", "rustmasq")):
+        faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
     tell(f"{what}: the helper: ... the log says why", None if reasons_logged() == before + 1 else "it does not")
-    faults.slab.only(*our_text())
 
 
 def reasons_logged():
