@@ -19,6 +19,7 @@ crowd() {
 	local family
 	# What insmod does not load.
 	modprobe -a nf_conntrack nf_nat x_tables || bail "conntrack"
+	wait_until module_out || bail "the module of an earlier scenario can be unloaded"
 	# No table is to be full: that would cost packets.
 	echo 262144 > /proc/sys/net/netfilter/nf_conntrack_max
 	echo 65536 > /proc/sys/net/netfilter/nf_conntrack_expect_max

@@ -13,7 +13,7 @@ IPTABLES=${IPTABLES:-iptables-legacy}
 IP6TABLES=${IPTABLES/iptables/ip6tables}
 
 # Tests that repeat something do EFFORT percent of what they could; `make soak` does all of it.
-EFFORT=${EFFORT:-10}
+EFFORT=${EFFORT:-5}
 # What is random is made from this seed, and can be had again.
 # shellcheck disable=SC2034 # for scenarios
 SEED=${SEED:-1350}

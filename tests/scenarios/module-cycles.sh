@@ -62,7 +62,7 @@ mkdir $buffer || bail "a trace buffer"
 trap 'rmdir $buffer; leave' EXIT
 send_off lan
 go_on
-cycles 5
+cycles 3
 quiet
 
 count=$(share 500)

@@ -65,9 +65,9 @@ begin_with() {
 crowd
 send_off lan
 go_on
-both come_and_go 5 || bail "the first rules"
+both come_and_go 3 || bail "the first rules"
 begin_with || bail "rules for all flows"
-both replaced 5 || bail "more tables"
+both replaced 3 || bail "more tables"
 rules_gone
 quiet
 

@@ -138,7 +138,7 @@ servers+=($!)
 
 send_off lan
 go_on
-rounds 5
+rounds 3
 quiet
 
 count=$(share 200)

@@ -33,7 +33,7 @@ rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || bail "rule"
 rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || bail "rule for IPv6"
 send_off lan
 go_on
-toggle 10
+toggle 5
 pause
 arrived
 before=$ranged
