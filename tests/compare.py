@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import (CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
                        CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE, FLOWS, HEADER,
                        NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, STATUS, Conntrack, Inside, attributes, number, place)
-from stage import Player, checksum, family, hear_errors, icmp_error
+from stage import SLOW, Player, checksum, family, hear_errors, icmp_error
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmp", SCTP: "sctp"}
@@ -38,7 +38,7 @@ STATES = {
 }
 # Multicast groups: flows that are new, change, and go.
 EVENTS = 1 | 2 | 4
-PATIENCE = 5
+PATIENCE = 5 * SLOW
 # Types of ICMP and ICMPv6.
 REQUEST, REPLY = {ICMP: 8, ICMPV6: 128}, {ICMP: 0, ICMPV6: 129}
 

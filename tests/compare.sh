@@ -228,7 +228,7 @@ seen() {
 
 # heard WHO PROTOCOL PORT WHAT PATTERN: what a client heard.
 heard() {
-	play hear "$1" "$2" "$3" "$patience"
+	play hear "$1" "$2" "$3" $((patience * slow))
 	note client "IPv$v, $4: $said"
 	must "$4" "$5" "$said"
 }

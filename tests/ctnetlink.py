@@ -87,8 +87,11 @@ class Tuple:
 
 
 def show_flow(nest):
-    """ORIGINAL REPLY STATUS [helper NAME] [master TUPLE]"""
+    """ORIGINAL REPLY STATUS [helper NAME] [master TUPLE]. Whether a flow of UDP is assured is not said: it is once
+    it has lasted for two seconds."""
     status = number(nest[CTA_STATUS])
+    if Tuple(nest[CTA_TUPLE_ORIG]).protocol == socket.IPPROTO_UDP:
+        status &= ~(1 << STATUS.index("assured"))
     words = [str(Tuple(nest[CTA_TUPLE_ORIG])), str(Tuple(nest[CTA_TUPLE_REPLY])),
              "+".join(name for n, name in enumerate(STATUS) if status >> n & 1)]
     if CTA_HELP in nest:

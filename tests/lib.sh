@@ -18,6 +18,10 @@ EFFORT=${EFFORT:-5}
 # shellcheck disable=SC2034 # for scenarios
 SEED=${SEED:-1350}
 
+# The debug kernel takes its time: anything is waited for so many times longer there.
+slow=1
+[[ ! -e /sys/kernel/debug/kmemleak ]] || slow=4
+
 scratch=$(mktemp -d)
 hosts=()
 servers=()
@@ -71,9 +75,9 @@ bail() {
 	exit 1
 }
 
-# wait_until COMMAND...: until it succeeds, for 20 s at most; then fails.
+# wait_until COMMAND...: until it succeeds, for 20 s at most ($slow times that); then fails.
 wait_until() {
-	local end=$((SECONDS + 20))
+	local end=$((SECONDS + 20 * slow))
 	until "$@" > /dev/null 2>&1; do
 		((SECONDS < end)) || return 1
 		sleep 0.05
@@ -208,15 +212,15 @@ listening() {
 }
 
 # ask HOST PROTOCOL ADDRESS PORT [OPTION,...]: what the server there saw, or
-# nothing if no answer came within `patience` seconds. That nothing more will be
+# nothing if no answer came within `patience` ($slow times that) seconds. That nothing more will be
 # asked is kept to ourselves (shut-none): a server would wait for its own answer
 # for half a second only, and in SCTP the end of one direction is the end of both.
 patience=10
 ask() {
-	local answer='' pid
-	exec {asked}< <(exec nsenter --net="/run/netns/$1" socat -t "$patience" - "$2:$3:$4,shut-none${5:+,$5}" 2> /dev/null <<< x)
+	local answer='' pid limit=$((patience * slow))
+	exec {asked}< <(exec nsenter --net="/run/netns/$1" socat -t "$limit" - "$2:$3:$4,shut-none${5:+,$5}" 2> /dev/null <<< x)
 	pid=$!
-	IFS= read -r -t "$patience" -u "$asked" answer
+	IFS= read -r -t "$limit" -u "$asked" answer
 	exec {asked}<&-
 	kill "$pid" 2> /dev/null
 	printf '%s' "$answer"
@@ -246,7 +250,7 @@ play() {
 	local line
 	said=
 	printf '%s\n' "$*" >&"$lines"
-	while IFS= read -r -t 30 -u "$answers" line; do
+	while IFS= read -r -t $((30 * slow)) -u "$answers" line; do
 		[[ $line != . ]] || return 0
 		said+=${said:+$'\n'}$line
 	done

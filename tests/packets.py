@@ -3,7 +3,7 @@
 """tests/packets.py COMMAND ...: sends and answers what socat and ping do not; runs in the guest.
 
 An address says by its form whether IPv4 or IPv6 is meant. What serves prints "ready" and goes on
-until it is ended. What asks prints one line and is patient for five seconds (--patience): an empty
+until it is ended. What asks prints one line and is patient for a while (--patience SECONDS): an empty
 line means that nothing was heard.
 
   answer ADDRESS PROTOCOL        raw packets of an IP protocol: each is sent back, and the source
@@ -33,7 +33,7 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from stage import checksum, family, hear_errors, met_error
+from stage import SLOW, checksum, family, hear_errors, met_error
 
 MARK = b"\nrustmasq\n"
 # Linux's numbers that the module socket has no names for.
@@ -217,7 +217,7 @@ def main():
     parser.add_argument("address")
     parser.add_argument("number", type=int, help="the protocol or the port")
     parser.add_argument("header", nargs="?", default="")
-    parser.add_argument("--patience", type=float, default=5)
+    parser.add_argument("--patience", type=float, default=5 * SLOW)
     parser.add_argument("--size", type=int, default=100)
     parser.add_argument("--hops", type=int, default=64)
     parser.add_argument("--from-port", type=int, default=0)

@@ -18,11 +18,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Inside, place
-from stage import Player, hear_errors, icmp_error
+from stage import SLOW, Player, hear_errors, icmp_error
 
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 # Seconds to wait for an answer: that should come, that should not.
-PATIENT, VAIN = 10, 0.7
+PATIENT, VAIN = 10 * SLOW, 0.7 * SLOW
 
 
 def make(host, kind, protocol=0):

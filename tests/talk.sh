@@ -21,7 +21,7 @@ says_like() {
 
 # heard WHAT EXPECTED HOST PROTOCOL PORT: the server there hears just that, soon.
 heard() {
-	local end=$((SECONDS + 20)) all=
+	local end=$((SECONDS + 20 * slow)) all=
 	while ((SECONDS < end)); do
 		play heard "${@:3}"
 		all+=${all:+$'\n'}$said

@@ -33,7 +33,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, Conntrack, Inside, place
-from stage import Player, family, hear_errors, icmp_error
+from stage import SLOW, Player, family, hear_errors, icmp_error
 
 READ, WRITE, DATA, ACK, ERROR, OACK = range(1, 7)
 OPCODES = {"read": READ, "write": WRITE, "data": DATA, "ack": ACK, "error": ERROR}
@@ -130,7 +130,7 @@ class Stage(Player):
             self.sockets.pop(key).close()
         return []
 
-    def hear(self, who, port, patience="5"):
+    def hear(self, who, port, patience=5 * SLOW):
         """hear WHO PORT [SECONDS]: what came there next, from where: a datagram or an ICMP error; or "nothing"."""
         heard = select.select([sock for key, sock in self.sockets.items() if key[:2] == (who, port)],
                               [], [], float(patience))[0]

@@ -41,9 +41,9 @@ try() {
 	case $1 in
 	TCP | UDP | SCTP) [[ $2 == 4 ]] || address=[$address]
 		ask lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
-	ICMP) on lan ping "-$2" -q -c 1 -W "$patience" "$address" > /dev/null &&
+	ICMP) on lan ping "-$2" -q -c 1 -W $((patience * slow)) "$address" > /dev/null &&
 		tracked -f "ipv$2" -p "icmp${suffix:+v6}" --reply-src "$address" | grep -o 'dst=[^ ]*' | tail -n 1 ;;
-	*) on lan "$packets" ask --patience "$patience" "$address" "${number[$1]}" "${header[$1]}" ;;
+	*) on lan "$packets" ask --patience $((patience * slow)) "$address" "${number[$1]}" "${header[$1]}" ;;
 	esac
 }
 

@@ -48,7 +48,7 @@ done
 # line each.
 seen() {
 	# shellcheck disable=SC2016 # The inner shell expands it.
-	on lan timeout "$patience" bash -c 'for port; do
+	on lan timeout $((patience * slow)) bash -c 'for port; do
 		exec 3<> "/dev/tcp/$0/$port" && read -r line <&3 && echo "$port $line"
 	done' "$@" 2> /dev/null
 }

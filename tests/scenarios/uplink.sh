@@ -96,7 +96,7 @@ connect() {
 say() { printf '%s\n' "$1" >&"${talk[1]}"; }
 heard() {
 	local line=''
-	IFS= read -r -t "$patience" -u "${talk[0]}" line
+	IFS= read -r -t $((patience * slow)) -u "${talk[0]}" line
 	printf '%s' "$line"
 }
 
