@@ -89,10 +89,8 @@ flowing() { [[ ! $(stuck) ]]; }
 
 unused() { [[ ! -e /sys/module/rustmasq || $(< /sys/module/rustmasq/refcnt) == 0 ]]; }
 
-# netfilter: its modules. (SCTP's tunnels have such a name, too.)
-netfilter() {
-	grep -oE '^(rustmasq|nfnetlink\w*|(x|xt|nf|nft|ip|ipt|ip6|ip6t|iptable|ip6table)_\w+) ' /proc/modules | grep -v udp_tunnel
-}
+# netfilter: its modules.
+netfilter() { grep -oE '^(rustmasq|nfnetlink\w*|ip6?_tables|(x|xt|nf|nft|ipt|ip6t|iptable|ip6table)_\w+) ' /proc/modules; }
 
 # netfilter_out: unloads all of them, those that others build on later.
 netfilter_out() {
