@@ -22,7 +22,7 @@ texts() { sed -nE "s/.*flow_confirm: +(netns=$me .*original=[^ ]*:$number->.*)/\
 watch flow_confirm
 number=$((number + 1))
 export -f ask_both ask on
-here_ask="$(declare -p number outside patience); ask_both"
+here_ask="$(declare -p number outside patience slow); ask_both"
 check "trace-cmd records" trace-cmd record -q -e rustmasq:flow_confirm -o "$scratch/trace.dat" bash -c "$here_ask"
 check "both flows were seen" both_seen
 check_equal "... as lines" 2 "$(texts < "$buffer/trace" | wc -l)"
@@ -30,7 +30,7 @@ check_equal "trace-cmd report shows them as tracefs does" "$(texts < "$buffer/tr
 	"$(trace-cmd report -q -i "$scratch/trace.dat" 2> "$scratch/trace-cmd" | texts)"
 forget_events
 number=$((number + 1))
-here_ask="$(declare -p number outside patience); ask_both"
+here_ask="$(declare -p number outside patience slow); ask_both"
 check "perf records" perf record -q -a -e rustmasq:flow_confirm -o "$scratch/perf.data" -- bash -c "$here_ask"
 check "both flows were seen" both_seen
 check_equal "... as lines" 2 "$(texts < "$buffer/trace" | wc -l)"
