@@ -547,16 +547,20 @@ class Network:
             Failslab.nth(n)
             refused = outcome_of(lambda: sock.sendto(REQUEST, (server, port)))
             Failslab.nth(0)
-        if not self.arrived(version, port, 0 if refused else 1):
+        if refused or not self.arrived(version, port, drops):
             flow = [line for line in self.router.flows() if f":{self.port}>" in line]
             return f"not there, but {flow} is" if flow else DROPPED if self.drops() > drops else "dropped"
         return self.translated(port, outside)
 
-    def arrived(self, version, port, patience):
-        server = self.servers[version, port]
-        while select.select([server], [], [], patience)[0]:
-            if server.recvfrom(2048)[1][1] == self.port:
-                return True
+    def arrived(self, version, port, drops):
+        """Whether the last packet came to the server; no need to wait once it was counted as dropped."""
+        server, end = self.servers[version, port], time.monotonic() + 3
+        while time.monotonic() < end:
+            if select.select([server], [], [], 0.1)[0]:
+                if server.recvfrom(2048)[1][1] == self.port:
+                    return True
+            elif self.drops() > drops:
+                return False
         return False
 
     def translated(self, port, outside):
