@@ -617,10 +617,10 @@ def part_packets(faults):
     write("/proc/sys/net/netfilter/nf_log_all_netns", 0)
 
 
-def masquerade(to="-A"):
+def masquerade():
     for front in ("iptables-legacy", "ip6tables-legacy"):
         with Inside("router"):
-            must(rule(0, front, to, "POSTROUTING", "-o", "wan0", "-j", "RUSTMASQ"))
+            must(rule(0, front, "-A", "POSTROUTING", "-o", "wan0", "-j", "RUSTMASQ"))
 
 
 def requests(faults, network, version):
