@@ -60,7 +60,8 @@ def read(frame, at=ETHERNET):
     version = frame[at] >> 4 if len(frame) > at else 0
     if version == 4 and len(frame) >= at + 20:
         (where,) = struct.unpack_from("!H", frame, at + 6)
-        return Packet(4, at, frame[at + 9], at + max(20, (frame[at] & 15) * 4), (where & 0x1FFF) * 8, where & 0x3FFF > 0)
+        body = at + max(20, (frame[at] & 15) * 4)
+        return Packet(4, at, frame[at + 9], body, (where & 0x1FFF) * 8, where & 0x3FFF > 0)
     if version == 6 and len(frame) >= at + 40:
         return read_extensions(frame, at)
     return None
@@ -235,11 +236,11 @@ def error_about(frame, origin, dice):
         return frame
     quoted = frame[packet.at : packet.at + dice.choice((28, 36, 48, 68, 128, 548, dice.randrange(200)))]
     if packet.version == 4:
-        kind, protocol = dice.choice(((3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0), (4, 0), (5, 1))), ICMP
+        protocol, kinds = ICMP, ((3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0), (4, 0), (5, 1))
     else:
-        kind, protocol = dice.choice(((1, 0), (1, 4), (2, 0), (3, 0), (3, 1), (4, 1))), ICMPV6
+        protocol, kinds = ICMPV6, ((1, 0), (1, 4), (2, 0), (3, 0), (3, 1), (4, 1))
     rest = struct.pack("!HH", 0, dice.choice((0, 576, 1280, 1400, 65535)))
-    packet = ip(origin, packet.source(frame), protocol, icmp(*kind, rest, quoted))
+    packet = ip(origin, packet.source(frame), protocol, icmp(*dice.choice(kinds), rest, quoted))
     return sealed(frame[:ETHERNET] + packet)
 
 
@@ -432,4 +433,5 @@ def show(frame):
     ends = [socket.inet_ntop(socket.AF_INET if packet.version == 4 else socket.AF_INET6, address)
             for address in (packet.source(frame), packet.target(frame))]
     ports = packet.ports(frame) or ("-", "-")
-    return f"{ends[0]} {ports[0]} > {ends[1]} {ports[1]} protocol {packet.protocol}, {len(frame)} bytes: {frame[:160].hex()}"
+    return (f"{ends[0]} {ports[0]} > {ends[1]} {ports[1]} protocol {packet.protocol}, {len(frame)} bytes: "
+            f"{frame[:160].hex()}")

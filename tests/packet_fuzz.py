@@ -3,11 +3,11 @@
 """tests/packet_fuzz.py COUNT SEED [TRACE]: frames of any shape through two routers; runs in the guest.
 
 The routers are alike, but that one has MASQUERADE and the kernel's TFTP helper and the other RUSTMASQ and ours
-(tests/scenarios/fuzz-packets.sh draws them). Each of COUNT frames, made by SEED and from what came out before, is sent to both, from within or from
-outside. What comes out must be the same, but for what is chance: ports that the kernel chose. So must be what
-conntrack has and counts. What the kernel's helper expects and ours does not must be due to what is no request; nothing
-is sent from where it would be let in then. TRACE is the folder of a trace buffer that the watch's events go to: the
-watch's reader must understand them.
+(tests/scenarios/fuzz-packets.sh draws them). Each of COUNT frames, made by SEED and from what came out before, is sent
+to both, from within or from outside. What comes out must be the same, but for what is chance: ports that the kernel
+chose. So must be what conntrack has and counts. What the kernel's helper expects and ours does not must be due to what
+is no request; nothing is sent from where it would be let in then. TRACE is the folder of a trace buffer that the
+watch's events go to: the watch's reader must understand them.
 
 Prints differences, and then how many frames there were of each kind and what became of them.
 """
@@ -25,11 +25,12 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import (CTA_EXPECT_TUPLE, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, DELETE, EXPECTATION_GONE,
-                       EXPECTATION_NEW, FLOWS, HEADER, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, Conntrack, Inside, attributes, number)
-from frames import (ACK_FLAG, ARP, FIN, FRAGMENT, GRE, HOP_BY_HOP, ICMP, ICMPV6, IGMP, IPV4, IPV6,
-                    NO_NEXT, OPTIONS, PSH, REQUEST, ROUTING, RST, SCTP, SYN, TCP, UDP, URG, VLAN, changed, error_about,
-                    ethernet, extensions, fragments, icmp, ip, is_error, masked, packed, read, sctp, sealed, show, tcp, truncated,
-                    turned, udp, with_bad_length, with_bad_sum, with_hops)
+                       EXPECTATION_NEW, FLOWS, HEADER, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, Conntrack, Inside,
+                       attributes, number)
+from frames import (ACK_FLAG, ARP, FIN, FRAGMENT, GRE, HOP_BY_HOP, ICMP, ICMPV6, IGMP, IPV4, IPV6, NO_NEXT, OPTIONS,
+                    PSH, REQUEST, ROUTING, RST, SCTP, SYN, TCP, UDP, URG, VLAN, changed, error_about, ethernet,
+                    extensions, fragments, icmp, ip, is_error, masked, packed, read, sctp, sealed, show, tcp,
+                    truncated, turned, udp, with_bad_length, with_bad_sum, with_hops)
 from tftp import PORT, is_request
 
 ROUTERS = "masquerade", "rustmasq"
@@ -73,7 +74,8 @@ class Maker:
                        "bad length": with_bad_length, "fragments": fragments, "odd addresses": self.odd_address,
                        "zero ports": self.zero_ports, "huge": self.huge, "vlan": self.tagged, "icmp error": self.error}
         # Where a port is chance it must be clear where it is, or nobody could tell what else differs.
-        clear = {"hops": 2, "bad checksum": 2, "odd addresses": 4, "zero ports": 1, "huge": 1, "vlan": 1, "icmp error": 5}
+        clear = {"hops": 2, "bad checksum": 2, "odd addresses": 4, "zero ports": 1, "huge": 1, "vlan": 1,
+                 "icmp error": 5}
         self.clear = often(clear)
         self.wrong = often({**clear, "changed": 8, "truncated": 3, "bad length": 4, "fragments": 4})
 
@@ -155,14 +157,15 @@ class Maker:
                                                self.dice.randrange(256)))
         options = self.dice.choice((b"", b"\2\4\5\xb4", b"\2\4\5\xb4\4\2\1\3\3\7\0\0", b"\1" * 4, b"\2\0\0\0",
                                     self.dice.randbytes(4 * self.dice.randint(1, 10))))
-        return TCP, tcp(self.ports(80, 443, 22, 8080), flags, self.dice.randrange(1 << 32), self.dice.randrange(1 << 32),
-                        b"" if flags == SYN else self.content(), options)
+        numbers = self.dice.randrange(1 << 32), self.dice.randrange(1 << 32)
+        content = b"" if flags == SYN else self.content()
+        return TCP, tcp(self.ports(80, 443, 22, 8080), flags, *numbers, content, options)
 
     def udp(self, _version):
         return UDP, udp(self.ports(53, 123, 5353, 9000), self.content())
 
     def tftp(self, _version):
-        words = [self.dice.choice((b"boot", b"a/b.img", b"x" * 100)), self.dice.choice((b"octet", b"NetASCII", b"octet"))]
+        words = [self.dice.choice((b"boot", b"a/b.img", b"x" * 100)), self.dice.choice((b"octet", b"NetASCII"))]
         words += self.dice.choice(([], [], [b"blksize", b"1468"], [b"tsize", b"0", b"timeout", b""]))
         content = b"\0" + self.dice.choice((b"\1", b"\2")) + b"".join(word + b"\0" for word in words)
         how = self.dice.random()
@@ -328,7 +331,8 @@ class Router:
                 found.update({name: int(value) for name, value in map(str.split, file)})
         for names, values in zip(lines[::2], lines[1::2]):
             found.update({names[0] + name: int(value) for name, value in zip(names[1:], values[1:])})
-        return {name: value for name, value in found.items() if not re.search("MLD|Mcast|Group|OutRequests|OutTransmits", name)}
+        own = re.compile("MLD|Mcast|Group|OutRequests|OutTransmits")
+        return {name: value for name, value in found.items() if not own.search(name)}
 
 
 class Battle:
@@ -429,8 +433,8 @@ class Battle:
                 if two[0] != two[1]:
                     self.notes["frames that differ by chance"] += 1
                     if masked(two[0]) != masked(two[1]) or not self.same_target(ends, pair):
-                        self.complain(f"{what}: out to the {out} came different frames, for", *map(show, pair), "these:",
-                                      *map(show, two))
+                        self.complain(f"{what}: out to the {out} came different frames, for", *map(show, pair),
+                                      "these:", *map(show, two))
                 self.learn(out, two, ends)
         passed, back = [bool(came[0][out]) for out in (SIDES[side == "lan"], side)]
         if passed and side == "lan" and any(self.from_inside(frame) for frame in came[0]["wan"]):
@@ -438,8 +442,8 @@ class Battle:
         return {(0, 0): "vanished", (0, 1): "answered", (1, 0): "passed", (1, 1): "both"}[passed, back]
 
     def same_target(self, ends, sent):
-        """Whether two frames go to the same port, by what each router has put in place of others, now or when these were
-        made."""
+        """Whether two frames go to the same port, by what each router has put in place of others, now or when these
+        were made."""
         if None in ends or ends[0][1] == ends[1][1]:
             return True
         known = list(zip(*(each or () for each in self.ends(sent))))
@@ -517,9 +521,9 @@ def flows_pass(battle):
     """A flow of each family and kind still works: out with the router's address, and an answer comes back."""
     dice = random.Random(0)
     for version in (4, 6):
+        ping = ICMP if version == 4 else ICMPV6
         for protocol, body in ((UDP, udp((40000, 53), b"question")), (TCP, tcp((40000, 80), SYN)),
-                               (ICMP if version == 4 else ICMPV6,
-                                icmp(REQUEST[ICMP if version == 4 else ICMPV6], 0, struct.pack("!HH", 40000, 1), b"ping"))):
+                               (ping, icmp(REQUEST[ping], 0, struct.pack("!HH", 40000, 1), b"ping"))):
             packet = ip(CLIENTS[version][0], SERVERS[version][0], protocol, body)
             frame = sealed(ethernet(MAC["lan"], bytes(6), IPV4 if version == 4 else IPV6, packet))
             for router in battle.routers:
