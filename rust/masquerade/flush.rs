@@ -2,12 +2,18 @@
 
 //! Forgetting flows that were masqueraded to an address, or by a device, that is gone.
 //!
-//! Each change is marked, and when the changes pause one worker walks the table once for all marks.
-//! There is room for a fixed number of them. Beyond it nothing is skipped: the walk then asks of
-//! every masqueraded flow whether its address and its device are still there.
+//! Each change is marked, and when the changes pause one worker walks the table for all marks. There
+//! is room for a fixed number of them. Beyond it nothing is skipped: the worker then asks of every
+//! masqueraded flow whether its address and its device are still there.
+//!
+//! What comes back, a device that goes up again, gets flows anew at once. Those are none of the
+//! change's, but nothing tells them from older ones; so the worker does not wait for a pause then,
+//! and walks before anything else, as the kernel's masquerading does. What is confirmed later by
+//! packets that did not know of the change is left to a second walk, which looks at what is there.
 
 use crate::netfilter::{
     change::{
+        self,
         Change,
         Handler, //
     },
@@ -78,6 +84,10 @@ impl Marks {
         }
     }
 
+    fn know(&self, change: Change) -> bool {
+        self.changes.contains(&Some(change))
+    }
+
     /// Whether anything is marked in the namespace.
     fn concern(&self, net: NetId) -> bool {
         self.overflow
@@ -88,16 +98,10 @@ impl Marks {
                 .any(|change| change.net() == net)
     }
 
-    /// Whether a flow of the namespace is to be forgotten. `is_local` and `is_up` tell whether its
-    /// address and its device are there now.
-    fn forget(
-        &self,
-        net: NetId,
-        flow: &Flow,
-        is_local: impl Fn() -> bool,
-        is_up: impl Fn() -> bool,
-    ) -> bool {
-        let marked = self.changes.iter().flatten().any(|change| {
+    /// Whether one of the changes hits a flow of the namespace. `is_local` tells whether the flow's
+    /// address is there now.
+    fn hit(&self, net: NetId, flow: &Flow, is_local: impl Fn() -> bool) -> bool {
+        self.changes.iter().flatten().any(|change| {
             change.net() == net
                 && match *change {
                     Change::DeviceDown { device, .. } => device == flow.device,
@@ -106,8 +110,36 @@ impl Marks {
                         device, address, ..
                     } => address == flow.address && (device == flow.device || !is_local()),
                 }
-        });
-        marked || (self.overflow && !(is_local() && is_up()))
+        })
+    }
+
+    /// Whether a change, known or not, took a flow's address or device and did not give it back.
+    /// `is_local` and `is_up` tell whether they are there now.
+    fn strand(
+        &self,
+        net: NetId,
+        flow: &Flow,
+        is_local: impl Fn() -> bool,
+        is_up: impl Fn() -> bool,
+    ) -> bool {
+        (self.overflow || self.hit(net, flow, &is_local)) && !(is_local() && is_up())
+    }
+
+    /// Walks the tables of the namespaces that are concerned, and forgets the masqueraded flows that
+    /// `is_stale`.
+    fn walk(&self, context: &mut ProcessContext, is_stale: impl Fn(&Net, &Flow) -> bool) {
+        let mut last = None;
+        while let Some(net) = Net::next(last, |id| self.concern(id), context) {
+            let forget = |entry: &Tracked<'_>| {
+                let Some(device) = entry.masqueraded_to() else {
+                    return false;
+                };
+                let address = entry.reply_destination();
+                is_stale(&net, &Flow { device, address })
+            };
+            conntrack::forget(&net, forget, context);
+            last = Some(net.id());
+        }
     }
 }
 
@@ -134,8 +166,6 @@ impl Flush {
 }
 
 impl Handler for Flush {
-    type Changes = Marks;
-
     fn note(&self, change: Change) -> Msecs {
         let mut marks = self.marks.lock();
         marks.add(change);
@@ -144,25 +174,21 @@ impl Handler for Flush {
         delay((now - since).as_millis())
     }
 
-    fn take(&self) -> Marks {
-        mem::replace(&mut *self.marks.lock(), Marks::NONE)
+    fn undone(&self, change: Change) -> bool {
+        // Where somebody marks just now, to walk at once is right, or does no harm.
+        self.marks.try_lock().is_none_or(|marks| marks.know(change))
     }
 
-    fn work(&self, marks: &Marks, context: &mut ProcessContext) {
-        let mut last = None;
-        while let Some(net) = Net::next(last, |id| marks.concern(id), context) {
-            let id = net.id();
-            let is_stale = |entry: &Tracked<'_>| {
-                let Some(device) = entry.masqueraded_to() else {
-                    return false;
-                };
-                let address = entry.reply_destination();
-                let flow = Flow { device, address };
-                marks.forget(id, &flow, || net.is_local(address), || net.is_up(device))
-            };
-            conntrack::forget(&net, is_stale, context);
-            last = Some(id);
-        }
+    fn work(&self, context: &mut ProcessContext) {
+        let marks = mem::replace(&mut *self.marks.lock(), Marks::NONE);
+        marks.walk(context, |net, flow| {
+            marks.hit(net.id(), flow, || net.is_local(flow.address))
+        });
+        change::complete(context);
+        marks.walk(context, |net, flow| {
+            let is_local = || net.is_local(flow.address);
+            marks.strand(net.id(), flow, is_local, || net.is_up(flow.device))
+        });
     }
 }
 
@@ -174,7 +200,12 @@ mod tests {
     const HERE: NetId = NetId::for_test(1);
     const THERE: NetId = NetId::for_test(2);
 
-    fn address(last: u8) -> AnyAddress {
+    const FLOW: Flow = Flow {
+        device: 7,
+        address: address(1),
+    };
+
+    const fn address(last: u8) -> AnyAddress {
         AnyAddress::V4(Ipv4Addr::new(203, 0, 113, last))
     }
 
@@ -186,54 +217,80 @@ mod tests {
         }
     }
 
+    fn down(device: c_int) -> Change {
+        Change::DeviceDown { net: HERE, device }
+    }
+
     fn marks(changes: &[Change]) -> Marks {
         let mut marks = Marks::NONE;
         changes.iter().for_each(|change| marks.add(*change));
         marks
     }
 
-    /// Whether a flow by device 7 with address 1 is forgotten.
-    fn forgets(marks: &Marks, net: NetId, local: bool, up: bool) -> bool {
-        let flow = Flow {
-            device: 7,
-            address: address(1),
-        };
-        marks.forget(net, &flow, || local, || up)
+    /// Whether a flow by device 7 with address 1 is hit.
+    fn hits(marks: &Marks, net: NetId, local: bool) -> bool {
+        marks.hit(net, &FLOW, || local)
+    }
+
+    /// Whether such a flow is stranded.
+    fn strands(marks: &Marks, net: NetId, local: bool, up: bool) -> bool {
+        marks.strand(net, &FLOW, || local, || up)
     }
 
     #[test]
     fn nothing_marked_nothing_forgotten() {
-        assert!(!forgets(&marks(&[]), HERE, false, false));
+        assert!(!hits(&marks(&[]), HERE, false));
+        assert!(!strands(&marks(&[]), HERE, false, false));
         assert!(!marks(&[]).concern(HERE));
     }
 
     #[test]
     fn address_of_the_same_device() {
         // Even if it is back by now.
-        assert!(forgets(&marks(&[gone(7, 1)]), HERE, true, true));
-        assert!(!forgets(&marks(&[gone(7, 2)]), HERE, false, true));
+        assert!(hits(&marks(&[gone(7, 1)]), HERE, true));
+        assert!(!hits(&marks(&[gone(7, 2)]), HERE, false));
     }
 
     #[test]
     fn address_that_another_device_lent() {
-        assert!(forgets(&marks(&[gone(8, 1)]), HERE, false, true));
+        assert!(hits(&marks(&[gone(8, 1)]), HERE, false));
     }
 
     #[test]
     fn address_that_is_there_twice() {
-        assert!(!forgets(&marks(&[gone(8, 1)]), HERE, true, true));
+        assert!(!hits(&marks(&[gone(8, 1)]), HERE, true));
     }
 
     #[test]
     fn device_that_went_down() {
-        let down = |device| Change::DeviceDown { net: HERE, device };
-        assert!(forgets(&marks(&[down(7)]), HERE, true, true));
-        assert!(!forgets(&marks(&[down(8)]), HERE, true, true));
+        assert!(hits(&marks(&[down(7)]), HERE, true));
+        assert!(!hits(&marks(&[down(8)]), HERE, true));
+    }
+
+    #[test]
+    fn who_came_late_is_stranded_by_what_is_still_gone() {
+        assert!(strands(&marks(&[gone(7, 1)]), HERE, false, true));
+        assert!(strands(&marks(&[down(7)]), HERE, true, false));
+        assert!(!strands(&marks(&[gone(7, 2)]), HERE, false, true));
+        assert!(!strands(&marks(&[down(8)]), HERE, true, false));
+    }
+
+    #[test]
+    fn who_came_when_it_was_back_stays() {
+        assert!(!strands(&marks(&[gone(7, 1)]), HERE, true, true));
+        assert!(!strands(&marks(&[down(7)]), HERE, true, true));
+    }
+
+    #[test]
+    fn what_comes_back_is_known() {
+        assert!(marks(&[gone(7, 1), down(8)]).know(down(8)));
+        assert!(!marks(&[gone(7, 1), down(8)]).know(down(7)));
     }
 
     #[test]
     fn other_namespaces_stay() {
-        assert!(!forgets(&marks(&[gone(7, 1)]), THERE, false, false));
+        assert!(!hits(&marks(&[gone(7, 1)]), THERE, false));
+        assert!(!strands(&marks(&[gone(7, 1)]), THERE, false, false));
         assert!(marks(&[gone(7, 1)]).concern(HERE));
         assert!(!marks(&[gone(7, 1)]).concern(THERE));
     }
@@ -251,7 +308,7 @@ mod tests {
         let mut marks = Marks::NONE;
         (0..ROOM as u8).for_each(|n| marks.add(gone(7, n)));
         assert!(!marks.overflow);
-        assert!(forgets(&marks, HERE, true, true));
+        assert!(hits(&marks, HERE, true));
         assert!(!marks.concern(THERE));
     }
 
@@ -261,9 +318,9 @@ mod tests {
         (100..=100 + ROOM as u8).for_each(|n| marks.add(gone(7, n)));
         assert!(marks.overflow);
         assert!(marks.concern(THERE));
-        assert!(forgets(&marks, HERE, false, true));
-        assert!(forgets(&marks, HERE, true, false));
-        assert!(!forgets(&marks, HERE, true, true));
+        assert!(strands(&marks, HERE, false, true));
+        assert!(strands(&marks, HERE, true, false));
+        assert!(!strands(&marks, HERE, true, true));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Hearing of addresses that go and of devices that go down, and working on that later.
+//! Hearing of addresses that go and come and of devices that go down and up, and working on that
+//! later.
 //!
 //! C headers: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h),
 //! [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
@@ -34,12 +35,12 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What happened, where.
+/// What happened, or was undone, where.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Change {
-    /// The device with this index went down.
+    /// The device with this index is down.
     DeviceDown { net: NetId, device: c_int },
-    /// The device with this index lost the address, its own one, not its peer's.
+    /// The device with this index has not got the address, its own one, not its peer's.
     AddressGone {
         net: NetId,
         device: c_int,
@@ -48,6 +49,14 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    fn address_gone(device: &Device, address: AnyAddress) -> Self {
+        Change::AddressGone {
+            net: device.net().id(),
+            device: device.index(),
+            address,
+        }
+    }
+
     /// The namespace in which it happened.
     pub(crate) fn net(&self) -> NetId {
         match *self {
@@ -58,20 +67,33 @@ impl Change {
 
 /// Who wants to hear of changes.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// What was noted.
-    type Changes;
-
     /// Notes a change. It must not sleep; it is never called in softirq, for the kernel reports
     /// these changes under RTNL. Answers in how many milliseconds [`Self::work`] is to run; this
     /// replaces what an earlier answer said.
     fn note(&self, change: Change) -> Msecs;
 
-    /// Takes what was noted since the last time. Process context.
-    fn take(&self) -> Self::Changes;
+    /// The opposite of a change, which may never have been noted: the device is up, the address
+    /// has come. It must not sleep, nor wait for a lock that `note` takes: an IPv6 address may come
+    /// in softirq, by a router's advertisement. Answers whether [`Self::work`] is to run at once.
+    fn undone(&self, change: Change) -> bool;
 
-    /// Works on what was taken; may sleep. Never called by two at once. All of these changes are
-    /// complete, and so is what packets did that did not know of them.
-    fn work(&self, changes: &Self::Changes, context: &mut ProcessContext);
+    /// Works on what was noted; may sleep. Never called by two at once. Changes are announced
+    /// before they are complete; [`complete`] waits for that.
+    fn work(&self, context: &mut ProcessContext);
+}
+
+/// Waits until all changes that were noted are complete, and so is what packets did that did not
+/// know of them.
+pub(crate) fn complete(_context: &mut ProcessContext) {
+    // An address may still be on its list: the change is complete when who made it gives RTNL back.
+    // After that no packet can choose the address any more, and those that did are through when all
+    // hooks that run now have ended.
+    // SAFETY: process context without locks, by the type's invariant; RTNL is given back at once.
+    unsafe {
+        bindings::rtnl_lock();
+        bindings::rtnl_unlock();
+        bindings::synchronize_net();
+    }
 }
 
 /// While it lives, `handler` hears of changes. Dropping it waits for all its calls to end.
@@ -136,20 +158,25 @@ impl<H: Handler> Listener<H> {
         Ok(listener)
     }
 
-    fn address_gone(&self, device: &Device, address: AnyAddress) {
-        self.note(Change::AddressGone {
-            net: device.net().id(),
-            device: device.index(),
-            address,
-        });
+    /// Hears of a change or, by the event, of its opposite.
+    fn hear(&self, event: c_ulong, change: impl FnOnce() -> Change) {
+        const DOWN: c_ulong = bindings::netdev_cmd_NETDEV_DOWN as c_ulong;
+        const UP: c_ulong = bindings::netdev_cmd_NETDEV_UP as c_ulong;
+
+        let delay = match event {
+            DOWN | UP if self.leaving.load(Acquire) => None,
+            DOWN => Some(self.handler.note(change())),
+            UP => self.handler.undone(change()).then_some(0),
+            _ => None,
+        };
+        if let Some(delay) = delay {
+            self.queue(delay);
+        }
     }
 
-    fn note(&self, change: Change) {
-        if self.leaving.load(Acquire) {
-            return;
-        }
-        let delay = msecs_to_jiffies(self.handler.note(change));
+    fn queue(&self, delay: Msecs) {
         let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let delay = msecs_to_jiffies(delay);
         // SAFETY: the queue is one of the kernel's own, which is always there; the work is
         // initialised, by the invariant, and `drop` waits for it. Callable from any context.
         unsafe {
@@ -165,20 +192,18 @@ impl<H: Handler> Listener<H> {
         event: c_ulong,
         info: *mut c_void,
     ) -> c_int {
-        if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
-            // SAFETY: by the contract, the block is the field of a `Listener` that `drop` keeps until
-            // no call runs any more; the device is valid for the call.
-            let (listener, device) = unsafe {
-                (
-                    &*kernel::container_of!(Opaque::cast_from(block), Self, devices),
-                    Device::from_raw(bindings::rustmasq_netdev_notifier_info_to_dev(info.cast())),
-                )
-            };
-            listener.note(Change::DeviceDown {
-                net: device.net().id(),
-                device: device.index(),
-            });
-        }
+        // SAFETY: by the contract, the block is the field of a `Listener` that `drop` keeps until
+        // no call runs any more; the device is valid for the call.
+        let (listener, device) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, devices),
+                Device::from_raw(bindings::rustmasq_netdev_notifier_info_to_dev(info.cast())),
+            )
+        };
+        listener.hear(event, || Change::DeviceDown {
+            net: device.net().id(),
+            device: device.index(),
+        });
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -190,18 +215,17 @@ impl<H: Handler> Listener<H> {
         event: c_ulong,
         ifa: *mut c_void,
     ) -> c_int {
-        if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
-            // SAFETY: by the contract, as for devices; the address and its device are valid for
-            // the call.
-            let (listener, device, address) = unsafe {
-                (
-                    &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
-                    Device::from_raw(bindings::rustmasq_in_ifaddr_dev(ifa.cast())),
-                    bindings::rustmasq_in_ifaddr_local(ifa.cast()),
-                )
-            };
-            listener.address_gone(device, AnyAddress::V4(ipv4_from_be32(address)));
-        }
+        // SAFETY: by the contract, as for devices; the address and its device are valid for the
+        // call.
+        let (listener, device, address) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
+                Device::from_raw(bindings::rustmasq_in_ifaddr_dev(ifa.cast())),
+                bindings::rustmasq_in_ifaddr_local(ifa.cast()),
+            )
+        };
+        let address = AnyAddress::V4(ipv4_from_be32(address));
+        listener.hear(event, || Change::address_gone(device, address));
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -213,17 +237,16 @@ impl<H: Handler> Listener<H> {
         event: c_ulong,
         ifa: *mut c_void,
     ) -> c_int {
-        if event == bindings::netdev_cmd_NETDEV_DOWN as c_ulong {
-            // SAFETY: by the contract, as for IPv4.
-            let (listener, device, address) = unsafe {
-                (
-                    &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
-                    Device::from_raw(bindings::rustmasq_inet6_ifaddr_dev(ifa.cast())),
-                    ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
-                )
-            };
-            listener.address_gone(device, AnyAddress::V6(address));
-        }
+        // SAFETY: by the contract, as for IPv4.
+        let (listener, device, address) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
+                Device::from_raw(bindings::rustmasq_inet6_ifaddr_dev(ifa.cast())),
+                ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
+            )
+        };
+        let address = AnyAddress::V6(address);
+        listener.hear(event, || Change::address_gone(device, address));
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -236,18 +259,9 @@ impl<H: Handler> Listener<H> {
             let work = kernel::container_of!(work, bindings::delayed_work, work);
             &*kernel::container_of!(Opaque::cast_from(work), Self, work)
         };
-        let changes = listener.handler.take();
-        // A change is announced before it is complete, the address may still be on its list: it is
-        // complete when who made it gives RTNL back. After that no packet can choose the address
-        // any more, and those that did are through when all hooks that run now have ended.
         // SAFETY: process context, and we hold nothing.
-        let mut context = unsafe {
-            bindings::rtnl_lock();
-            bindings::rtnl_unlock();
-            bindings::synchronize_net();
-            ProcessContext::new()
-        };
-        listener.handler.work(&changes, &mut context);
+        let mut context = unsafe { ProcessContext::new() };
+        listener.handler.work(&mut context);
     }
 }
 

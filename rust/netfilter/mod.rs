@@ -16,7 +16,7 @@
 //! | F | references                        | expect 5, helper 1, net 3, xtables 2               |
 //! | G | registration                      | change 7, helper 3, hook 5, xtables 2              |
 //! | H | locks and lists                   | hook 3, net 5                                      |
-//! | I | process context                   | change 1, conntrack 1                              |
+//! | I | process context                   | change 2, conntrack 1                              |
 //! | J | layout; any bytes are a value     | address 5, hook 1, nat 2, tuple 4, xtables 2       |
 //! | K | memory that C gets for a call     | log 2, trace 4, tuple 1                            |
 //!

@@ -61,7 +61,7 @@ while_a_flush_is_under_way() {
 	before=$flows
 	{
 		going del
-		for ((n = 0; n < 100; n++)); do printf 'addr %s 192.0.2.77/32 dev wan0\n' add del; done
+		for ((n = 1; n <= 100; n++)); do printf "addr %s 192.0.2.$n/32 dev wan0\n" add del; done
 	} | ip -n router -batch - &
 	changing=$!
 	sleep "$delay"
