@@ -7,6 +7,9 @@
 
 set -u
 
+# Programs need not load a locale each.
+export LC_ALL=C
+
 # The front end that adds rules; tests/run repeats some scenarios with the other.
 IPTABLES=${IPTABLES:-iptables-legacy}
 # shellcheck disable=SC2034 # for scenarios
@@ -23,6 +26,8 @@ slow=1
 [[ ! -e /sys/kernel/debug/kmemleak ]] || slow=4
 
 scratch=$(mktemp -d)
+mkfifo "$scratch/silence"
+exec {silence}<> "$scratch/silence"
 hosts=()
 servers=()
 # shellcheck disable=SC2034 # for scenarios
@@ -75,12 +80,15 @@ bail() {
 	exit 1
 }
 
+# pause SECONDS: as sleep, but without a process.
+pause() { ! read -r -t "$1" -u "$silence"; }
+
 # wait_until COMMAND...: until it succeeds, for 20 s at most ($slow times that); then fails.
 wait_until() {
 	local end=$((SECONDS + 20 * slow))
 	until "$@" > /dev/null 2>&1; do
 		((SECONDS < end)) || return 1
-		sleep 0.05
+		pause 0.05
 	done
 }
 
@@ -92,14 +100,16 @@ share() {
 
 # --- Networks
 
+# No duplicate address detection, in any namespace: tests have no time for it.
+echo 1 > /proc/sys/net/core/devconf_inherit_init_net
+echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+
 # host NAME...: a network namespace each, with a loopback device.
 host() {
 	local name
-	for name; do
-		ip netns add "$name" || bail "namespace $name"
-		hosts+=("$name")
-		ip -n "$name" link set lo up || bail "namespace $name"
-	done
+	hosts+=("$@")
+	ip -batch - <<< "$(printf 'netns add %s\n' "$@")" || bail "namespaces $*"
+	for name; do ip -n "$name" link set lo up || bail "namespace $name"; done
 }
 
 # on HOST COMMAND...: runs it there.
@@ -111,18 +121,17 @@ on() {
 
 # link HOST DEVICE ADDRESS/LENGTH HOST DEVICE ADDRESS/LENGTH: a cable between them.
 link() {
-	ip -n "$1" link add "$2" type veth peer name "$5" netns "$4" || bail "link $2 $5"
-	attach "$1" "$2" "$3"
-	attach "$4" "$5" "$6"
+	attach "${@:1:3}" "link add $2 type veth peer name $5 netns $4"
+	attach "${@:4}"
 }
 
-# attach HOST DEVICE ADDRESS/LENGTH: gives it the address ("-": none) and turns it on.
+# attach HOST DEVICE ADDRESS/LENGTH [FIRST]: gives it the address ("-": none) and turns it on; a command of
+# ip's may go before.
 attach() {
-	# No duplicate address detection: tests have no time for it.
-	on "$1" sh -c "echo 0 > /proc/sys/net/ipv6/conf/$2/accept_dad"
-	[[ $3 == - ]] || ip -n "$1" addr add "$3" dev "$2" nodad 2> /dev/null ||
-		ip -n "$1" addr add "$3" dev "$2" || bail "address $3"
-	ip -n "$1" link set "$2" up || bail "device $2"
+	local address=''
+	[[ $3 == - ]] || address="addr add $3 dev $2"
+	[[ $3 != *:* ]] || address+=" nodad"
+	ip -n "$1" -batch - <<< "${4:-}"$'\n'"$address"$'\n'"link set $2 up" || bail "device $2 of $1"
 }
 
 # forwarding HOST: makes it a router.
@@ -275,9 +284,8 @@ stop_servers() {
 }
 
 leave() {
-	local name
 	stop_servers
-	for name in "${hosts[@]}"; do ip netns del "$name"; done
+	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
 	rm -rf "$scratch"
 }
 trap leave EXIT
