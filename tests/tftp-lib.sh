@@ -6,8 +6,8 @@
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/.. source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The helpers to run cases with. The first one is what the others are compared with.
-HELPERS=${HELPERS:-tftp rustmasq-tftp}
+# The helpers to run cases with. The first one is what the others are compared with: the kernel's own.
+HELPERS=${HELPERS:-$(compared && echo "tftp ")rustmasq-tftp}
 
 # --- The network. Both routers let in what belongs to flows from within, and nothing else.
 #

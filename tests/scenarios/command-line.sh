@@ -97,7 +97,10 @@ translation() {
 for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	program=${family#*:}
 	translate=${program%-*}-translate
-	on router "$here/rule_cases.py" "$program" "$here/libxt_RUSTMASQ.t" "$here/lib${family%:*}_RUSTMASQ.t"
+	cases=("$here/lib${family%:*}_RUSTMASQ.t")
+	# Those for both families are the extension's affair rather than the kernel's: where time is dear, by one.
+	[[ $slow != 1 && $family == ip6t:* ]] || cases+=("$here/libxt_RUSTMASQ.t")
+	on router "$here/rule_cases.py" "$program" "${cases[@]}"
 	commands
 	chains
 	round_trip

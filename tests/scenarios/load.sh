@@ -8,8 +8,8 @@
 
 # The time that it takes grows with the square: a tenth of the effort is a hundredth of the flows.
 udp=$(($(share 1000000) * EFFORT / 100)) tcp=$(($(share 100000) * EFFORT / 100))
-((udp > 5000)) || udp=5000
-((tcp > 500)) || tcp=500
+((udp > 5000 / slow)) || udp=$((5000 / slow))
+((tcp > 500 / slow)) || tcp=$((500 / slow))
 
 modprobe -a nf_conntrack pktgen || bail "modules"
 home
@@ -26,8 +26,9 @@ restore() {
 	leave
 }
 trap restore EXIT
-echo 262144 | tee "$limit" > "$buckets"
-on router sh -c 'echo 5 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
+echo 262144 > "$limit"
+echo $((262144 / slow / slow)) > "$buckets"
+on router sh -c "echo $((5 * slow)) > /proc/sys/net/netfilter/nf_conntrack_udp_timeout"
 
 # Neighbours for good: no first packet waits for an answer and is lost.
 mac() { ip -n "$1" -br link show "$2" | awk '{ print $3 }'; }
@@ -96,7 +97,7 @@ flood() {
 flood "$udp flows of UDP" $((udp - udp / 10)) 1
 check_equal "... none was dropped" 0 "$dropped"
 
-echo 2000 > "$limit"
+echo $((2000 / slow)) > "$limit"
 flood "a tenth of them with conntrack's table at its limit" $((udp / 10)) 3
 check "... which drops many" test "$dropped" -gt $((udp / 100))
 check "... and lets some through" test "$arrived" -gt 0

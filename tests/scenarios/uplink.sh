@@ -108,7 +108,7 @@ flow() {
 # Our own target shows first what it can, without the notifiers of the other's.
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is not loaded" no_other_masquerade
-for target in RUSTMASQ MASQUERADE; do
+for target in RUSTMASQ $(compared && echo MASQUERADE); do
 	for device in wan0 wan1; do
 		rule -o $device -j $target || bail "rule with $target"
 		on router "$IP6TABLES" -w -t nat -A POSTROUTING -o $device -j $target || bail "rule with $target, IPv6"

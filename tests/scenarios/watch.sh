@@ -201,7 +201,7 @@ for family in 4 6; do
 		there() { printf '[%s]:%s' "$1" "$2"; }
 	fi
 	say="IPv$family"
-	for target in RUSTMASQ MASQUERADE; do
+	for target in RUSTMASQ $(compared && echo MASQUERADE); do
 		nat POSTROUTING -p udp --sport $number -j $target
 		flow "$say, $target, UDP" source-address lan0:wan0 lan UDP $server
 		for protocol in TCP UDP SCTP; do
