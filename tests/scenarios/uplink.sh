@@ -110,8 +110,8 @@ modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is not loaded" no_other_masquerade
 for target in RUSTMASQ $(compared && echo MASQUERADE); do
 	for device in wan0 wan1; do
-		rule -o $device -j $target || bail "rule with $target"
-		on router "$IP6TABLES" -w -t nat -A POSTROUTING -o $device -j $target || bail "rule with $target, IPv6"
+		rule -o $device -j "$target" || bail "rule with $target"
+		on router "$IP6TABLES" -w -t nat -A POSTROUTING -o $device -j "$target" || bail "rule with $target, IPv6"
 	done
 	for family in 4 6; do
 		what="$target, IPv$family"

@@ -202,10 +202,10 @@ for family in 4 6; do
 	fi
 	say="IPv$family"
 	for target in RUSTMASQ $(compared && echo MASQUERADE); do
-		nat POSTROUTING -p udp --sport $number -j $target
+		nat POSTROUTING -p udp --sport $number -j "$target"
 		flow "$say, $target, UDP" source-address lan0:wan0 lan UDP $server
 		for protocol in TCP UDP SCTP; do
-			nat POSTROUTING -p ${protocol,,} --sport $number -j $target --to-ports 6000-6999
+			nat POSTROUTING -p ${protocol,,} --sport $number -j "$target" --to-ports 6000-6999
 			flow "$say, $target --to-ports, $protocol" 'source-address|source-port' lan0:wan0 lan $protocol $server
 		done
 	done
