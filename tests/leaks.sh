@@ -30,7 +30,7 @@ none() {
 namespaces() {
 	local count
 	unshare --net true
-	pause 0.2
+	nap 0.2
 	objects net_namespace
 	((count <= $1 + 1))
 }
@@ -47,7 +47,7 @@ leaks_before() {
 	nft list hooks > /dev/null
 	unshare --net true
 	for _ in 1 2 3 4; do
-		pause 0.2
+		nap 0.2
 		for cache in "$slab"/kmalloc-[0-9]* "$slab"/skbuff_head_cache; do
 			cache=${cache##*/}
 			objects "$cache"

@@ -84,15 +84,15 @@ bail() {
 	exit 1
 }
 
-# pause SECONDS: as sleep, but without a process.
-pause() { ! read -r -t "$1" -u "$silence"; }
+# nap SECONDS: as sleep, but without a process.
+nap() { ! read -r -t "$1" -u "$silence"; }
 
 # wait_until COMMAND...: until it succeeds, for 20 s at most ($slow times that); then fails.
 wait_until() {
 	local end=$((SECONDS + 20 * slow))
 	until "$@" > /dev/null 2>&1; do
 		((SECONDS < end)) || return 1
-		pause 0.05
+		nap 0.05
 	done
 }
 

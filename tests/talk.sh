@@ -27,7 +27,7 @@ heard() {
 		all+=${all:+$'\n'}$said
 		all=${all%$'\n'}
 		[[ $all != "$2" ]] || break
-		pause 0.05
+		nap 0.05
 	done
 	check_equal "$1" "$2" "$all"
 }

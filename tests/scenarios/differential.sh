@@ -393,7 +393,7 @@ marker() {
 	ip -n router addr del 10.2.0.1/24 dev wan0
 	for n in {1..20}; do
 		used_by_none 10.2.0.1 && return
-		pause 0.05
+		nap 0.05
 	done
 	return 1
 }

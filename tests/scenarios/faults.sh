@@ -23,7 +23,7 @@ in_use() {
 }
 none_in_use() { [[ $(in_use "$1") == 0 ]]; }
 # The last one that went keeps its memory until another one goes.
-no_namespace() { unshare --net true && pause 0.5 && (($(in_use net_namespace) <= 1)); }
+no_namespace() { unshare --net true && nap 0.5 && (($(in_use net_namespace) <= 1)); }
 
 wait_until unload || bail "the module can be removed before the test"
 # What the module builds on, so that only itself is loaded; and who lists targets and hooks.

@@ -94,7 +94,7 @@ households() {
 	done
 	while kill -0 "${going[@]}"; do
 		echo 1 > $switch
-		pause 0.$((3 + RANDOM % 7))
+		nap 0.$((3 + RANDOM % 7))
 		echo 0 > $switch
 	done 2> /dev/null
 	wait "${going[@]}"

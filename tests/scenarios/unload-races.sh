@@ -64,7 +64,7 @@ while_a_flush_is_under_way() {
 		for ((n = 1; n <= 100; n++)); do printf "addr %s 192.0.2.$n/32 dev wan0\n" add del; done
 	} | ip -n router -batch - &
 	changing=$!
-	pause "$delay"
+	nap "$delay"
 	rmmod rustmasq
 	marked
 	wait $changing
@@ -77,7 +77,7 @@ while_a_rule_comes() {
 	rules_gone
 	rule -o wan0 -j RUSTMASQ 2> /dev/null &
 	coming=$!
-	pause "$delay"
+	nap "$delay"
 	rmmod rustmasq 2> /dev/null
 	if wait $coming; then
 		came=$((came + 1))
