@@ -204,8 +204,9 @@ start() {
 # serve HOST PROTOCOL PORT [ADDRESS]: PROTOCOL as socat names it: TCP, TCP6, UDP,
 # SCTP...; ADDRESS is the one to answer by, where a host has several.
 serve() {
+	# What the client said is read: who passes it on would else find nobody there, and give up the answer, too.
 	# shellcheck disable=SC2016 # socat's shell expands it
-	local seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"' log=$scratch/serve-$1-$2-$3
+	local seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"; read -r _' log=$scratch/serve-$1-$2-$3
 	case $2 in
 	UDP) start "$1" "$here/packets.py" tell "${4:-0.0.0.0}" "$3" > "$log" ;;
 	UDP6) start "$1" "$here/packets.py" tell "${4:-::}" "$3" > "$log" ;;
