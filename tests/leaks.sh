@@ -106,8 +106,7 @@ netfilter_out() {
 # leave_nothing: the hosts go, and all that came with them.
 leave_nothing() {
 	stop_servers
-	for name in "${hosts[@]}"; do ip netns del "$name"; done
-	hosts=()
+	hosts_off
 	check "no namespace is left" wait_until namespaces 0
 	check "nobody uses the module" wait_until unused
 	check "no hook of ours is left" test "$(nft list hooks | grep -cF '[rustmasq]')" = 0

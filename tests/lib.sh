@@ -288,9 +288,14 @@ stop_servers() {
 	servers=()
 }
 
+hosts_off() {
+	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
+	hosts=()
+}
+
 leave() {
 	stop_servers
-	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
+	hosts_off
 	rm -rf "$scratch"
 }
 trap leave EXIT

@@ -165,7 +165,7 @@ class Maker:
         return UDP, udp(self.ports(53, 123, 5353, 9000), self.content())
 
     def tftp(self, _version):
-        words = [self.dice.choice((b"boot", b"a/b.img", b"x" * 100)), self.dice.choice((b"octet", b"NetASCII"))]
+        words = [self.dice.choice((b"boot", b"a/b.img", b"x" * 100)), self.dice.choice((b"octet", b"NetASCII", b"octet"))]
         words += self.dice.choice(([], [], [b"blksize", b"1468"], [b"tsize", b"0", b"timeout", b""]))
         content = b"\0" + self.dice.choice((b"\1", b"\2")) + b"".join(word + b"\0" for word in words)
         how = self.dice.random()

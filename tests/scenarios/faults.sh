@@ -44,8 +44,7 @@ rules_off
 check "the module can be unloaded after that, too" wait_until unload
 
 stop_servers
-for name in "${hosts[@]}"; do ip netns del "$name"; done
-hosts=()
+hosts_off
 for cache in nf_conntrack nf_conntrack_expect; do
 	check "nothing of $cache is left" wait_until none_in_use $cache
 done
