@@ -25,7 +25,13 @@ forget_events() { : > "$buffer/trace"; }
 
 # events EVENT [PATTERN]: what was recorded, a line each, without time and task.
 events() {
-	sed -nE "s/^.*: $1: (.*)/\1/p" "$buffer/trace" | grep -E -e "${2:-}"
+	local lines line
+	mapfile -t lines < "$buffer/trace"
+	for line in "${lines[@]}"; do
+		[[ $line =~ ": $1: "(.*) ]] || continue
+		line=${BASH_REMATCH[1]}
+		[[ ${2:-} && ! $line =~ $2 ]] || printf '%s\n' "$line"
+	done
 }
 
 # take EVENT NAME...: sets `taken` to the event with these fields alone, in this order.
@@ -95,15 +101,15 @@ flows() {
 
 # --- The hooks behind the events
 
-# count HOST: how many are ours.
-count() { on "$1" nft list hooks | grep -cF '[rustmasq]'; }
-
 # everywhere COUNT: in every namespace so many are ours.
 everywhere() {
-	local name
+	local name hooks others ours='[rustmasq]'
 	# shellcheck disable=SC2154 # lib.sh's
-	for name in "${hosts[@]}"; do [[ $(count "$name") == "$1" ]] || return 1; done
-	[[ $(nft list hooks | grep -cF '[rustmasq]') == "$1" ]]
+	for name in '' "${hosts[@]}"; do
+		hooks=$(${name:+enter "$name"} nft list hooks)
+		others=${hooks//"$ours"/}
+		((${#hooks} - ${#others} == $1 * ${#ours})) || return 1
+	done
 }
 nowhere() { everywhere 0; }
 

@@ -41,7 +41,7 @@ connect() {
 	exec {write}<> "$scratch/$1-to" {read}<> "$scratch/$1-from"
 	rm "$scratch/$1-to" "$scratch/$1-from"
 	to[$1]=$write from[$1]=$read
-	nsenter --net="/run/netns/$2" socat - "TCP:203.0.113.2:$port,sourceport=$3,reuseaddr${4:+,$4}" \
+	enter "$2" socat - "TCP:203.0.113.2:$port,sourceport=$3,reuseaddr${4:+,$4}" \
 		<&"$write" >&"$read" 2> "$scratch/$1-log" &
 	clients[$1]=$!
 }

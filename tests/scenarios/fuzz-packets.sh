@@ -130,7 +130,8 @@ counted() {
 	done
 }
 check_equal "the rules have counted the same" "$(counted masquerade)" "$(counted rustmasq)"
-check_match "... and each has seen flows" '^[1-9][0-9]+ [0-9]+ 0.[1-9][0-9]+ [0-9]+ 0$' "$(counted rustmasq)"
+# Of few frames, it is chance whether each rule sees one.
+((count < 2000)) || check_match "... and each has seen flows" '^[1-9][0-9]+ [0-9]+ 0.[1-9][0-9]+ [0-9]+ 0$' "$(counted rustmasq)"
 
 # --- What is wrong is noticed
 

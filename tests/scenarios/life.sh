@@ -72,7 +72,7 @@ connect() {
 	# Opened for both directions, so that nobody waits for the other end.
 	exec {write}<> "$scratch/$1-to" {read}<> "$scratch/$1-from"
 	to[$1]=$write from[$1]=$read
-	nsenter --net=/run/netns/lan socat - "$1:203.0.113.2:7,sourceport=$2" < "$scratch/$1-to" > "$scratch/$1-from" 2> "$scratch/connect-$1" &
+	enter lan socat - "$1:203.0.113.2:7,sourceport=$2" < "$scratch/$1-to" > "$scratch/$1-from" 2> "$scratch/connect-$1" &
 	servers+=($!)
 }
 

@@ -61,7 +61,7 @@ ruled() {
 # works ROUTER: its flows of both families are translated, and answers are expected.
 works() {
 	# shellcheck disable=SC2016 # that shell's
-	timeout 30 nsenter --net="/run/netns/$1" bash -c '
+	on "$1" timeout 30 bash -c '
 		cd /proc/self/net
 		until mapfile -t flows < nf_conntrack && mapfile -t expected < nf_conntrack_expect &&
 			[[ ${flows[*]} =~ " dst=203.0.113.1 sport=69 dport=1"[0-9]{4}" " &&

@@ -88,7 +88,7 @@ udp() {
 # connect FAMILY: a TCP connection that stays, to be talked to by say and heard.
 connect() {
 	coproc talk {
-		exec nsenter --net=/run/netns/lan socat -t 1 - "TCP${1#4}:${service[$1]}:7$1,sourceport=$port,reuseaddr" 2>&1
+		enter lan socat -t 1 - "TCP${1#4}:${service[$1]}:7$1,sourceport=$port,reuseaddr" 2>&1
 	}
 	# shellcheck disable=SC2154 # coproc sets it.
 	talker=$talk_PID

@@ -21,7 +21,7 @@ texts() { sed -nE "s/.*flow_confirm: +(netns=$me .*original=[^ ]*:$number->.*)/\
 
 watch flow_confirm
 number=$((number + 1))
-export -f ask_both ask on
+export -f ask_both ask on enter
 here_ask="$(declare -p number outside patience slow); ask_both"
 check "trace-cmd records" trace-cmd record -q -e rustmasq:flow_confirm -o "$scratch/trace.dat" bash -c "$here_ask"
 check "both flows were seen" both_seen
