@@ -216,14 +216,22 @@ serve() {
 	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
 }
 
+# listening HOST PROTOCOL PORT: one that was started does. Without a process, as it is asked again and again.
 listening() {
-	local table
+	local pid port table tables lines
+	printf -v port ':%04X ' "$3"
 	case $2 in
-	TCP*) table=tcp ;;
-	UDP*) table=udp ;;
-	SCTP*) on "$1" grep -q " $3 " /proc/net/sctp/eps && return ;;
+	TCP*) tables=(tcp tcp6) ;;
+	UDP*) tables=(udp udp6) ;;
+	SCTP*) tables=(sctp/eps) port=" $3 " ;;
 	esac
-	[[ ${table:-} ]] && on "$1" grep -qi ":$(printf %04X "$3") " "/proc/net/$table" "/proc/net/${table}6"
+	for pid in "${servers[@]}"; do
+		[[ /proc/$pid/ns/net -ef /run/netns/$1 ]] || continue
+		for table in "${tables[@]}"; do
+			mapfile -t lines < "/proc/$pid/net/$table" && [[ ${lines[*]} == *"$port"* ]] && return
+		done
+	done
+	return 1
 }
 
 # ask HOST PROTOCOL ADDRESS PORT [OPTION,...]: what the server there saw, or

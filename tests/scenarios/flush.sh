@@ -108,31 +108,30 @@ check "the device goes down for a moment: its flows are forgotten" wait_until us
 
 # --- ... and who comes when it is up again is not taken for one of those before
 
-# What the LAN's host sends takes a moment only: a datagram for each port that it is told.
-mkfifo "$scratch/ports"
+# What the LAN's host sends takes a moment only: a datagram for each address/port that it is told.
+mkfifo "$scratch/targets"
 # shellcheck disable=SC2016 # The inner shell expands it.
-start lan bash -c 'while read -r port; do echo x > "/dev/udp/203.0.113.9/$port"; done < "$0"' "$scratch/ports"
-exec {ports}> "$scratch/ports"
+start lan bash -c 'while read -r target; do echo x > "/dev/udp/$target"; done < "$0"' "$scratch/targets"
+exec {targets}> "$scratch/targets"
 to_port() { tracked -p udp --orig-port-dst "$1" | wc -l; }
 forgotten() { [[ $(to_port "$1") == 0 ]]; }
 arrived() { [[ $(to_port "$1") == 1 ]]; }
 stayed=0
 for n in {1..6}; do
-	echo $((1000 + n)) >&"$ports"
+	echo 203.0.113.9/$((1000 + n)) >&"$targets"
 	wait_until arrived $((1000 + n)) || not_ok "flow $n before the change"
 	# Another change at once: a worker that waits for a pause begins anew.
 	printf 'link set %s\n' 'wan0 down' 'wan0 up' 'holder down' 'holder up' | ip -n router -batch -
-	echo $((2000 + n)) >&"$ports"
+	echo 203.0.113.9/$((2000 + n)) >&"$targets"
 	wait_until forgotten $((1000 + n)) || not_ok "flow $n is forgotten"
 	ip -n router addr add 198.51.101.1/24 dev wan0
-	flows 1 198.51.101.9
+	echo 198.51.101.9/$((3000 + n)) >&"$targets"
+	wait_until arrived $((3000 + n)) || not_ok "marker flow $n"
 	ip -n router addr del 198.51.101.1/24 dev wan0
-	wait_until used_by_none 198.51.101.1 || not_ok "marker flow $n is forgotten"
+	wait_until forgotten $((3000 + n)) || not_ok "marker flow $n is forgotten"
 	stayed=$((stayed + $(to_port $((2000 + n)))))
-	rules_off
-	rule -j RUSTMASQ
 done
-exec {ports}>&-
+exec {targets}>&-
 # The worker and the packet set out at the same moment.
 check "flows of a device that is up again stay, most of them ($stayed of 6)" test "$stayed" -gt 3
 
