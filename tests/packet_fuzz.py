@@ -265,6 +265,11 @@ def addresses(data):
     return data[8 : 8 + size], data[end - size : end], data[end + 8]
 
 
+def untagged(frame):
+    """The same without a VLAN's tag."""
+    return frame[:12] + frame[16:] if frame[12:14] == struct.pack("!H", VLAN) else frame
+
+
 class Router:
     """One of the two, with the devices of host wire that it is connected to."""
 
@@ -357,9 +362,10 @@ class Battle:
             router.expected.clear()
         self.expecting = set()
         # From where to where the kernel's helper alone waits for something; and the ports that frames came from, by
-        # side, of each router, and in pairs.
+        # side, of each router, and in pairs; and the pairs of ports of what was sent, which may be older than all that.
         self.tainted = set()
         self.ports, self.pairs = {side: (set(), set()) for side in SIDES}, {side: set() for side in SIDES}
+        self.made = set()
         self.before = [router.counted() for router in self.routers]
 
     def listen(self, patience=0):
@@ -389,6 +395,7 @@ class Battle:
             for frames in router.came.values():
                 frames.clear()
             router.news = False
+        self.made.update(zip(*(each or () for each in self.ends(map(untagged, pair)))))
         # A frame has mostly gone its way when it is sent. If not, nothing is said of it yet.
         self.listen()
         came = [router.came for router in self.routers]
@@ -402,8 +409,7 @@ class Battle:
     def unequal(self, side, pair):
         """Whether the routers need not treat them alike: they go to an answer that the kernel's helper alone waits for,
         or to a port that one router alone has put in place of another."""
-        if pair[0][12:14] == b"\x81\0":
-            pair = [frame[:12] + frame[16:] for frame in pair]
+        pair = [untagged(frame) for frame in pair]
         packet = read(pair[0])
         if not packet or packet.protocol not in (TCP, UDP, SCTP):
             return False
@@ -417,8 +423,7 @@ class Battle:
 
     def ends(self, pair):
         """The ports of both, None for what has none."""
-        packets = [read(frame) for frame in pair]
-        return [packet and packet.ports(frame) for packet, frame in zip(packets, pair)]
+        return [packet and packet.ports(frame) for packet, frame in ((read(frame), frame) for frame in pair)]
 
     def compare(self, side, came, pair, what):
         """Says what became of it."""
@@ -432,7 +437,7 @@ class Battle:
                 ends = self.ends(two)
                 if two[0] != two[1]:
                     self.notes["frames that differ by chance"] += 1
-                    if masked(two[0]) != masked(two[1]) or not self.same_target(ends, pair):
+                    if masked(two[0]) != masked(two[1]) or not self.same_target(ends):
                         self.complain(f"{what}: out to the {out} came different frames, for", *map(show, pair),
                                       "these:", *map(show, two))
                 self.learn(out, two, ends)
@@ -441,13 +446,12 @@ class Battle:
             return "passed as it was"
         return {(0, 0): "vanished", (0, 1): "answered", (1, 0): "passed", (1, 1): "both"}[passed, back]
 
-    def same_target(self, ends, sent):
-        """Whether two frames go to the same port, by what each router has put in place of others, now or when these
-        were made."""
+    def same_target(self, ends):
+        """Whether two frames go to the same port, by what each router has put in place of others, now or when what was
+        sent was made."""
         if None in ends or ends[0][1] == ends[1][1]:
             return True
-        known = list(zip(*(each or () for each in self.ends(sent))))
-        return any((ends[0][1], ends[1][1]) in pairs for pairs in (*self.pairs.values(), known))
+        return any((ends[0][1], ends[1][1]) in pairs for pairs in (*self.pairs.values(), self.made))
 
     def from_inside(self, frame):
         packet = read(frame)
