@@ -98,10 +98,11 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	program=${family#*:}
 	translate=${program%-*}-translate
 	cases=("$here/lib${family%:*}_RUSTMASQ.t")
-	# Those for both families are the extension's affair rather than the kernel's: where time is dear, by one.
-	[[ $slow != 1 && $family == ip6t:* ]] || cases+=("$here/libxt_RUSTMASQ.t")
+	# What is the same for both families is the extension's affair rather than the kernel's: where time is dear, by one.
+	twice=$((slow == 1))
+	[[ $twice == 0 && $family == ip6t:* ]] || cases+=("$here/libxt_RUSTMASQ.t")
 	on router "$here/rule_cases.py" "$program" "${cases[@]}"
-	commands
+	[[ $twice == 0 && $family == ip6t:* ]] || commands
 	chains
 	round_trip
 	translation

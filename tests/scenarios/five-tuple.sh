@@ -139,9 +139,13 @@ check_equal "without a thief: the plain connection keeps its port" 203.0.113.1:1
 watched "without a thief" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
 part plain
 
+# Whose rules are the thief's, and where from: ours, and the kernel's.
+kinds=(RUSTMASQ:lan)
+! compared || kinds+=(SNAT:router)
+
 # --- The thief first
 
-for kind in RUSTMASQ:lan SNAT:router; do
+for kind in "${kinds[@]}"; do
 	target=${kind%:*} place=${kind#*:}
 	what="thief first, $target, from $place"
 	rule_for "$target"
@@ -236,7 +240,7 @@ statistic() { on router conntrack -S | grep -oE "\b$1=[0-9]+" | awk -F = '{ sum 
 # counted TARGET: packets at its rule.
 counted() { on router "$IPTABLES" -w -t nat -L POSTROUTING -n -v -x | awk -v target="$1" '$3 == target { print $1 }'; }
 
-for kind in RUSTMASQ:lan SNAT:router; do
+for kind in "${kinds[@]}"; do
 	target=${kind%:*} place=${kind#*:}
 	what="plain first, $target, from $place"
 	rule_for "$target"

@@ -145,14 +145,17 @@ noticed() {
 	fi
 }
 
-on rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
-noticed "some flows leave as they are" "came different frames"
-on rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
+wrong_rules() {
+	on rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
+	noticed "some flows leave as they are" "came different frames"
+	on rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
 
-# In IPv4 nobody reads requests now, in IPv6 the kernel's own helper does.
-for program in "$IPTABLES" "$IP6TABLES"; do on rustmasq "$program" -w -t raw -D PREROUTING 1; done
-on rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
-noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
+	# In IPv4 nobody reads requests now, in IPv6 the kernel's own helper does.
+	for program in "$IPTABLES" "$IP6TABLES"; do on rustmasq "$program" -w -t raw -D PREROUTING 1; done
+	on rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
+	noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
+}
+if compared; then wrong_rules; fi
 
 # --- All goes that came
 

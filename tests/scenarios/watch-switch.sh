@@ -137,14 +137,14 @@ watch
 start lan hping3 --udp -q -p 53 -i u1000 203.0.113.2 > "$scratch/flood" 2>&1
 toggle() {
 	local n
-	for ((n = 0; n < 15; n++)); do
+	for ((n = 0; n < 15 / slow; n++)); do
 		echo 1 > "$buffer/events/rustmasq/$1/enable" || return
 		echo 0 > "$buffer/events/rustmasq/$1/enable" || return
 	done
 }
 lives() {
 	local n
-	for ((n = 0; n < 5; n++)); do
+	for ((n = 0; n < 8 / slow; n++)); do
 		ip netns add "short-$1"
 		ip -n "short-$1" link set lo up
 		on "short-$1" "$IPTABLES" -w -A INPUT -m conntrack --ctstate INVALID -j DROP

@@ -178,8 +178,11 @@ settle
 # --- There are rules, and none matches
 
 tables -t nat -A POSTROUTING -p udp --sport 9 -j RUSTMASQ
-untranslated "no rule matches"
-settle
+# Where time is dear, the same flows need not come twice.
+if ((slow == 1)); then
+	untranslated "no rule matches"
+	settle
+fi
 
 # --- Everybody translates
 
