@@ -297,6 +297,7 @@ stop_servers() {
 	servers=()
 }
 
+# hosts_off: all namespaces of `host` go.
 hosts_off() {
 	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
 	hosts=()

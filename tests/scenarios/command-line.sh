@@ -99,10 +99,11 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	translate=${program%-*}-translate
 	cases=("$here/lib${family%:*}_RUSTMASQ.t")
 	# What is the same for both families is the extension's affair rather than the kernel's: where time is dear, by one.
-	twice=$((slow == 1))
-	[[ $twice == 0 && $family == ip6t:* ]] || cases+=("$here/libxt_RUSTMASQ.t")
+	brief=
+	[[ $slow == 1 || $family == ipt:* ]] || brief=yes
+	[[ $brief ]] || cases+=("$here/libxt_RUSTMASQ.t")
 	on router "$here/rule_cases.py" "$program" "${cases[@]}"
-	[[ $twice == 0 && $family == ip6t:* ]] || commands
+	[[ $brief ]] || commands
 	chains
 	round_trip
 	translation

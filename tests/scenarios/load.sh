@@ -97,9 +97,14 @@ flood() {
 flood "$udp flows of UDP" $((udp - udp / 10)) 1
 check_equal "... none was dropped" 0 "$dropped"
 
-echo $((2000 / slow)) > "$limit"
+# Begun with an empty table, so that what is dropped does not depend on how many of the flows before are over: the
+# kernel drops the early ones of a full table as long as it finds some nearby.
+room=$((udp / 100))
+((room < 2000)) || room=2000
+on router conntrack -F 2> /dev/null
+echo $room > "$limit"
 flood "a tenth of them with conntrack's table at its limit" $((udp / 10)) 3
-check "... which drops many" test "$dropped" -gt $((udp / 1000))
+check "... which drops many" test "$dropped" -gt $((udp / 100))
 check "... and lets some through" test "$arrived" -gt 0
 echo 262144 > "$limit"
 
