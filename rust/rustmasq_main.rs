@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! rustmasq: masquerading for iptables, in Rust.
+//! rustmasq: masquerading for iptables, a flow watch and a TFTP helper, in Rust.
 //!
 //! ```text
-//! packet ──> netfilter/       safe abstractions over the C API
-//!               ├──> masquerade/   the RUSTMASQ target, and the flush when addresses change
-//!               ├──> tftp.rs       the TFTP helper
-//!               └──> watch.rs      the flow watch: trace events from hooks around conntrack
+//! masquerade/   tftp.rs   watch.rs      the target RUSTMASQ, the TFTP helper, the flow watch
+//!        |         |         |
+//!        netfilter/                     hooks, conntrack, NAT, helpers, x_tables, trace events
+//!            |
+//!          net/                         namespaces, devices, packets, addresses, notifiers
+//!            |
+//!        bindings/                      the kernel's C, as bindgen reads it
 //! ```
 //!
-//! `unsafe` is confined to [`bindings`] and [`netfilter`]; all else is built on them without.
+//! Imports point downwards. Only the lower three layers contain `unsafe`. `rust/README.md` walks a packet
+//! through the code.
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "the C side")]
+#[expect(unsafe_code, reason = "FFI")]
 mod bindings;
 mod masquerade;
-#[expect(unsafe_code, reason = "makes the C side safe")]
+#[expect(unsafe_code, reason = "FFI")]
+mod net;
+#[expect(unsafe_code, reason = "FFI")]
 mod netfilter;
 mod tftp;
 mod watch;
 
-/// A rule's binary form, shared with the userspace extension: plain data.
+/// The binary form of a rule, plain data that the iptables extension shares.
 mod uapi {
     pub(crate) use crate::bindings::{
         xt_rustmasq_info,
@@ -37,8 +43,12 @@ use masquerade::{
     Flush,
     Masquerade, //
 };
+use net::{
+    notifier::Notifier,
+    Ipv4,
+    Ipv6, //
+};
 use netfilter::{
-    change::Listener,
     helper::{
         self,
         ConntrackHelper, //
@@ -49,11 +59,9 @@ use netfilter::{
     },
     xtables::{
         self,
-        Entry,
+        TargetEntry,
         Targets, //
     },
-    Ipv4,
-    Ipv6, //
 };
 
 module! {
@@ -72,19 +80,21 @@ module! {
 }
 
 static TARGETS: Targets<2> = Targets::new([
-    Entry::new::<Masquerade<Ipv4>>(),
-    Entry::new::<Masquerade<Ipv6>>(),
+    TargetEntry::new::<Masquerade<Ipv4>>(),
+    TargetEntry::new::<Masquerade<Ipv6>>(),
 ]);
 
 static HELPERS: [&ConntrackHelper; 1] = [&tftp::HELPER];
 
 static HOOKS: [&[Hook]; 2] = [&watch::HOOKS, &tftp::HOOKS];
 
-/// What is registered while the module is loaded. Fields are dropped in their order: first no rule
-/// can be there any more, then nothing needs flushing, and no hook attaches a helper any more.
+/// The module's registrations.
+///
+/// Fields are dropped in their order. First the targets: no rule is left then, so nothing needs the
+/// flush any more. The hooks go before the helpers, which they attach.
 struct Rustmasq {
     _targets: xtables::Registration<2>,
-    _flush: Pin<KBox<Listener<Flush>>>,
+    _flush: Pin<KBox<Notifier<Flush>>>,
     _hooks: hook::Registration,
     _helpers: helper::Registration,
 }
@@ -92,11 +102,11 @@ struct Rustmasq {
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let hooks = hook::Registration::register(&HOOKS)?;
-        tftp::attach_if_asked()?;
-        // The flush before the targets: no flow of a rule's is to miss it.
-        let flush = Listener::register(Flush::new())?;
-        // Rules can name helpers and targets from here on, and hold the module: it must not fail any
-        // more, and the targets cannot.
+        tftp::enable_by_port()?;
+        // The flush comes before the targets, so that it sees every event of a rule's flow.
+        let flush = Notifier::register(Flush::new())?;
+        // From here on rules can name helpers and targets, and hold the module. Init must not fail after
+        // that, and registering the targets does not.
         let helpers = helper::Registration::register(&HELPERS)?;
         Ok(Self {
             _targets: TARGETS.register()?,

@@ -1,30 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The TFTP helper: the server answers a request from a new port (RFC 1350, section 4), so a NAT or
-//! a filter lets the answer in only if the request announced it.
+//! The TFTP helper, which expects the server's answer to a request.
+//!
+//! The server answers from a new port (RFC 1350, section 4). NAT and filters for established flows
+//! let that answer in only if a helper has announced it.
 
 use crate::{
     module_parameters,
+    net::{
+        Family,
+        Ipv4,
+        Ipv6, //
+    },
     netfilter::{
         expect::Expectation,
         helper::{
             ConntrackHelper,
-            Exchange,
-            Helper, //
+            Helper,
+            HelperContext, //
         },
         hook::{
-            Handler,
             Hook,
-            Hooked,
+            HookContext,
+            HookHandler,
             Inbound,
             Point,
             Priority,
             Switch, //
         },
         tuple::Direction,
-        Family,
-        Ipv4,
-        Ipv6,
         Verdict, //
     },
 };
@@ -36,38 +40,40 @@ pub(crate) static HELPER: ConntrackHelper = ConntrackHelper::new::<Tftp>();
 struct Tftp;
 
 impl Helper for Tftp {
-    /// Not "tftp": that is the kernel's own.
+    /// The kernel's own helper has the name "tftp".
     const NAME: &'static CStr = c"rustmasq-tftp";
     const MAX_EXPECTED: u8 = 1;
     const TIMEOUT: u32 = 5 * 60;
 
-    fn help<F: Family>(exchange: &Exchange<'_, F>) -> Verdict {
-        if exchange.direction() != Direction::Original
-            || exchange.with_payload::<MAX_REQUEST, _>(is_request) != Some(true)
+    fn help<F: Family>(context: &HelperContext<'_, F>) -> Verdict {
+        if context.direction() != Direction::Original
+            || context.with_payload::<MAX_REQUEST, _>(is_request) != Some(true)
         {
             return Verdict::Accept;
         }
-        let entry = exchange.entry();
-        let answer = entry.tuple(Direction::Reply);
-        let Some(mut expectation) = Expectation::from_any_port(exchange, &answer) else {
-            return exchange.drop_because(c"no memory for an expectation");
+        let conn = context.conn();
+        let answer = conn.tuple(Direction::Reply);
+        let Some(mut expectation) = Expectation::from_any_port(context, &answer) else {
+            return context.drop_because(c"no memory for an expectation");
         };
-        if entry.has_nat() {
+        if conn.has_nat() {
             expectation = expectation.follow_nat(Direction::Reply);
         }
         match expectation.register() {
             Ok(()) => Verdict::Accept,
-            Err(_) => exchange.drop_because(c"the expectation cannot be added"),
+            Err(_) => context.drop_because(c"the expectation cannot be added"),
         }
     }
 }
 
-/// The longest request, in bytes (RFC 2347).
+/// The length of the longest request, in bytes (RFC 2347).
 const MAX_REQUEST: usize = 512;
 
-/// Whether a datagram is a request to read or to write (RFC 1350, section 5, with the options of RFC
-/// 2347): an opcode, the name of a file, a mode, and pairs of an option's name and its value, each of
-/// which ends in NUL; no more than [`MAX_REQUEST`] bytes. Only a value may be empty.
+/// Returns whether a datagram is a request to read or to write a file.
+///
+/// A request (RFC 1350, section 5; options: RFC 2347) consists of an opcode, a file name, a mode, and pairs
+/// of an option's name and value. Each of them but the opcode ends with NUL, and only a value may be empty.
+/// A request has at most [`MAX_REQUEST`] bytes.
 fn is_request(datagram: &[u8]) -> bool {
     let [0, opcode @ (1 | 2), fields @ ..] = datagram else {
         return false;
@@ -84,16 +90,16 @@ fn is_request(datagram: &[u8]) -> bool {
     !name.is_empty() && is_mode(mode, *opcode) && are_options(options)
 }
 
-/// Splits off the first field: what is before its NUL, and what is after that.
+/// Splits off the first field, which ends with NUL, and returns it and the bytes behind the NUL.
 fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (field, rest) = bytes.split_at_checked(bytes.iter().position(|byte| *byte == 0)?)?;
     Some((field, rest.get(1..)?))
 }
 
-/// Mail can be sent, that is written; it cannot be read.
+/// Returns whether the mode is one that the opcode allows: `mail` can only be written.
 fn is_mode(mode: &[u8], opcode: u8) -> bool {
     let is = |name: &[u8]| {
-        // What differs from a small letter in this bit alone is the capital.
+        // A capital letter differs from its small letter in this bit alone.
         mode.iter()
             .zip(name)
             .all(|(byte, letter)| byte | 0x20 == *letter)
@@ -106,6 +112,7 @@ fn is_mode(mode: &[u8], opcode: u8) -> bool {
     }
 }
 
+/// Returns whether the bytes are pairs of an option's name and value, or none.
 fn are_options(mut options: &[u8]) -> bool {
     while !options.is_empty() {
         let Some((name, rest)) = field(options) else {
@@ -122,10 +129,10 @@ fn are_options(mut options: &[u8]) -> bool {
     true
 }
 
-/// On while the helper is attached by itself: with the module's parameter `tftp_port`.
-static ATTACHING: Switch = Switch::new();
+/// The switch of the hooks below, on if the module parameter `tftp_port` names a port.
+static ATTACH: Switch = Switch::new();
 
-/// What attaches the helper: as soon as the real server is known.
+/// The hooks that assign the helper to a flow as soon as its real server is known.
 pub(crate) static HOOKS: [Hook; 4] = [
     attach::<Ipv4>(Point::PRE_ROUTING),
     attach::<Ipv4>(Point::LOCAL_OUT),
@@ -134,23 +141,25 @@ pub(crate) static HOOKS: [Hook; 4] = [
 ];
 
 const fn attach<F: Family>(point: Point<Inbound>) -> Hook {
-    Hook::new::<F, Attach, _>(point, Priority::after_dnat(), &ATTACHING)
+    Hook::new::<F, Attach, _>(point, Priority::after_dnat(), &ATTACH)
 }
 
-/// Begins to attach the helper to flows to the port that the module's parameter names, if it does.
-pub(crate) fn attach_if_asked() -> Result {
+/// Makes the hooks assign the helper to flows to the port in the module parameter `tftp_port`, unless it is 0.
+///
+/// Errors: see [`Switch::turn_on`]. Process context.
+pub(crate) fn enable_by_port() -> Result {
     if module_parameters::tftp_port.value() == 0 {
         return Ok(());
     }
-    ATTACHING.turn_on()
+    ATTACH.turn_on()
 }
 
 struct Attach;
 
-impl Handler for Attach {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
+impl HookHandler for Attach {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
         let port = module_parameters::tftp_port.value();
-        if let Some(flow) = hooked.conntrack().beginning() {
+        if let Some(flow) = context.conntrack().new_flow() {
             let answer = flow.tuple(Direction::Reply);
             if answer.is_udp() && answer.ends().source.port == port {
                 HELPER.attach(&flow);
@@ -165,12 +174,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn to_read() {
+    fn read_request() {
         assert!(is_request(b"\0\x01file\0octet\0"));
     }
 
     #[test]
-    fn to_write() {
+    fn write_request() {
         assert!(is_request(b"\0\x02file\0octet\0"));
     }
 
@@ -190,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_next_to_nothing() {
+    fn truncated_before_the_file_name() {
         assert!(!is_request(b""));
         assert!(!is_request(b"\0"));
         assert!(!is_request(b"\0\x01"));
@@ -211,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn mail_is_written() {
+    fn mail_may_be_written() {
         assert!(is_request(b"\0\x02user\0mail\0"));
     }
 
     #[test]
-    fn mail_is_not_read() {
+    fn mail_may_not_be_read() {
         assert!(!is_request(b"\0\x01user\0mail\0"));
     }
 
@@ -228,28 +237,28 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mode() {
+    fn empty_mode() {
         assert!(!is_request(b"\0\x01file\0\0"));
     }
 
     #[test]
-    fn an_empty_name() {
+    fn empty_file_name() {
         assert!(!is_request(b"\0\x01\0octet\0"));
     }
 
     #[test]
-    fn a_name_alone() {
+    fn file_name_without_mode() {
         assert!(!is_request(b"\0\x01file\0"));
         assert!(!is_request(b"\0\x01file"));
     }
 
     #[test]
-    fn a_mode_without_end() {
+    fn mode_without_nul() {
         assert!(!is_request(b"\0\x01file\0octet"));
     }
 
     #[test]
-    fn bytes_of_any_kind_in_a_name() {
+    fn any_bytes_in_a_file_name() {
         assert!(is_request(b"\0\x01\xff\x01 /../\n\0octet\0"));
     }
 
@@ -266,27 +275,27 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_and_options_twice() {
+    fn unknown_and_repeated_options() {
         assert!(is_request(b"\0\x01file\0octet\0x\0y\0x\0y\0"));
     }
 
     #[test]
-    fn an_option_without_value() {
+    fn option_without_value() {
         assert!(!is_request(b"\0\x01file\0octet\0blksize\0"));
     }
 
     #[test]
-    fn an_option_with_an_empty_value() {
+    fn option_with_empty_value() {
         assert!(is_request(b"\0\x01file\0octet\0blksize\0\0"));
     }
 
     #[test]
-    fn an_option_without_name() {
+    fn option_without_name() {
         assert!(!is_request(b"\0\x01file\0octet\0\x001468\0"));
     }
 
     #[test]
-    fn an_option_without_end() {
+    fn option_without_nul() {
         assert!(!is_request(b"\0\x01file\0octet\0blksize\x001468"));
         assert!(!is_request(b"\0\x01file\0octet\0blksize"));
     }
@@ -298,8 +307,8 @@ mod tests {
         assert!(!is_request(b"\0\x01file\0octet\0blksize\x001468\0\0"));
     }
 
-    /// A request of `length` bytes.
-    fn long(length: usize) -> [u8; MAX_REQUEST + 1] {
+    /// Returns a request whose first `length` bytes are complete.
+    fn request_of(length: usize) -> [u8; MAX_REQUEST + 1] {
         let mut datagram = [b'x'; MAX_REQUEST + 1];
         datagram[..2].copy_from_slice(b"\0\x01");
         datagram[length - 7..length].copy_from_slice(b"\0octet\0");
@@ -307,19 +316,19 @@ mod tests {
     }
 
     #[test]
-    fn the_longest() {
-        assert!(is_request(&long(MAX_REQUEST)[..MAX_REQUEST]));
+    fn longest_request() {
+        assert!(is_request(&request_of(MAX_REQUEST)[..MAX_REQUEST]));
     }
 
     #[test]
-    fn longer_than_that() {
-        assert!(!is_request(&long(MAX_REQUEST + 1)));
+    fn request_that_is_too_long() {
+        assert!(!is_request(&request_of(MAX_REQUEST + 1)));
     }
 
     #[test]
-    fn truncated_anywhere() {
+    fn truncated_at_each_byte() {
         let whole = b"\0\x02file\0netascii\0blksize\x001468\0";
-        // It may end after the mode, and after the option's value.
+        // A request may end after its mode or after an option's value.
         let mode_ends = b"\0\x02file\0netascii\0".len();
         for length in 0..=whole.len() {
             let expected = length == mode_ends || length == whole.len();
@@ -327,8 +336,8 @@ mod tests {
         }
     }
 
-    /// The grammar once more, as a machine that reads byte after byte.
-    fn accepts(datagram: &[u8]) -> bool {
+    /// The same grammar, written as a state machine over single bytes.
+    fn model_accepts(datagram: &[u8]) -> bool {
         #[derive(Clone, Copy, PartialEq)]
         enum At {
             High,
@@ -376,10 +385,10 @@ mod tests {
         datagram.len() <= MAX_REQUEST && at == At::Option { empty: true }
     }
 
-    /// Numbers that look random, the same in each run (xorshift32).
-    struct Numbers(u32);
+    /// A pseudo-random sequence that is the same in each run (xorshift32).
+    struct Random(u32);
 
-    impl Numbers {
+    impl Random {
         fn below(&mut self, limit: usize) -> usize {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 17;
@@ -388,8 +397,8 @@ mod tests {
         }
     }
 
-    /// Joins pieces of requests, good and bad ones, in an order that makes many of them valid.
-    fn random_datagram(numbers: &mut Numbers, buffer: &mut [u8]) -> usize {
+    /// Joins valid and invalid parts of requests, in an order that makes many of the results valid.
+    fn random_datagram(random: &mut Random, buffer: &mut [u8]) -> usize {
         const OPCODES: [&[u8]; 6] = [
             b"\0\x01", b"\0\x02", b"\0\x01", b"\0\x02", b"\0\x03", b"\x01",
         ];
@@ -411,49 +420,58 @@ mod tests {
                 length += 1;
             }
         };
-        add(OPCODES[numbers.below(OPCODES.len())]);
-        add(ANY[numbers.below(ANY.len())]);
+        add(OPCODES[random.below(OPCODES.len())]);
+        add(ANY[random.below(ANY.len())]);
         add(b"\0");
-        add(MODES[numbers.below(MODES.len())]);
-        for _ in 0..numbers.below(6) {
+        add(MODES[random.below(MODES.len())]);
+        for _ in 0..random.below(6) {
             add(b"\0");
-            add(ANY[numbers.below(ANY.len())]);
+            add(ANY[random.below(ANY.len())]);
         }
-        if numbers.below(8) != 0 {
+        if random.below(8) != 0 {
             add(b"\0");
         }
         length
     }
 
     #[test]
-    fn exactly_the_grammar() {
-        let mut numbers = Numbers(0x5eed_0069);
+    fn parser_equals_the_model() {
+        let mut random = Random(0x5eed_0069);
         let mut buffer = [0; 96];
         let mut accepted = 0;
         for _ in 0..20_000 {
-            let length = random_datagram(&mut numbers, &mut buffer);
-            assert_eq!(is_request(&buffer[..length]), accepts(&buffer[..length]));
+            let length = random_datagram(&mut random, &mut buffer);
+            assert_eq!(
+                is_request(&buffer[..length]),
+                model_accepts(&buffer[..length])
+            );
             accepted += usize::from(is_request(&buffer[..length]));
-            // One byte of it becomes another.
-            buffer[numbers.below(length)] = numbers.below(256) as u8;
-            assert_eq!(is_request(&buffer[..length]), accepts(&buffer[..length]));
+            // Replace one byte.
+            buffer[random.below(length)] = random.below(256) as u8;
+            assert_eq!(
+                is_request(&buffer[..length]),
+                model_accepts(&buffer[..length])
+            );
         }
-        // Neither side of the border went untried.
+        // Both verdicts are frequent.
         assert!((2_000..18_000).contains(&accepted));
     }
 
     #[test]
-    fn noise() {
-        let mut numbers = Numbers(0x5eed_1350);
+    fn random_bytes() {
+        let mut random = Random(0x5eed_1350);
         let mut buffer = [0; MAX_REQUEST + 8];
         for _ in 0..200 {
             for byte in &mut buffer {
-                *byte = numbers.below(256) as u8;
+                *byte = random.below(256) as u8;
             }
-            // Seldom is noise a request but for its opcode.
+            // Random bytes would rarely begin with a valid opcode.
             buffer[..2].copy_from_slice(b"\0\x01");
-            let length = numbers.below(buffer.len() + 1);
-            assert_eq!(is_request(&buffer[..length]), accepts(&buffer[..length]));
+            let length = random.below(buffer.len() + 1);
+            assert_eq!(
+                is_request(&buffer[..length]),
+                model_accepts(&buffer[..length])
+            );
         }
     }
 }

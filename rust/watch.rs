@@ -1,42 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The flow watch: who moved my five-tuple?
+//! The flow watch, which shows what conntrack and NAT do to each flow.
 //!
-//! Hooks around conntrack and before confirmation, each behind a trace event: they are there while
-//! somebody reads it. They look, and accept everything.
+//! Its hooks stand around conntrack and before confirmation, each behind a trace event: they are
+//! registered while the event is enabled. They accept every packet.
 
-use crate::netfilter::{
-    conntrack::{
-        self,
-        State, //
+use crate::{
+    net::{
+        device::Device,
+        Family,
+        Ipv4,
+        Ipv6, //
     },
-    hook::{
-        Handler,
-        Hook,
-        Hooked,
-        Inbound,
-        Outbound,
-        Point,
-        Priority, //
+    netfilter::{
+        conntrack::{
+            self,
+            State, //
+        },
+        hook::{
+            Hook,
+            HookContext,
+            HookHandler,
+            Inbound,
+            Outbound,
+            Point,
+            Priority, //
+        },
+        trace::{
+            self,
+            Moved,
+            When, //
+        },
+        tuple::{
+            Direction,
+            Ends, //
+        },
+        Verdict, //
     },
-    net::Device,
-    trace::{
-        self,
-        Moved,
-        When, //
-    },
-    tuple::{
-        Direction,
-        Ends, //
-    },
-    Family,
-    Ipv4,
-    Ipv6,
-    Verdict, //
 };
 use kernel::prelude::*;
 
-/// All hooks of the watch.
+/// The hooks of the flow watch.
 pub(crate) static HOOKS: [Hook; 16] = [
     flow_new::<Ipv4>(Point::PRE_ROUTING),
     flow_new::<Ipv4>(Point::LOCAL_OUT),
@@ -72,71 +76,74 @@ const fn packet_after<F: Family>(point: Point<Inbound>) -> Hook {
     Hook::new::<F, PacketAfter, _>(point, Priority::after_conntrack(), &trace::PACKET)
 }
 
-/// A flow as conntrack first saw it: before any NAT but an expectation's.
+/// Emits `flow_new` for a flow as conntrack first saw it, before any NAT but that of an expectation.
 struct FlowNew;
 
-impl Handler for FlowNew {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        // Of a VRF, packets come in once more.
-        let again = hooked.input().is_some_and(Device::is_l3_master);
-        if let Some(flow) = hooked.conntrack().beginning().filter(|_| !again) {
-            trace::flow_new(hooked, &flow);
+impl HookHandler for FlowNew {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        // Packets of a VRF pass this hook twice; ignore the second pass.
+        let second_pass = context.input().is_some_and(Device::is_l3_master);
+        if let Some(flow) = context.conntrack().new_flow().filter(|_| !second_pass) {
+            trace::flow_new(context, &flow);
         }
         Verdict::Accept
     }
 }
 
-/// A flow right before its confirmation, which may still fail: all NAT is done.
+/// Emits `flow_confirm` for a flow right before its confirmation, which may still fail; all NAT is done.
 struct FlowConfirm;
 
-impl Handler for FlowConfirm {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        // From a VRF's device they go on to one of its own: NAT and conntrack wait for that
-        // (`in_vrf_postrouting`).
-        let early = hooked.output().is_some_and(Device::is_l3_master);
-        if let Some(flow) = hooked.conntrack().beginning().filter(|_| !early) {
+impl HookHandler for FlowConfirm {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        // Packets of a VRF pass this hook twice, and NAT and conntrack act in the second pass
+        // (`in_vrf_postrouting`); ignore the first.
+        let first_pass = context.output().is_some_and(Device::is_l3_master);
+        if let Some(flow) = context.conntrack().new_flow().filter(|_| !first_pass) {
             let reply = flow.tuple(Direction::Reply).ends();
-            // Conntrack makes no entry for a tuple that has no inverse.
-            let plain = flow.tuple(Direction::Original).inverted();
-            let plain = plain.map_or(reply, |plain| plain.ends());
-            trace::flow_confirm(hooked, &flow, plain, what_moved(plain, reply));
+            // Conntrack makes no entry for a tuple without an inverse.
+            let untranslated = flow.tuple(Direction::Original).inverted();
+            let untranslated = untranslated.map_or(reply, |tuple| tuple.ends());
+            trace::flow_confirm(context, &flow, untranslated, moved(untranslated, reply));
         }
         Verdict::Accept
     }
 }
 
-/// Compares the REPLY tuple that a flow would have without NAT with the one that it has: answers
-/// come from its destination, and go to its source.
-fn what_moved(plain: Ends, reply: Ends) -> Moved {
+/// Compares a flow's reply tuple with the one that it would have without NAT.
+///
+/// Replies come from the flow's destination and go to its source.
+fn moved(untranslated: Ends, reply: Ends) -> Moved {
     Moved {
-        source_address: plain.destination.address != reply.destination.address,
-        source_port: plain.destination.port != reply.destination.port,
-        destination_address: plain.source.address != reply.source.address,
-        destination_port: plain.source.port != reply.source.port,
+        source_address: untranslated.destination.address != reply.destination.address,
+        source_port: untranslated.destination.port != reply.destination.port,
+        destination_address: untranslated.source.address != reply.source.address,
+        destination_port: untranslated.source.port != reply.source.port,
     }
 }
 
-/// A packet before conntrack.
+/// Emits `packet` for a packet before conntrack.
 struct PacketBefore;
 
-impl Handler for PacketBefore {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        // What came over the loopback device has its entry already.
-        let sight = hooked.conntrack();
-        trace::packet(hooked, &sight, When::Before, sight.state());
+impl HookHandler for PacketBefore {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        // A packet that came over the loopback device has its entry already.
+        let ctinfo = context.conntrack();
+        trace::packet(context, &ctinfo, When::Before, ctinfo.state());
         Verdict::Accept
     }
 }
 
-/// A packet after conntrack.
+/// Emits `packet` for a packet after conntrack.
 struct PacketAfter;
 
-impl Handler for PacketAfter {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        let sight = hooked.conntrack();
-        let looked = || conntrack::is_on::<F>(hooked.net());
-        let state = sight.state().or_else(|| looked().then_some(State::Invalid));
-        trace::packet(hooked, &sight, When::After, state);
+impl HookHandler for PacketAfter {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        let ctinfo = context.conntrack();
+        let is_enabled = || conntrack::is_enabled::<F>(context.net());
+        let state = ctinfo
+            .state()
+            .or_else(|| is_enabled().then_some(State::Invalid));
+        trace::packet(context, &ctinfo, When::After, state);
         Verdict::Accept
     }
 }
@@ -144,9 +151,9 @@ impl Handler for PacketAfter {
 #[kunit_tests(rustmasq_watch)]
 mod tests {
     use super::*;
-    use crate::netfilter::{
-        tuple::End,
-        AnyAddress, //
+    use crate::{
+        net::AnyAddress,
+        netfilter::tuple::End, //
     };
     use core::net::Ipv4Addr;
 
@@ -174,14 +181,14 @@ mod tests {
         destination_port: false,
     };
 
-    /// What moved of a flow from CLIENT, port 40000, to SERVER, port 53.
-    fn moved(reply: Ends) -> Moved {
-        what_moved(self::reply(SERVER, 53, CLIENT, 40000), reply)
+    /// Returns what moved of a flow from CLIENT, port 40000, to SERVER, port 53.
+    fn moved_to(reply: Ends) -> Moved {
+        moved(self::reply(SERVER, 53, CLIENT, 40000), reply)
     }
 
     #[test]
     fn without_nat_nothing_moves() {
-        assert_eq!(moved(reply(SERVER, 53, CLIENT, 40000)), NOTHING);
+        assert_eq!(moved_to(reply(SERVER, 53, CLIENT, 40000)), NOTHING);
     }
 
     #[test]
@@ -190,7 +197,7 @@ mod tests {
             source_address: true,
             ..NOTHING
         };
-        assert_eq!(moved(reply(SERVER, 53, ROUTER, 40000)), expected);
+        assert_eq!(moved_to(reply(SERVER, 53, ROUTER, 40000)), expected);
     }
 
     #[test]
@@ -200,7 +207,7 @@ mod tests {
             source_port: true,
             ..NOTHING
         };
-        assert_eq!(moved(reply(SERVER, 53, ROUTER, 55666)), expected);
+        assert_eq!(moved_to(reply(SERVER, 53, ROUTER, 55666)), expected);
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
             source_port: true,
             ..NOTHING
         };
-        assert_eq!(moved(reply(SERVER, 53, CLIENT, 1024)), expected);
+        assert_eq!(moved_to(reply(SERVER, 53, CLIENT, 1024)), expected);
     }
 
     #[test]
@@ -219,7 +226,7 @@ mod tests {
             destination_port: true,
             ..NOTHING
         };
-        assert_eq!(moved(reply(ROUTER, 5353, CLIENT, 40000)), expected);
+        assert_eq!(moved_to(reply(ROUTER, 5353, CLIENT, 40000)), expected);
     }
 
     #[test]
@@ -230,6 +237,6 @@ mod tests {
             destination_address: true,
             destination_port: true,
         };
-        assert_eq!(moved(reply(ROUTER, 1, Ipv4Addr::LOCALHOST, 2)), expected);
+        assert_eq!(moved_to(reply(ROUTER, 1, Ipv4Addr::LOCALHOST, 2)), expected);
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What bindgen reads: the kernel's headers for what the kernel crate has no
- * bindings of, our rule format, and our own inline-function wrappers.
+ * The input of bindgen: kernel headers for bindings that the kernel crate lacks,
+ * the rule format, and the wrappers of inline functions.
  */
 #include <linux/inetdevice.h>
 #include <linux/net.h>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The C side: the kernel crate's bindings and, generated at build, what they lack.
+//! Bindings of C: those of the kernel crate and, generated at build, those that it lacks.
 //!
-//! Nothing here is safe to use by itself; [`netfilter`](crate::netfilter) makes it so. The one
-//! exception is the plain data of `uapi/xt_RUSTMASQ.h`, see [`uapi`](crate::uapi).
+//! [`net`](crate::net) and [`netfilter`](crate::netfilter) build safe abstractions on them. Other code uses
+//! nothing from here but the plain data of `uapi/xt_RUSTMASQ.h`, by way of [`uapi`](crate::uapi).
 
-/// As bindgen wrote it, under the lint levels that the kernel crate's own bindings have.
+/// The output of bindgen, under the lint levels of the kernel crate's own bindings.
 #[allow(
     clippy::all,
     clippy::as_underscore,
@@ -27,7 +27,7 @@ mod generated {
     use kernel::ffi;
     use pin_init::MaybeZeroable;
 
-    // What stands in both is taken from the file below.
+    // Where both define a name, the generated file below takes precedence.
     pub(crate) use kernel::bindings::*;
 
     include!(env!("RUSTMASQ_BINDINGS"));
@@ -35,6 +35,6 @@ mod generated {
 
 pub(crate) use generated::*;
 
-// SAFETY: the structure is made of integers alone and has no padding (a layout test of bindgen
-// checks its size), so any bytes are a valid value of it.
+// SAFETY: The structure consists of integers, for which any bytes are a value, and has no padding: its
+// fields add up to 48 bytes, the size that a layout test of bindgen checks.
 unsafe impl kernel::transmute::FromBytes for xt_rustmasq_info {}

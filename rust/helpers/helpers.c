@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One wrapper for each inline function of the kernel that Rust calls, in
- * alphabetical order, without logic: that is Rust's. An exception explains itself.
+ * Wrappers of inline functions and macros of the kernel that Rust calls, in
+ * alphabetical order. They contain no logic, which belongs in Rust; a comment
+ * explains each exception.
  */
 #include <linux/inetdevice.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
+#include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
 #include <net/dst_metadata.h>
@@ -18,8 +21,9 @@
 #include <net/route.h>
 
 /*
- * Where the kernel inlines its own wrappers into Rust, so are these (Kbuild).
- * rust/helpers/helpers.c in the kernel says why that takes __always_inline.
+ * With CONFIG_RUST_INLINE_HELPERS the kernel inlines its wrappers into Rust, and
+ * Kbuild does the same with these. The kernel's rust/helpers/helpers.c explains
+ * why that needs __always_inline.
  */
 #if defined(CONFIG_RUST_INLINE_HELPERS) && !defined(__BINDGEN__)
 #define __rustmasq_helper __always_inline
@@ -28,9 +32,9 @@
 #endif
 
 /*
- * Not inline functions: fields of structures that Rust has no view of, because
- * the kernel crate's net_device is opaque, and those of addresses lead to it;
- * so is its nf_hook_entries.
+ * First, accessors of fields. Rust has no view of these structures: the kernel
+ * crate's net_device and nf_hook_entries are opaque, and those of addresses
+ * contain pointers to a net_device.
  */
 __rustmasq_helper int rustmasq_dev_ifindex(const struct net_device *dev)
 {
@@ -67,16 +71,19 @@ __rustmasq_helper u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entrie
 	return e->num_hook_entries;
 }
 
-/* Inline functions. */
+/* Then inline functions and macros. */
+
+/* The namespace stays valid under RCU or RTNL: lockdep checks that one is held. */
 __rustmasq_helper struct net *rustmasq_dev_net(const struct net_device *dev)
 {
+	RCU_LOCKDEP_WARN(!rcu_read_lock_any_held() && !lockdep_rtnl_is_held(),
+			 "dev_net() without RCU or RTNL");
 	return dev_net(dev);
 }
 
 /*
- * A callback shim: the type of a helper's callback names an enum, which Rust
- * has no name for, and CFI compares the types of functions that are called by
- * pointer.
+ * A callback shim: the type of a helper's callback contains an enum, for which
+ * Rust has no type, and kCFI compares the types of indirectly called functions.
  */
 unsigned int rustmasq_help(struct sk_buff *skb, unsigned int transport,
 			   struct nf_conn *ct, unsigned int info);
@@ -87,7 +94,7 @@ int rustmasq_help_shim(struct sk_buff *skb, unsigned int protoff,
 	return rustmasq_help(skb, protoff, ct, ctinfo);
 }
 
-/* Locks that Rust needs before init and after exit are made at build. */
+/* A mutex that is initialised at compile time, for use before module init. */
 static DEFINE_MUTEX(rustmasq_hooks_mutex);
 
 __rustmasq_helper void rustmasq_hooks_lock(void)
@@ -126,7 +133,6 @@ __rustmasq_helper bool rustmasq_netif_running(const struct net_device *dev)
 	return netif_running(dev);
 }
 
-/* A macro of RCU's. */
 __rustmasq_helper void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
 				  struct nf_conntrack_helper *helper)
 {
@@ -154,7 +160,7 @@ __rustmasq_helper u16 rustmasq_nf_ct_l3num(const struct nf_conn *ct)
 	return nf_ct_l3num(ct);
 }
 
-/* Not every kernel has it. */
+/* The field exists only with CONFIG_NF_CONNTRACK_MARK. */
 __rustmasq_helper u32 rustmasq_nf_ct_mark(const struct nf_conn *ct)
 {
 #ifdef CONFIG_NF_CONNTRACK_MARK
@@ -195,7 +201,7 @@ __rustmasq_helper __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 dad
 	return rt_nexthop(rt, daddr);
 }
 
-/* The state of a limit is made by a macro. */
+/* A macro initialises the state. */
 __rustmasq_helper bool rustmasq_rule_ratelimit(void)
 {
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL,

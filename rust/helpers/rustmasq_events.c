@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The definition of the trace events, which only C's macros can make: an
- * exception to the rule for this folder. For each there is then a function
- * rust_do_trace_NAME that fires it.
+ * The definition of the trace events, which only macros of C can make. For each
+ * event it also defines rust_do_trace_NAME(), which emits it.
  */
 #include <linux/types.h>
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The flow watch's trace events, as the kernel's macros want them. What they
- * show is prepared by netfilter/trace.rs; here it is copied and given a form.
+ * The trace events of the flow watch. rust/netfilter/trace.rs fills in the
+ * structures below; the events copy them and give them a text form.
  *
- * Addresses are in the form of a struct sockaddr_in or sockaddr_in6, with
- * their port, so that one format serves both families. Of ICMP the query
- * identifier stands where the client's port would.
+ * An end of a tuple is a struct sockaddr_in or sockaddr_in6 with its port, so
+ * that one format serves both families. For ICMP the query identifier takes the
+ * place of the client's port.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM rustmasq
@@ -16,15 +16,15 @@
 #define RUSTMASQ_SOCKADDR_LEN 28 /* struct sockaddr_in6 */
 #define RUSTMASQ_DEVICE_LEN 16 /* IFNAMSIZ */
 
-/* A tuple's two ends. */
+/* The two ends of a tuple. */
 struct rustmasq_ends {
 	__u8 src[RUSTMASQ_SOCKADDR_LEN];
 	__u8 dst[RUSTMASQ_SOCKADDR_LEN];
 };
 
-/* Where something was seen. */
+/* The place of an event. */
 struct rustmasq_place {
-	__u32 netns;	/* the namespace's inode number */
+	__u32 netns;	/* inode number of the namespace */
 	__u8 hook;	/* enum nf_inet_hooks */
 	char in[RUSTMASQ_DEVICE_LEN];
 	char out[RUSTMASQ_DEVICE_LEN];
@@ -32,7 +32,7 @@ struct rustmasq_place {
 
 struct rustmasq_flow {
 	struct rustmasq_place place;
-	__u32 id;	/* as conntrack -L -o id has it */
+	__u32 id;	/* as conntrack -L -o id shows it */
 	__u32 status;	/* enum ip_conntrack_status */
 	__u32 mark;
 	__u8 protocol;
@@ -41,7 +41,7 @@ struct rustmasq_flow {
 	__u8 icmp_code;
 	struct rustmasq_ends original;
 	struct rustmasq_ends reply;
-	struct rustmasq_ends plain;
+	struct rustmasq_ends untranslated;	/* the reply tuple without NAT */
 };
 
 #define RUSTMASQ_MOVED_SOURCE_ADDRESS 1
@@ -52,7 +52,7 @@ struct rustmasq_flow {
 #define RUSTMASQ_MOVED_NOTHING 32
 
 enum rustmasq_state {
-	RUSTMASQ_STATE_NONE,	/* conntrack did not look at it, or not yet */
+	RUSTMASQ_STATE_NONE,	/* conntrack has not seen the packet */
 	RUSTMASQ_STATE_NEW,
 	RUSTMASQ_STATE_ESTABLISHED,
 	RUSTMASQ_STATE_RELATED,
@@ -68,7 +68,7 @@ enum rustmasq_direction {
 
 struct rustmasq_packet {
 	struct rustmasq_place place;
-	__u32 id;	/* of its flow; 0: none */
+	__u32 id;	/* of its flow, or 0 */
 	__u32 len;	/* from the IP header on, in bytes */
 	__u8 after;	/* 0: before conntrack, 1: after */
 	__u8 state;	/* enum rustmasq_state */
@@ -77,7 +77,7 @@ struct rustmasq_packet {
 	struct rustmasq_ends ends;
 };
 
-/* In Rust: an event's first reader came, its last one went. */
+/* In Rust: called when an event is enabled and disabled. */
 int rustmasq_flow_new_reg(void);
 void rustmasq_flow_new_unreg(void);
 int rustmasq_flow_confirm_reg(void);
@@ -90,53 +90,158 @@ void rustmasq_packet_unreg(void);
 #if !defined(RUSTMASQ_TRACE_EVENTS) || defined(TRACE_HEADER_MULTI_READ)
 #define RUSTMASQ_TRACE_EVENTS
 
+#include <linux/in.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/tracepoint.h>
 
-#define rustmasq_show_hook(hook)		\
-	__print_symbolic(hook,			\
-		{ 0, "PREROUTING" },		\
-		{ 1, "INPUT" },			\
-		{ 2, "FORWARD" },		\
-		{ 3, "OUTPUT" },		\
-		{ 4, "POSTROUTING" })
+/* The numbers behind the names, for programs that format events themselves. */
+TRACE_DEFINE_ENUM(NF_INET_PRE_ROUTING);
+TRACE_DEFINE_ENUM(NF_INET_LOCAL_IN);
+TRACE_DEFINE_ENUM(NF_INET_FORWARD);
+TRACE_DEFINE_ENUM(NF_INET_LOCAL_OUT);
+TRACE_DEFINE_ENUM(NF_INET_POST_ROUTING);
+TRACE_DEFINE_ENUM(IPPROTO_ICMP);
+TRACE_DEFINE_ENUM(IPPROTO_TCP);
+TRACE_DEFINE_ENUM(IPPROTO_UDP);
+TRACE_DEFINE_ENUM(IPPROTO_GRE);
+TRACE_DEFINE_ENUM(IPPROTO_SCTP);
+TRACE_DEFINE_ENUM(IPS_EXPECTED);
+TRACE_DEFINE_ENUM(IPS_SEEN_REPLY);
+TRACE_DEFINE_ENUM(IPS_ASSURED);
+TRACE_DEFINE_ENUM(IPS_CONFIRMED);
+TRACE_DEFINE_ENUM(IPS_SRC_NAT);
+TRACE_DEFINE_ENUM(IPS_DST_NAT);
+TRACE_DEFINE_ENUM(IPS_SEQ_ADJUST);
+TRACE_DEFINE_ENUM(IPS_SRC_NAT_DONE);
+TRACE_DEFINE_ENUM(IPS_DST_NAT_DONE);
+TRACE_DEFINE_ENUM(IPS_DYING);
+TRACE_DEFINE_ENUM(IPS_FIXED_TIMEOUT);
+TRACE_DEFINE_ENUM(IPS_TEMPLATE);
+TRACE_DEFINE_ENUM(IPS_NAT_CLASH);
+TRACE_DEFINE_ENUM(IPS_HELPER);
+TRACE_DEFINE_ENUM(IPS_OFFLOAD);
+TRACE_DEFINE_ENUM(IPS_HW_OFFLOAD);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_NONE);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_NEW);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_ESTABLISHED);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_RELATED);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_INVALID);
+TRACE_DEFINE_ENUM(RUSTMASQ_STATE_UNTRACKED);
+TRACE_DEFINE_ENUM(RUSTMASQ_DIRECTION_NONE);
+TRACE_DEFINE_ENUM(RUSTMASQ_DIRECTION_ORIGINAL);
+TRACE_DEFINE_ENUM(RUSTMASQ_DIRECTION_REPLY);
 
-#define rustmasq_show_protocol(protocol)	\
-	__print_symbolic(protocol,		\
-		{ 1, "icmp" },			\
-		{ 6, "tcp" },			\
-		{ 17, "udp" },			\
-		{ 47, "gre" },			\
-		{ 58, "icmpv6" },		\
-		{ 132, "sctp" })
+#define rustmasq_show_hook(hook)				\
+	__print_symbolic(hook,					\
+		{ NF_INET_PRE_ROUTING, "PREROUTING" },		\
+		{ NF_INET_LOCAL_IN, "INPUT" },			\
+		{ NF_INET_FORWARD, "FORWARD" },			\
+		{ NF_INET_LOCAL_OUT, "OUTPUT" },		\
+		{ NF_INET_POST_ROUTING, "POSTROUTING" })
 
-/* enum ip_conntrack_status, in numbers: readers outside know no names of C. */
-#define rustmasq_show_status(status)		\
-	__print_flags(status, "|",		\
-		{ 0x0001, "EXPECTED" },		\
-		{ 0x0002, "SEEN_REPLY" },	\
-		{ 0x0004, "ASSURED" },		\
-		{ 0x0008, "CONFIRMED" },	\
-		{ 0x0010, "SRC_NAT" },		\
-		{ 0x0020, "DST_NAT" },		\
-		{ 0x0040, "SEQ_ADJUST" },	\
-		{ 0x0080, "SRC_NAT_DONE" },	\
-		{ 0x0100, "DST_NAT_DONE" },	\
-		{ 0x0200, "DYING" },		\
-		{ 0x0400, "FIXED_TIMEOUT" },	\
-		{ 0x0800, "TEMPLATE" },		\
-		{ 0x1000, "NAT_CLASH" },	\
-		{ 0x2000, "HELPER" },		\
-		{ 0x4000, "OFFLOAD" },		\
-		{ 0x8000, "HW_OFFLOAD" })
+/* IPPROTO_ICMPV6 is a macro, and needs no TRACE_DEFINE_ENUM. */
+#define rustmasq_show_protocol(protocol)			\
+	__print_symbolic(protocol,				\
+		{ IPPROTO_ICMP, "icmp" },			\
+		{ IPPROTO_TCP, "tcp" },				\
+		{ IPPROTO_UDP, "udp" },				\
+		{ IPPROTO_GRE, "gre" },				\
+		{ IPPROTO_ICMPV6, "icmpv6" },			\
+		{ IPPROTO_SCTP, "sctp" })
 
-#define rustmasq_show_moved(moved)		\
-	__print_flags(moved, "|",		\
-		{ 1, "source-address" },	\
-		{ 2, "source-port" },		\
-		{ 4, "destination-address" },	\
-		{ 8, "destination-port" },	\
-		{ 16, "source-port-alone" },	\
-		{ 32, "nothing" })
+#define rustmasq_show_status(status)				\
+	__print_flags(status, "|",				\
+		{ IPS_EXPECTED, "EXPECTED" },			\
+		{ IPS_SEEN_REPLY, "SEEN_REPLY" },		\
+		{ IPS_ASSURED, "ASSURED" },			\
+		{ IPS_CONFIRMED, "CONFIRMED" },			\
+		{ IPS_SRC_NAT, "SRC_NAT" },			\
+		{ IPS_DST_NAT, "DST_NAT" },			\
+		{ IPS_SEQ_ADJUST, "SEQ_ADJUST" },		\
+		{ IPS_SRC_NAT_DONE, "SRC_NAT_DONE" },		\
+		{ IPS_DST_NAT_DONE, "DST_NAT_DONE" },		\
+		{ IPS_DYING, "DYING" },				\
+		{ IPS_FIXED_TIMEOUT, "FIXED_TIMEOUT" },		\
+		{ IPS_TEMPLATE, "TEMPLATE" },			\
+		{ IPS_NAT_CLASH, "NAT_CLASH" },			\
+		{ IPS_HELPER, "HELPER" },			\
+		{ IPS_OFFLOAD, "OFFLOAD" },			\
+		{ IPS_HW_OFFLOAD, "HW_OFFLOAD" })
+
+#define rustmasq_show_moved(moved)						\
+	__print_flags(moved, "|",						\
+		{ RUSTMASQ_MOVED_SOURCE_ADDRESS, "source-address" },		\
+		{ RUSTMASQ_MOVED_SOURCE_PORT, "source-port" },			\
+		{ RUSTMASQ_MOVED_DESTINATION_ADDRESS, "destination-address" },	\
+		{ RUSTMASQ_MOVED_DESTINATION_PORT, "destination-port" },	\
+		{ RUSTMASQ_MOVED_SOURCE_PORT_ALONE, "source-port-alone" },	\
+		{ RUSTMASQ_MOVED_NOTHING, "nothing" })
+
+#define rustmasq_show_state(state)				\
+	__print_symbolic(state,					\
+		{ RUSTMASQ_STATE_NONE, "none" },		\
+		{ RUSTMASQ_STATE_NEW, "new" },			\
+		{ RUSTMASQ_STATE_ESTABLISHED, "established" },	\
+		{ RUSTMASQ_STATE_RELATED, "related" },		\
+		{ RUSTMASQ_STATE_INVALID, "invalid" },		\
+		{ RUSTMASQ_STATE_UNTRACKED, "untracked" })
+
+#define rustmasq_show_direction(direction)			\
+	__print_symbolic(direction,				\
+		{ RUSTMASQ_DIRECTION_NONE, "-" },		\
+		{ RUSTMASQ_DIRECTION_ORIGINAL, "original" },	\
+		{ RUSTMASQ_DIRECTION_REPLY, "reply" })
+
+/*
+ * What several events share. It is not an event class: the events of one class
+ * have all of their fields in common. Each event pads itself, without holes.
+ */
+#define RUSTMASQ_PLACE_FIELDS			\
+	__field(__u32, netns)			\
+	__array(char, in, RUSTMASQ_DEVICE_LEN)	\
+	__array(char, out, RUSTMASQ_DEVICE_LEN)	\
+	__field(__u8, hook)			\
+	__field(__u8, protocol)
+
+#define RUSTMASQ_ASSIGN_PLACE(from)					\
+	do {								\
+		__entry->netns = (from)->place.netns;			\
+		__entry->hook = (from)->place.hook;			\
+		__entry->protocol = (from)->protocol;			\
+		memcpy(__entry->in, (from)->place.in, RUSTMASQ_DEVICE_LEN); \
+		memcpy(__entry->out, (from)->place.out, RUSTMASQ_DEVICE_LEN); \
+	} while (0)
+
+#define RUSTMASQ_ENDS_FIELDS(name)				\
+	__array(__u8, name##_src, RUSTMASQ_SOCKADDR_LEN)	\
+	__array(__u8, name##_dst, RUSTMASQ_SOCKADDR_LEN)
+
+#define RUSTMASQ_ASSIGN_ENDS(name, from)					\
+	do {									\
+		memcpy(__entry->name##_src, (from)->src, RUSTMASQ_SOCKADDR_LEN); \
+		memcpy(__entry->name##_dst, (from)->dst, RUSTMASQ_SOCKADDR_LEN); \
+	} while (0)
+
+#define RUSTMASQ_FLOW_FIELDS		\
+	RUSTMASQ_PLACE_FIELDS		\
+	__field(__u8, icmp_type)	\
+	__field(__u8, icmp_code)	\
+	__field(__u32, id)		\
+	__field(__u32, status)		\
+	__field(__u32, mark)		\
+	RUSTMASQ_ENDS_FIELDS(original)
+
+#define RUSTMASQ_ASSIGN_FLOW(flow)					\
+	do {								\
+		RUSTMASQ_ASSIGN_PLACE(flow);				\
+		__entry->icmp_type = (flow)->icmp_type;			\
+		__entry->icmp_code = (flow)->icmp_code;			\
+		__entry->id = (flow)->id;				\
+		__entry->status = (flow)->status;			\
+		__entry->mark = (flow)->mark;				\
+		RUSTMASQ_ASSIGN_ENDS(original, &(flow)->original);	\
+	} while (0)
 
 TRACE_EVENT_FN(flow_new,
 
@@ -145,33 +250,11 @@ TRACE_EVENT_FN(flow_new,
 	TP_ARGS(flow),
 
 	TP_STRUCT__entry(
-		__field(__u32, netns)
-		__field(__u32, id)
-		__field(__u32, status)
-		__field(__u32, mark)
-		__array(char, in, RUSTMASQ_DEVICE_LEN)
-		__array(char, out, RUSTMASQ_DEVICE_LEN)
-		__array(__u8, original_src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, original_dst, RUSTMASQ_SOCKADDR_LEN)
-		__field(__u8, hook)
-		__field(__u8, protocol)
-		__field(__u8, icmp_type)
-		__field(__u8, icmp_code)
+		RUSTMASQ_FLOW_FIELDS
 	),
 
 	TP_fast_assign(
-		__entry->netns = flow->place.netns;
-		__entry->id = flow->id;
-		__entry->status = flow->status;
-		__entry->mark = flow->mark;
-		__entry->hook = flow->place.hook;
-		__entry->protocol = flow->protocol;
-		__entry->icmp_type = flow->icmp_type;
-		__entry->icmp_code = flow->icmp_code;
-		memcpy(__entry->in, flow->place.in, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->out, flow->place.out, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->original_src, flow->original.src, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->original_dst, flow->original.dst, RUSTMASQ_SOCKADDR_LEN);
+		RUSTMASQ_ASSIGN_FLOW(flow);
 	),
 
 	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc in=%s out=%s hook=%s status=%s mark=0x%x icmp=%u/%u",
@@ -190,51 +273,26 @@ TRACE_EVENT_FN(flow_confirm,
 	TP_ARGS(flow),
 
 	TP_STRUCT__entry(
-		__field(__u32, netns)
-		__field(__u32, id)
-		__field(__u32, status)
-		__field(__u32, mark)
-		__array(char, in, RUSTMASQ_DEVICE_LEN)
-		__array(char, out, RUSTMASQ_DEVICE_LEN)
-		__array(__u8, original_src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, original_dst, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, reply_src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, reply_dst, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, plain_src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, plain_dst, RUSTMASQ_SOCKADDR_LEN)
-		__field(__u8, hook)
-		__field(__u8, protocol)
-		__field(__u8, icmp_type)
-		__field(__u8, icmp_code)
+		RUSTMASQ_FLOW_FIELDS
+		RUSTMASQ_ENDS_FIELDS(reply)
+		RUSTMASQ_ENDS_FIELDS(untranslated)
 		__field(__u8, moved)
 		__array(__u8, reserved, 3)
 	),
 
 	TP_fast_assign(
-		__entry->netns = flow->place.netns;
-		__entry->id = flow->id;
-		__entry->status = flow->status;
-		__entry->mark = flow->mark;
-		__entry->hook = flow->place.hook;
-		__entry->protocol = flow->protocol;
-		__entry->icmp_type = flow->icmp_type;
-		__entry->icmp_code = flow->icmp_code;
+		RUSTMASQ_ASSIGN_FLOW(flow);
+		RUSTMASQ_ASSIGN_ENDS(reply, &flow->reply);
+		RUSTMASQ_ASSIGN_ENDS(untranslated, &flow->untranslated);
 		__entry->moved = flow->moved;
 		memset(__entry->reserved, 0, sizeof(__entry->reserved));
-		memcpy(__entry->in, flow->place.in, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->out, flow->place.out, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->original_src, flow->original.src, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->original_dst, flow->original.dst, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->reply_src, flow->reply.src, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->reply_dst, flow->reply.dst, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->plain_src, flow->plain.src, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->plain_dst, flow->plain.dst, RUSTMASQ_SOCKADDR_LEN);
 	),
 
-	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc reply=%pISpc->%pISpc plain=%pISpc->%pISpc moved=%s in=%s out=%s hook=%s status=%s mark=0x%x icmp=%u/%u",
+	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc reply=%pISpc->%pISpc untranslated=%pISpc->%pISpc moved=%s in=%s out=%s hook=%s status=%s mark=0x%x icmp=%u/%u",
 		  __entry->netns, __entry->id, rustmasq_show_protocol(__entry->protocol),
 		  __entry->original_src, __entry->original_dst, __entry->reply_src, __entry->reply_dst,
-		  __entry->plain_src, __entry->plain_dst, rustmasq_show_moved(__entry->moved),
+		  __entry->untranslated_src, __entry->untranslated_dst,
+		  rustmasq_show_moved(__entry->moved),
 		  __entry->in, __entry->out, rustmasq_show_hook(__entry->hook),
 		  rustmasq_show_status(__entry->status),
 		  __entry->mark, __entry->icmp_type, __entry->icmp_code),
@@ -249,45 +307,33 @@ TRACE_EVENT_FN(packet,
 	TP_ARGS(packet),
 
 	TP_STRUCT__entry(
-		__field(__u32, netns)
+		RUSTMASQ_PLACE_FIELDS
+		__field(__u8, after)
+		__field(__u8, state)
 		__field(__u32, id)
 		__field(__u32, len)
-		__array(char, in, RUSTMASQ_DEVICE_LEN)
-		__array(char, out, RUSTMASQ_DEVICE_LEN)
-		__array(__u8, src, RUSTMASQ_SOCKADDR_LEN)
-		__array(__u8, dst, RUSTMASQ_SOCKADDR_LEN)
-		__field(__u8, hook)
-		__field(__u8, after)
-		__field(__u8, protocol)
-		__field(__u8, state)
+		RUSTMASQ_ENDS_FIELDS(tuple)
 		__field(__u8, direction)
 		__array(__u8, reserved, 3)
 	),
 
 	TP_fast_assign(
-		__entry->netns = packet->place.netns;
+		RUSTMASQ_ASSIGN_PLACE(packet);
+		__entry->after = packet->after;
+		__entry->state = packet->state;
 		__entry->id = packet->id;
 		__entry->len = packet->len;
-		__entry->hook = packet->place.hook;
-		__entry->after = packet->after;
-		__entry->protocol = packet->protocol;
-		__entry->state = packet->state;
+		RUSTMASQ_ASSIGN_ENDS(tuple, &packet->ends);
 		__entry->direction = packet->direction;
 		memset(__entry->reserved, 0, sizeof(__entry->reserved));
-		memcpy(__entry->in, packet->place.in, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->out, packet->place.out, RUSTMASQ_DEVICE_LEN);
-		memcpy(__entry->src, packet->ends.src, RUSTMASQ_SOCKADDR_LEN);
-		memcpy(__entry->dst, packet->ends.dst, RUSTMASQ_SOCKADDR_LEN);
 	),
 
 	TP_printk("netns=%u when=%s proto=%s tuple=%pISpc->%pISpc len=%u state=%s dir=%s id=%u in=%s out=%s hook=%s",
 		  __entry->netns,
 		  __print_symbolic(__entry->after, { 0, "before" }, { 1, "after" }),
-		  rustmasq_show_protocol(__entry->protocol), __entry->src, __entry->dst, __entry->len,
-		  __print_symbolic(__entry->state, { 0, "none" }, { 1, "new" },
-				   { 2, "established" }, { 3, "related" }, { 4, "invalid" },
-				   { 5, "untracked" }),
-		  __print_symbolic(__entry->direction, { 0, "-" }, { 1, "original" }, { 2, "reply" }),
+		  rustmasq_show_protocol(__entry->protocol), __entry->tuple_src, __entry->tuple_dst,
+		  __entry->len, rustmasq_show_state(__entry->state),
+		  rustmasq_show_direction(__entry->direction),
 		  __entry->id, __entry->in, __entry->out, rustmasq_show_hook(__entry->hook)),
 
 	rustmasq_packet_reg, rustmasq_packet_unreg

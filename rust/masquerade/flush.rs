@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Forgetting flows that were masqueraded to an address, or by a device, that is gone.
+//! The flush: removes flows that were masqueraded to an address, or by a device, that is gone.
 //!
-//! Each change is marked, and when the changes pause one worker walks the table for all marks. There
-//! is room for a fixed number of them. Beyond it nothing is skipped: the worker then asks of every
-//! masqueraded flow whether its address and its device are still there.
+//! Events are collected, and after a pause one worker walks conntrack's table for all of them. A fixed
+//! number of events is kept. If there are more, nothing is skipped: the worker then checks for every
+//! masqueraded flow whether its address and device still exist.
 //!
-//! What comes back, a device that goes up again, gets flows anew at once. Those are none of the
-//! change's, but nothing tells them from older ones; so the worker does not wait for a pause then,
-//! and walks before anything else, as the kernel's masquerading does. What is confirmed later by
-//! packets that did not know of the change is left to a second walk, which looks at what is there.
+//! A device that comes up again has new flows at once. They are not affected by the earlier event, but
+//! nothing distinguishes them from older flows. So the worker does not wait for a pause in that case; it
+//! walks at once, as the kernel's own masquerading does. A second walk finds flows that were confirmed
+//! later, by packets that had not seen the change; it checks what exists by then.
 
-use crate::netfilter::{
-    change::{
-        self,
-        Change,
-        Handler, //
-    },
-    conntrack::{
-        self,
-        Tracked, //
-    },
+use crate::{
     net::{
-        Net,
-        NetId, //
+        namespace::{
+            Net,
+            NetId, //
+        },
+        notifier::{
+            self,
+            Event,
+            EventHandler, //
+        },
+        AnyAddress,
+        ProcessContext, //
     },
-    AnyAddress,
-    ProcessContext, //
+    netfilter::conntrack::{
+        self,
+        ConfirmedConn, //
+    },
 };
 use core::mem;
 use kernel::{
@@ -42,152 +44,157 @@ use kernel::{
     }, //
 };
 
-/// Changes that are known one by one.
-const ROOM: usize = 32;
-/// The walk begins when no change came for so long ...
+/// The number of events that are kept one by one.
+const CAPACITY: usize = 32;
+/// The time without events after which the walk begins.
 const PAUSE: Msecs = 50;
-/// ... or so long after the first, if they never pause.
+/// The time after the first event at which the walk begins at the latest.
 const LIMIT: Msecs = 500;
 
-/// What changed since the last walk.
-pub(crate) struct Marks {
-    changes: [Option<Change>; ROOM],
-    /// More changed than there was room for.
+/// The events since the last walk: devices that went down and addresses that were removed.
+pub(crate) struct Pending {
+    events: [Option<Event>; CAPACITY],
+    /// There were more events than `events` can hold.
     overflow: bool,
-    /// When the first change came.
+    /// The time of the first event.
     since: Option<Instant<Monotonic>>,
 }
 
-/// A masqueraded flow, as far as a walk looks at it.
-struct Flow {
-    /// The index of the device that it left by.
+/// The properties of a masqueraded flow that a walk looks at.
+struct MasqueradedFlow {
+    /// The index of the device that the flow left by.
     device: c_int,
-    /// The address that it left with.
+    /// The address that the flow left with.
     address: AnyAddress,
 }
 
-impl Marks {
+impl Pending {
     const NONE: Self = Self {
-        changes: [None; ROOM],
+        events: [None; CAPACITY],
         overflow: false,
         since: None,
     };
 
-    fn add(&mut self, change: Change) {
+    fn add(&mut self, event: Event) {
         let slot = self
-            .changes
+            .events
             .iter_mut()
-            .find(|slot| slot.is_none_or(|known| known == change));
+            .find(|slot| slot.is_none_or(|known| known == event));
         match slot {
-            Some(slot) => *slot = Some(change),
+            Some(slot) => *slot = Some(event),
             None => self.overflow = true,
         }
     }
 
-    fn know(&self, change: Change) -> bool {
-        self.changes.contains(&Some(change))
+    fn contains(&self, event: Event) -> bool {
+        self.events.contains(&Some(event))
     }
 
-    /// Whether anything is marked in the namespace.
-    fn concern(&self, net: NetId) -> bool {
-        self.overflow
-            || self
-                .changes
-                .iter()
-                .flatten()
-                .any(|change| change.net() == net)
+    /// Returns whether a walk of the namespace's flows can find one to remove.
+    fn affects(&self, net: NetId) -> bool {
+        self.overflow || self.events.iter().flatten().any(|event| event.net() == net)
     }
 
-    /// Whether one of the changes hits a flow of the namespace. `is_local` tells whether the flow's
-    /// address is there now.
-    fn hit(&self, net: NetId, flow: &Flow, is_local: impl Fn() -> bool) -> bool {
-        self.changes.iter().flatten().any(|change| {
-            change.net() == net
-                && match *change {
-                    Change::DeviceDown { device, .. } => device == flow.device,
-                    // An address of another device may have been lent, or be there twice.
-                    Change::AddressGone {
+    /// Returns whether one of the events concerns a flow of the namespace.
+    ///
+    /// `is_local` returns whether the flow's address exists now.
+    fn matches(&self, net: NetId, flow: &MasqueradedFlow, is_local: impl Fn() -> bool) -> bool {
+        self.events.iter().flatten().any(|event| {
+            event.net() == net
+                && match *event {
+                    Event::Device { device, .. } => device == flow.device,
+                    // The flow may have left by a device without an address of its own, with that of
+                    // another; or two devices may have the same address.
+                    Event::Address {
                         device, address, ..
                     } => address == flow.address && (device == flow.device || !is_local()),
                 }
         })
     }
 
-    /// Whether a change, known or not, took a flow's address or device and did not give it back.
-    /// `is_local` and `is_up` tell whether they are there now.
-    fn strand(
+    /// Returns whether an event, kept or not, took away a flow's address or device for good.
+    ///
+    /// `is_local` and `is_up` return whether they exist now.
+    fn is_orphaned(
         &self,
         net: NetId,
-        flow: &Flow,
+        flow: &MasqueradedFlow,
         is_local: impl Fn() -> bool,
         is_up: impl Fn() -> bool,
     ) -> bool {
-        (self.overflow || self.hit(net, flow, &is_local)) && !(is_local() && is_up())
+        (self.overflow || self.matches(net, flow, &is_local)) && !(is_local() && is_up())
     }
 
-    /// Walks the tables of the namespaces that are concerned, and forgets the masqueraded flows that
-    /// `is_stale`.
-    fn walk(&self, context: &mut ProcessContext, is_stale: impl Fn(&Net, &Flow) -> bool) {
+    /// Removes the masqueraded flows that are stale, in all namespaces that are affected.
+    fn walk(
+        &self,
+        context: &mut ProcessContext,
+        is_stale: impl Fn(&Net, &MasqueradedFlow) -> bool,
+    ) {
         let mut last = None;
-        while let Some(net) = Net::next(last, |id| self.concern(id), context) {
-            let forget = |entry: &Tracked<'_>| {
-                let Some(device) = entry.masqueraded_to() else {
+        while let Some(net) = Net::next_after(last, |id| self.affects(id), context) {
+            let is_stale = |conn: &ConfirmedConn<'_>| {
+                let Some(device) = conn.masqueraded_to() else {
                     return false;
                 };
-                let address = entry.reply_destination();
-                is_stale(&net, &Flow { device, address })
+                let address = conn.reply_destination();
+                is_stale(&net, &MasqueradedFlow { device, address })
             };
-            conntrack::forget(&net, forget, context);
+            conntrack::cleanup(&net, is_stale, context);
             last = Some(net.id());
         }
     }
 }
 
-/// In how many milliseconds to walk, `waited` milliseconds after the first change.
+/// Returns the delay until the walk, `waited` milliseconds after the first event.
 fn delay(waited: i64) -> Msecs {
     let left = i64::from(LIMIT).saturating_sub(waited);
-    // In range: between 0 and PAUSE.
+    // CAST: The value is between 0 and PAUSE.
     left.clamp(0, i64::from(PAUSE)) as Msecs
 }
 
-/// The flush, to be registered with [`Watch`](crate::netfilter::change::Listener).
+/// The flush, to be registered with a [`Notifier`](crate::net::notifier::Notifier).
 #[pin_data]
 pub(crate) struct Flush {
     #[pin]
-    marks: SpinLock<Marks>,
+    pending: SpinLock<Pending>,
 }
 
 impl Flush {
+    /// Returns an initialiser.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            marks <- new_spinlock!(Marks::NONE),
+            pending <- new_spinlock!(Pending::NONE),
         })
     }
 }
 
-impl Handler for Flush {
-    fn note(&self, change: Change) -> Msecs {
-        let mut marks = self.marks.lock();
-        marks.add(change);
+impl EventHandler for Flush {
+    fn on_down(&self, event: Event) -> Msecs {
+        let mut pending = self.pending.lock();
+        pending.add(event);
         let now = Instant::now();
-        let since = *marks.since.get_or_insert(now);
+        let since = *pending.since.get_or_insert(now);
         delay((now - since).as_millis())
     }
 
-    fn undone(&self, change: Change) -> bool {
-        // Where somebody marks just now, to walk at once is right, or does no harm.
-        self.marks.try_lock().is_none_or(|marks| marks.know(change))
+    fn on_up(&self, event: Event) -> bool {
+        // The lock must not be waited for here. If another event is being added right now, an immediate
+        // walk is right or does no harm.
+        self.pending
+            .try_lock()
+            .is_none_or(|pending| pending.contains(event))
     }
 
     fn work(&self, context: &mut ProcessContext) {
-        let marks = mem::replace(&mut *self.marks.lock(), Marks::NONE);
-        marks.walk(context, |net, flow| {
-            marks.hit(net.id(), flow, || net.is_local(flow.address))
+        let pending = mem::replace(&mut *self.pending.lock(), Pending::NONE);
+        pending.walk(context, |net, flow| {
+            pending.matches(net.id(), flow, || net.is_local(flow.address))
         });
-        change::complete(context);
-        marks.walk(context, |net, flow| {
+        notifier::synchronize(context);
+        pending.walk(context, |net, flow| {
             let is_local = || net.is_local(flow.address);
-            marks.strand(net.id(), flow, is_local, || net.is_up(flow.device))
+            pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
         });
     }
 }
@@ -198,9 +205,9 @@ mod tests {
     use core::net::Ipv4Addr;
 
     const HERE: NetId = NetId::for_test(1);
-    const THERE: NetId = NetId::for_test(2);
+    const ELSEWHERE: NetId = NetId::for_test(2);
 
-    const FLOW: Flow = Flow {
+    const FLOW: MasqueradedFlow = MasqueradedFlow {
         device: 7,
         address: address(1),
     };
@@ -209,122 +216,130 @@ mod tests {
         AnyAddress::V4(Ipv4Addr::new(203, 0, 113, last))
     }
 
-    fn gone(device: c_int, last: u8) -> Change {
-        Change::AddressGone {
+    fn address_event(device: c_int, last: u8) -> Event {
+        Event::Address {
             net: HERE,
             device,
             address: address(last),
         }
     }
 
-    fn down(device: c_int) -> Change {
-        Change::DeviceDown { net: HERE, device }
+    fn device_event(device: c_int) -> Event {
+        Event::Device { net: HERE, device }
     }
 
-    fn marks(changes: &[Change]) -> Marks {
-        let mut marks = Marks::NONE;
-        changes.iter().for_each(|change| marks.add(*change));
-        marks
+    fn pending(events: &[Event]) -> Pending {
+        let mut pending = Pending::NONE;
+        events.iter().for_each(|event| pending.add(*event));
+        pending
     }
 
-    /// Whether a flow by device 7 with address 1 is hit.
-    fn hits(marks: &Marks, net: NetId, local: bool) -> bool {
-        marks.hit(net, &FLOW, || local)
+    /// Returns whether the events match `FLOW`.
+    fn matches(pending: &Pending, net: NetId, local: bool) -> bool {
+        pending.matches(net, &FLOW, || local)
     }
 
-    /// Whether such a flow is stranded.
-    fn strands(marks: &Marks, net: NetId, local: bool, up: bool) -> bool {
-        marks.strand(net, &FLOW, || local, || up)
-    }
-
-    #[test]
-    fn nothing_marked_nothing_forgotten() {
-        assert!(!hits(&marks(&[]), HERE, false));
-        assert!(!strands(&marks(&[]), HERE, false, false));
-        assert!(!marks(&[]).concern(HERE));
+    /// Returns whether the events orphaned `FLOW`.
+    fn is_orphaned(pending: &Pending, net: NetId, local: bool, up: bool) -> bool {
+        pending.is_orphaned(net, &FLOW, || local, || up)
     }
 
     #[test]
-    fn address_of_the_same_device() {
-        // Even if it is back by now.
-        assert!(hits(&marks(&[gone(7, 1)]), HERE, true));
-        assert!(!hits(&marks(&[gone(7, 2)]), HERE, false));
+    fn no_event_removes_nothing() {
+        assert!(!matches(&pending(&[]), HERE, false));
+        assert!(!is_orphaned(&pending(&[]), HERE, false, false));
+        assert!(!pending(&[]).affects(HERE));
     }
 
     #[test]
-    fn address_that_another_device_lent() {
-        assert!(hits(&marks(&[gone(8, 1)]), HERE, false));
+    fn address_of_the_flows_device() {
+        // An address that exists again by now matches, too.
+        assert!(matches(&pending(&[address_event(7, 1)]), HERE, true));
+        assert!(!matches(&pending(&[address_event(7, 2)]), HERE, false));
     }
 
     #[test]
-    fn address_that_is_there_twice() {
-        assert!(!hits(&marks(&[gone(8, 1)]), HERE, true));
+    fn address_borrowed_from_another_device() {
+        assert!(matches(&pending(&[address_event(8, 1)]), HERE, false));
+    }
+
+    #[test]
+    fn address_that_two_devices_have() {
+        assert!(!matches(&pending(&[address_event(8, 1)]), HERE, true));
     }
 
     #[test]
     fn device_that_went_down() {
-        assert!(hits(&marks(&[down(7)]), HERE, true));
-        assert!(!hits(&marks(&[down(8)]), HERE, true));
+        assert!(matches(&pending(&[device_event(7)]), HERE, true));
+        assert!(!matches(&pending(&[device_event(8)]), HERE, true));
     }
 
     #[test]
-    fn who_came_late_is_stranded_by_what_is_still_gone() {
-        assert!(strands(&marks(&[gone(7, 1)]), HERE, false, true));
-        assert!(strands(&marks(&[down(7)]), HERE, true, false));
-        assert!(!strands(&marks(&[gone(7, 2)]), HERE, false, true));
-        assert!(!strands(&marks(&[down(8)]), HERE, true, false));
+    fn flow_is_orphaned_if_its_address_or_device_is_still_gone() {
+        let address_gone = pending(&[address_event(7, 1)]);
+        assert!(is_orphaned(&address_gone, HERE, false, true));
+        let device_gone = pending(&[device_event(7)]);
+        assert!(is_orphaned(&device_gone, HERE, true, false));
+        let other_address_gone = pending(&[address_event(7, 2)]);
+        assert!(!is_orphaned(&other_address_gone, HERE, false, true));
+        let other_device_gone = pending(&[device_event(8)]);
+        assert!(!is_orphaned(&other_device_gone, HERE, true, false));
     }
 
     #[test]
-    fn who_came_when_it_was_back_stays() {
-        assert!(!strands(&marks(&[gone(7, 1)]), HERE, true, true));
-        assert!(!strands(&marks(&[down(7)]), HERE, true, true));
+    fn flow_is_not_orphaned_if_both_are_back() {
+        let address_back = pending(&[address_event(7, 1)]);
+        assert!(!is_orphaned(&address_back, HERE, true, true));
+        let device_back = pending(&[device_event(7)]);
+        assert!(!is_orphaned(&device_back, HERE, true, true));
     }
 
     #[test]
-    fn what_comes_back_is_known() {
-        assert!(marks(&[gone(7, 1), down(8)]).know(down(8)));
-        assert!(!marks(&[gone(7, 1), down(8)]).know(down(7)));
+    fn kept_events_are_found() {
+        let pending = pending(&[address_event(7, 1), device_event(8)]);
+        assert!(pending.contains(device_event(8)));
+        assert!(!pending.contains(device_event(7)));
     }
 
     #[test]
-    fn other_namespaces_stay() {
-        assert!(!hits(&marks(&[gone(7, 1)]), THERE, false));
-        assert!(!strands(&marks(&[gone(7, 1)]), THERE, false, false));
-        assert!(marks(&[gone(7, 1)]).concern(HERE));
-        assert!(!marks(&[gone(7, 1)]).concern(THERE));
+    fn other_namespaces_are_not_affected() {
+        let pending = pending(&[address_event(7, 1)]);
+        assert!(!matches(&pending, ELSEWHERE, false));
+        assert!(!is_orphaned(&pending, ELSEWHERE, false, false));
+        assert!(pending.affects(HERE));
+        assert!(!pending.affects(ELSEWHERE));
     }
 
     #[test]
-    fn the_same_change_takes_one_place() {
-        let mut marks = Marks::NONE;
-        (0..1000).for_each(|_| marks.add(gone(7, 1)));
-        assert!(!marks.overflow);
-        assert_eq!(marks.changes.iter().flatten().count(), 1);
+    fn repeated_event_takes_one_slot() {
+        let mut pending = Pending::NONE;
+        (0..1000).for_each(|_| pending.add(address_event(7, 1)));
+        assert!(!pending.overflow);
+        assert_eq!(pending.events.iter().flatten().count(), 1);
     }
 
     #[test]
-    fn a_full_table_of_marks_is_exact() {
-        let mut marks = Marks::NONE;
-        (0..ROOM as u8).for_each(|n| marks.add(gone(7, n)));
-        assert!(!marks.overflow);
-        assert!(hits(&marks, HERE, true));
-        assert!(!marks.concern(THERE));
+    fn full_list_of_events_is_exact() {
+        let mut pending = Pending::NONE;
+        (0..CAPACITY as u8).for_each(|n| pending.add(address_event(7, n)));
+        assert!(!pending.overflow);
+        assert!(matches(&pending, HERE, true));
+        assert!(!pending.affects(ELSEWHERE));
     }
 
     #[test]
-    fn beyond_the_room_nothing_is_skipped() {
-        let mut marks = Marks::NONE;
-        (100..=100 + ROOM as u8).for_each(|n| marks.add(gone(7, n)));
-        assert!(marks.overflow);
-        assert!(marks.concern(THERE));
-        assert!(strands(&marks, HERE, false, true));
-        assert!(strands(&marks, HERE, true, false));
-        assert!(!strands(&marks, HERE, true, true));
+    fn overflow_skips_nothing() {
+        let mut pending = Pending::NONE;
+        (100..=100 + CAPACITY as u8).for_each(|n| pending.add(address_event(7, n)));
+        assert!(pending.overflow);
+        assert!(pending.affects(ELSEWHERE));
+        assert!(is_orphaned(&pending, HERE, false, true));
+        assert!(is_orphaned(&pending, HERE, true, false));
+        assert!(!is_orphaned(&pending, HERE, true, true));
     }
 
     #[test]
-    fn delays_wait_for_a_pause_but_not_for_ever() {
+    fn delay_ends_with_a_pause_or_at_the_limit() {
         assert_eq!(delay(0), PAUSE);
         assert_eq!(delay(449), PAUSE);
         assert_eq!(delay(480), 20);

@@ -1,77 +1,78 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The target RUSTMASQ: a flow's source address becomes the one of the device it leaves by.
+//! The target RUSTMASQ, which gives a flow the source address of the device that it leaves by.
 
 mod flush;
 mod options;
-mod ports;
 mod source;
 
+pub(crate) use flush::Flush;
+
 use crate::{
+    net::log,
     netfilter::{
         conntrack::{
             self,
-            Flow, //
+            FlowState, //
         },
-        log,
         nat::{
             self,
-            PortChoice, //
+            NatRange, //
         },
         xtables::{
-            Leaving,
-            SourceNatTarget, //
+            SourceNatTarget,
+            TargetContext, //
         },
         Verdict, //
     },
     uapi, //
 };
 use core::marker::PhantomData;
-pub(crate) use flush::Flush;
 use kernel::prelude::*;
 use options::Options;
-use source::SourceAddress;
+use source::SelectSource;
 
-/// The target, for one family.
+/// The target for one family.
 pub(crate) struct Masquerade<F>(PhantomData<F>);
 
-impl<F: SourceAddress> SourceNatTarget for Masquerade<F> {
+impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
     type Family = F;
     type Rule = uapi::xt_rustmasq_info;
-    type Options = PortChoice;
+    type Options = NatRange;
 
     const NAME: &'static CStr = c"RUSTMASQ";
     const REVISION: u8 = 0;
     const PRIVATE_OFFSET: usize = core::mem::offset_of!(uapi::xt_rustmasq_info, kernel_private);
 
-    /// EINVAL: the rule is none that our userspace extension sends; the log names the field.
-    fn check(rule: &uapi::xt_rustmasq_info) -> Result<PortChoice> {
+    /// Checks a rule. Returns EINVAL for one that the iptables extension would not send, and logs the field.
+    fn check(rule: &uapi::xt_rustmasq_info) -> Result<NatRange> {
         let options = Options::parse(rule).map_err(|refusal| {
             if log::rule_rate_permits() {
                 pr_warn!("rule refused: {refusal}\n");
             }
             EINVAL
         })?;
-        Ok(ports::choose(&options))
+        Ok(options.nat_range())
     }
 
     /// Follows `nf_nat_masquerade_ipv4`, for both families.
-    fn target(ports: &PortChoice, leaving: &Leaving<'_, F>) -> Verdict {
-        // What was confirmed before there was a rule goes on as it was, as in `nf_nat_setup_info`.
-        let Flow::New(flow) = &leaving.flow else {
+    fn target(range: &NatRange, context: TargetContext<'_, F>) -> Verdict {
+        let TargetContext { packet, flow, out } = context;
+        // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
+        let FlowState::Unsettled(flow) = flow else {
             return Verdict::Accept;
         };
-        if F::is_left_alone(flow.original_source()) {
+        if F::is_exempt(&flow) {
             return Verdict::Accept;
         }
-        let Some(source) = F::source(&leaving.packet, leaving.out) else {
-            conntrack::count_drop(leaving.out.net());
+        let Some(source) = F::select_source(&packet, out) else {
+            conntrack::count_drop(out.net());
             if log::packet_rate_permits() {
-                let name = leaving.out.name();
+                let name = out.name();
                 pr_warn!("no usable address for {name}: a new flow was dropped\n");
             }
             return Verdict::Drop;
         };
-        nat::masquerade(flow, source, *ports, leaving.out)
+        nat::masquerade(flow, source, *range, out)
     }
 }

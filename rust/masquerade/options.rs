@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A rule's options: from the binary form that userspace sends to types that need no more checks.
+//! A rule's options, parsed once from the binary form that userspace sends.
 
 use crate::{
-    netfilter::nat::PortRange,
+    netfilter::nat::{
+        NatRange,
+        PortRange, //
+    },
     uapi, //
 };
 use core::num::NonZeroU16;
@@ -12,29 +15,31 @@ use kernel::{
     prelude::*, //
 };
 
-/// What a rule says.
+/// The options of a rule.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Options {
-    /// `--to-ports`: the ports, or query identifiers, to choose from.
+    /// The ports or query identifiers to choose from (`--to-ports`).
     pub(crate) to_ports: Option<PortRange>,
-    /// `--random`
+    /// Choose a random port (`--random`).
     pub(crate) random: bool,
-    /// `--random-fully`
+    /// Choose a random port (`--random-fully`).
     pub(crate) random_fully: bool,
 }
 
-/// Why a rule's binary form is refused: the field, what it holds, what is allowed.
+/// The reason for which a rule's binary form is refused.
+///
+/// Its text names the field, the value and what is allowed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Refusal {
-    /// `flags` has these bits, which stand for nothing.
+    /// `flags` has these bits, which have no meaning.
     UnknownFlags(u32),
     /// `reserved` is not zero.
     Reserved,
-    /// `min_port` or `max_port`, in host order, is set without the flag that says so.
+    /// `min_port` or `max_port` (here in host order) is set without the flag for it.
     PortsWithoutFlag(u16, u16),
     /// `min_port` is 0.
     PortZero,
-    /// `max_port` lies before `min_port`; host order.
+    /// `max_port` is less than `min_port`; both in host order: minimum, maximum.
     Reversed(u16, u16),
 }
 
@@ -60,7 +65,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Options {
-    /// Reads the part of a rule that userspace fills in.
+    /// Parses the part of a rule that userspace fills in.
     pub(super) fn parse(rule: &uapi::xt_rustmasq_info) -> Result<Self, Refusal> {
         let has = |flag: u32| rule.flags & flag != 0;
         let unknown = rule.flags & !uapi::XT_RUSTMASQ_FLAGS_ALL;
@@ -85,9 +90,14 @@ impl Options {
             random_fully: has(uapi::XT_RUSTMASQ_RANDOM_FULLY),
         })
     }
+
+    /// Returns the range to give to the kernel's NAT, which chooses the port.
+    pub(super) fn nat_range(&self) -> NatRange {
+        NatRange::new(self.to_ports, self.random, self.random_fully)
+    }
 }
 
-/// Ports in host order.
+/// Returns the range between two ports in host order.
 fn parse_range(min: u16, max: u16) -> Result<PortRange, Refusal> {
     let first = NonZeroU16::new(min).ok_or(Refusal::PortZero)?;
     NonZeroU16::new(max)
@@ -143,7 +153,7 @@ mod tests {
     fn reversed_range() {
         assert_eq!(ports(10, 9), Err(Refusal::Reversed(10, 9)));
         assert_eq!(ports(10, 0), Err(Refusal::Reversed(10, 0)));
-        // Reversed in host order, though not in network order.
+        // This one is reversed in host order only.
         assert_eq!(
             ports(0x0200, 0x0103),
             Err(Refusal::Reversed(0x0200, 0x0103))
@@ -151,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn range_that_is_reversed_in_network_order_alone() {
+    fn range_that_is_reversed_only_in_network_order() {
         assert_eq!(ports(0x0103, 0x0200), Ok(Some((0x0103, 0x0200))));
     }
 
@@ -167,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flag_is_its_option() {
+    fn each_flag_sets_its_option() {
         let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 0));
         assert_eq!(
             options.map(|o| (o.random, o.random_fully)),
@@ -209,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn private_part_is_not_looked_at() {
+    fn private_part_is_ignored() {
         let mut rule = rule(0, 0, 0);
         rule.kernel_private = [u64::MAX; 4];
         assert_eq!(Options::parse(&rule), Ok(Options::default()));

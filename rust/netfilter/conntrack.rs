@@ -1,77 +1,86 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connection tracking: what conntrack knows of a packet's flow.
+//! Connection tracking: the entry of a packet's flow.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack.h`](srctree/include/net/netfilter/nf_conntrack.h)
 
-use super::{
-    net::Net,
-    skb::Packet,
-    tuple::{
-        Direction,
-        Tuple, //
-    },
-    AnyAddress,
-    Family,
-    ProcessContext, //
+use super::tuple::{
+    Direction,
+    Tuple, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    net::{
+        address::RawAddress,
+        namespace::Net,
+        skb::Packet,
+        AnyAddress,
+        Family,
+        Ipv4,
+        ProcessContext, //
+    },
+};
 use core::{
     marker::PhantomData,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 use kernel::prelude::*;
 
-/// What conntrack found a packet to be.
+/// Conntrack's classification of a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
-    /// The first of its flow, or one more while no answer was seen.
+    /// The first packet of a flow, or another one while no reply was seen.
     New,
-    /// One of a flow with answers.
+    /// A packet of a flow that has seen replies.
     Established,
-    /// One of another flow's making: an ICMP error, or the first of a flow that was expected.
+    /// A packet that another flow caused: an ICMP error, or the first packet of an expected flow.
     Related,
-    /// One that it could not make sense of; the rules decide.
+    /// A packet that conntrack could not assign to a flow; the rules decide about it.
     Invalid,
-    /// None of conntrack's business, by a rule or by its kind.
+    /// Not tracked: exempted by a rule (NOTRACK), or of a kind that conntrack ignores.
     Untracked,
 }
 
-/// What conntrack made of a packet, up to where it is looked at.
-pub(crate) struct Sight<'hook, F: Family> {
-    entry: Option<Entry<'hook, F>>,
+/// The conntrack information attached to a packet (`nf_ct_get`).
+pub(crate) struct CtInfo<'hook, F: Family> {
+    conn: Option<Conn<'hook, F>>,
     info: bindings::ip_conntrack_info,
 }
 
-impl<'hook, F: Family> Sight<'hook, F> {
+impl<'hook, F: Family> CtInfo<'hook, F> {
+    /// Reads what is attached to `packet`.
     pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
         let mut info = 0;
-        // SAFETY: the packet is valid by its invariant, and `info` is ours to be written.
+        // SAFETY: The packet is valid by its type's invariant, and `info` is ours to write.
         let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
-        // SAFETY: the packet holds a reference to its entry, for `'hook` and longer. (Whether it is a
-        // template is looked at next.)
-        let entry = NonNull::new(ct).map(|ct| unsafe { Entry::from_raw(ct) });
-        // A template is no entry yet, but what a rule wants of one.
-        let template = bindings::ip_conntrack_status_IPS_TEMPLATE;
-        Self {
-            entry: entry.filter(|entry| !entry.has_status(template)),
-            info,
-        }
+        let conn = NonNull::new(ct)
+            // A template, which a rule attached, is no entry.
+            // SAFETY: The packet holds a reference to what is attached to it, a valid `nf_conn`.
+            .filter(|ct| unsafe { status(*ct) } & bindings::ip_conntrack_status_IPS_TEMPLATE == 0)
+            // SAFETY: The packet holds a reference to the entry for `'hook` and longer, and it is no
+            // template.
+            .map(|ct| unsafe { Conn::from_raw(ct) });
+        Self { conn, info }
     }
 
-    /// The packet's entry, if it has one.
-    pub(crate) fn entry(&self) -> Option<&Entry<'hook, F>> {
-        self.entry.as_ref()
+    /// Returns the packet's entry, if it has one.
+    pub(crate) fn conn(&self) -> Option<&Conn<'hook, F>> {
+        self.conn.as_ref()
     }
 
-    /// What conntrack found the packet to be. None: it did not look at it yet, or found it
-    /// [invalid](State::Invalid), which leaves no trace.
+    /// Returns conntrack's classification of the packet.
+    ///
+    /// Returns `None` if conntrack has not seen the packet yet, or found it [invalid](State::Invalid),
+    /// which leaves no trace on the packet.
     pub(crate) fn state(&self) -> Option<State> {
         const NEW: c_uint = bindings::ip_conntrack_info_IP_CT_NEW;
         const RELATED: c_uint = bindings::ip_conntrack_info_IP_CT_RELATED;
         const RELATED_REPLY: c_uint = bindings::ip_conntrack_info_IP_CT_RELATED_REPLY;
         const UNTRACKED: c_uint = bindings::ip_conntrack_info_IP_CT_UNTRACKED;
-        match (&self.entry, self.info) {
+        match (&self.conn, self.info) {
             (None, UNTRACKED) => Some(State::Untracked),
             (None, _) => None,
             (_, NEW) => Some(State::New),
@@ -80,95 +89,122 @@ impl<'hook, F: Family> Sight<'hook, F> {
         }
     }
 
-    /// The direction in which the packet goes. None: it has no entry.
+    /// Returns the packet's direction, or `None` if it has no entry.
     pub(crate) fn direction(&self) -> Option<Direction> {
-        self.entry.as_ref()?;
+        self.conn.as_ref()?;
         Some(Direction::of_info(self.info))
     }
 
-    /// The flow that the packet begins: it goes in the original direction, and its entry is not
-    /// confirmed.
-    pub(crate) fn beginning(self) -> Option<NewFlow<'hook, F>> {
-        let begins = self.direction()? == Direction::Original;
-        self.entry
-            .filter(|entry| begins && !entry.is_confirmed())
-            // INVARIANT: it is not confirmed, we have just looked.
+    /// Returns the flow that the packet begins.
+    ///
+    /// That is its entry, if the packet goes in the original direction and the entry is not confirmed.
+    pub(crate) fn new_flow(self) -> Option<NewFlow<'hook, F>> {
+        let original = self.direction()? == Direction::Original;
+        self.conn
+            .filter(|conn| original && !conn.is_confirmed())
+            // INVARIANT: The entry was not confirmed a moment ago.
             .map(NewFlow)
     }
 }
 
-/// Conntrack's entry for a packet.
+/// Returns an entry's status bits.
+///
+/// # Safety
+///
+/// `ct` must be a valid `struct nf_conn`.
+unsafe fn status(ct: NonNull<bindings::nf_conn>) -> u32 {
+    // SAFETY: Valid by the contract. Other CPUs change the bits atomically, so one volatile read of the
+    // word gets a consistent value.
+    let status = unsafe { ptr::read_volatile(&raw const (*ct.as_ptr()).status) };
+    // CAST: No bit above 31 is in use (`__IPS_MAX_BIT`).
+    status as u32
+}
+
+/// The conntrack entry of a packet.
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'hook`, referenced by the packet that the hook works on, and no
-/// template. It is of the family `F`, unless somebody made a packet of another family of its packet
-/// (tc, BPF): nothing that concerns memory relies on that.
-pub(crate) struct Entry<'hook, F: Family> {
+/// A valid `struct nf_conn` for `'hook`, to which the hook's packet holds a reference, and not a
+/// template. Its family is `F`, unless tc or BPF made a packet of one family into one of the other; no
+/// memory access relies on the family.
+pub(crate) struct Conn<'hook, F: Family> {
     ct: NonNull<bindings::nf_conn>,
-    lent: PhantomData<(&'hook bindings::nf_conn, F)>,
+    borrow: PhantomData<(&'hook bindings::nf_conn, F)>,
 }
 
-impl<F: Family> Entry<'_, F> {
+impl<F: Family> Conn<'_, F> {
+    /// Converts a pointer of C's to a borrow.
+    ///
     /// # Safety
     ///
-    /// `ct` must fulfil the type's invariants.
+    /// `ct` must fulfil the type's invariants for the lifetime that the caller chooses.
     pub(super) unsafe fn from_raw(ct: NonNull<bindings::nf_conn>) -> Self {
-        // INVARIANT: the caller's duty.
+        // INVARIANT: The caller guarantees it.
         Self {
             ct,
-            lent: PhantomData,
+            borrow: PhantomData,
         }
     }
 
-    /// The namespace that tracks the flow.
+    /// Returns the namespace that tracks the flow.
     pub(crate) fn net(&self) -> &Net {
-        // SAFETY: the entry is valid by the invariant, and its namespace outlives it.
+        // SAFETY: The entry is valid by the type's invariant. A namespace waits, when it is removed,
+        // until all of its entries are freed (`nf_conntrack_cleanup_net_list`).
         unsafe { Net::from_raw(bindings::rustmasq_nf_ct_net(self.as_raw())) }
     }
 
-    /// Whether the flow's source or destination is translated (`IPS_NAT_MASK`).
+    /// Returns whether the flow's source or destination is translated (`IPS_NAT_MASK`).
     pub(crate) fn has_nat(&self) -> bool {
         self.has_status(bindings::ip_conntrack_status_IPS_NAT_MASK)
     }
 
-    /// Whether a helper can be assigned: there is none (`IPS_HELPER`), and the entry is not confirmed.
+    /// Returns whether a helper can be assigned: there is none yet, and the entry is not confirmed.
     pub(super) fn takes_helper(&self) -> bool {
         !self.has_status(
             bindings::ip_conntrack_status_IPS_HELPER | bindings::ip_conntrack_status_IPS_CONFIRMED,
         )
     }
 
-    /// Conntrack's own number for the entry (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
+    /// Returns the entry's identifier (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
     pub(crate) fn id(&self) -> u32 {
-        // SAFETY: the entry is valid by the invariant; of what is hashed nothing changes.
+        // SAFETY: The entry is valid by the type's invariant. The function hashes its address and
+        // fields that are written once.
         let id = unsafe { bindings::nf_ct_get_id(self.as_raw()) };
-        // ctnetlink sends the number as it is and its readers take it to be in network order.
+        // ctnetlink sends the number unchanged, and its users take it to be in network order.
         u32::from_be(id)
     }
 
-    /// The tuple of one direction. That of [`Direction::Reply`] is settled once the entry is
-    /// confirmed; before, NAT may still change it.
+    /// Returns the tuple of one direction.
+    ///
+    /// NAT may change the tuple of [`Direction::Reply`] until the entry is confirmed.
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
         let index = direction.as_raw() as usize;
-        // SAFETY: the entry is valid by the invariant. Of an unconfirmed one whoever handles its
-        // packet alone, as we do, changes the tuples; nobody does afterwards. Conntrack zeroes and
-        // fills them as a tuple's invariants say.
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it
+        // fills it in. A clone of the packet may write to the tuple of an unconfirmed entry, which
+        // `Tuple::from_raw` allows for.
         unsafe { Tuple::from_raw(&raw const (*self.as_raw()).tuplehash[index].tuple) }
     }
 
-    /// The entry's status, bits of `enum ip_conntrack_status`.
-    pub(crate) fn status(&self) -> u32 {
-        // SAFETY: the entry is valid by the invariant; other CPUs change status bits atomically, so
-        // it is read as one word, volatile.
-        let status = unsafe { core::ptr::read_volatile(&raw const (*self.as_raw()).status) };
-        // CAST: no bit above 31 is in use (`__IPS_MAX_BIT`).
-        status as u32
+    /// Returns the source address of the original tuple.
+    pub(crate) fn original_source(&self) -> F::Address {
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it
+        // fills it in, so all bytes are initialised. The read is volatile for the same reason as in
+        // `Tuple::from_raw`.
+        F::from_raw(&unsafe {
+            let source = &raw const (*self.as_raw()).tuplehash[0].tuple.src.u3;
+            RawAddress::from_raw(source.read_volatile())
+        })
     }
 
-    /// The entry's mark, as `-j CONNMARK` sets it; 0 where the kernel has none.
+    /// Returns the entry's status, bits of `enum ip_conntrack_status`.
+    pub(crate) fn status(&self) -> u32 {
+        // SAFETY: The entry is valid by the type's invariant.
+        unsafe { status(self.ct) }
+    }
+
+    /// Returns the entry's mark, as `-j CONNMARK` sets it, or 0 if the kernel has no marks.
     pub(crate) fn mark(&self) -> u32 {
-        // SAFETY: the entry is valid by the invariant; read once.
+        // SAFETY: The entry is valid by the type's invariant; the helper reads the word once.
         unsafe { bindings::rustmasq_nf_ct_mark(self.as_raw()) }
     }
 
@@ -176,7 +212,7 @@ impl<F: Family> Entry<'_, F> {
         self.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED)
     }
 
-    /// Whether one of `bits` is set.
+    /// Returns whether one of `bits` is set.
     fn has_status(&self, bits: bindings::ip_conntrack_status) -> bool {
         self.status() & bits != 0
     }
@@ -186,139 +222,200 @@ impl<F: Family> Entry<'_, F> {
     }
 }
 
-/// What conntrack has for a packet that leaves.
-pub(crate) enum Flow<'hook, F: Family> {
-    /// Nothing: the packet is not tracked.
-    Untracked,
-    /// An entry whose source NAT is settled: it is in conntrack's table, or NAT was set up already.
-    Settled,
-    /// An entry that is to get its source NAT yet.
-    New(NewFlow<'hook, F>),
-}
-
-impl<'hook, F: Family> Flow<'hook, F> {
-    pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
-        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
-            | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
-        match Sight::of_packet(packet).entry {
-            None => Flow::Untracked,
-            Some(entry) if entry.status() & SETTLED != 0 => Flow::Settled,
-            // INVARIANT: it is not confirmed, we have just looked.
-            Some(entry) => Flow::New(NewFlow(entry)),
-        }
-    }
-}
-
 /// A flow's entry before its confirmation.
 ///
-/// Conntrack takes it for granted that only one packet leads to such an entry. Clones of a packet
-/// (bridges, multicast routing) break that in rare cases, in C as here; the functions that change
-/// an entry look again whether it is confirmed.
+/// Conntrack assumes that a single packet leads to such an entry. Clones of a packet (bridges, multicast
+/// routing) break that in rare cases, for C as well; functions that change the entry check again that it
+/// is not confirmed.
 ///
 /// # Invariants
 ///
-/// The entry was not confirmed (not in conntrack's table) when this was made.
-pub(crate) struct NewFlow<'hook, F: Family>(Entry<'hook, F>);
-
-impl<F: Family> NewFlow<'_, F> {
-    /// The source address that the flow came with: that of the ORIGINAL tuple.
-    pub(crate) fn original_source(&self) -> F::Address {
-        self.tuple(Direction::Original).source_address::<F>()
-    }
-}
+/// The entry was not confirmed (not in conntrack's table) when the value was made.
+pub(crate) struct NewFlow<'hook, F: Family>(Conn<'hook, F>);
 
 impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
-    type Target = Entry<'hook, F>;
+    type Target = Conn<'hook, F>;
 
-    fn deref(&self) -> &Entry<'hook, F> {
+    fn deref(&self) -> &Conn<'hook, F> {
         &self.0
     }
 }
 
-/// Whether conntrack is on in the namespace, for the family.
+/// The state of a flow's source NAT, at the place where source NAT is done.
+pub(crate) enum FlowState<'hook, F: Family> {
+    /// The packet is not tracked.
+    Untracked,
+    /// Source NAT is set up, or can no longer be: the entry is in conntrack's table.
+    Settled,
+    /// Source NAT is still to be set up.
+    Unsettled(UnsettledFlow<'hook, F>),
+}
+
+impl<'hook, F: Family> FlowState<'hook, F> {
+    /// Reads the state of the packet's flow.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be a target in the table `nat`, chain POSTROUTING, called for `packet`, and must
+    /// call this once: NAT calls that chain only while source NAT is not set up.
+    pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Self {
+        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
+            | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
+        match CtInfo::of_packet(packet).conn {
+            None => FlowState::Untracked,
+            Some(conn) if conn.has_status(SETTLED) => FlowState::Settled,
+            // INVARIANT: Neither bit was set, and the caller is such a target.
+            Some(conn) => FlowState::Unsettled(UnsettledFlow(conn)),
+        }
+    }
+}
+
+/// A flow whose source NAT is not set up yet, for one target to set up.
 ///
-/// It does not say so itself (its counters of users are not exported), so its hook is looked for: at
-/// PRE_ROUTING, with the priority that is its own, and none of nftables'.
-pub(crate) fn is_on<F: Family>(net: &Net) -> bool {
-    net.has_hook::<F>(
+/// [`nat::masquerade`](super::nat::masquerade) consumes it: NAT must be set up once.
+///
+/// # Invariants
+///
+/// The entry was neither confirmed nor had its source NAT set up when the value was made, by a target in
+/// the table `nat`, chain POSTROUTING. There is one such value for a call of the target.
+pub(crate) struct UnsettledFlow<'hook, F: Family>(Conn<'hook, F>);
+
+impl<'hook, F: Family> core::ops::Deref for UnsettledFlow<'hook, F> {
+    type Target = Conn<'hook, F>;
+
+    fn deref(&self) -> &Conn<'hook, F> {
+        &self.0
+    }
+}
+
+/// Returns whether conntrack is enabled in the namespace for the family `F`. Any context.
+///
+/// Conntrack's counters of users are not exported, so this looks for its hook at PRE_ROUTING.
+pub(crate) fn is_enabled<F: Family>(net: &Net) -> bool {
+    has_hook::<F>(
+        net,
         bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
         bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK,
     )
 }
 
-/// An entry in conntrack's table, while the table is walked.
+/// Returns whether a hook of a fixed kind is registered at the point with the priority.
+///
+/// Hooks of nftables chains and of BPF programs, whose priorities are the user's, do not count.
+fn has_hook<F: Family>(net: &Net, point: bindings::nf_inet_hooks, priority: c_int) -> bool {
+    let _guard = kernel::sync::rcu::read_lock();
+    // SAFETY: The namespace is valid by its type's invariant. Writers publish a table of hooks by one
+    // store of the pointer, which this reads once.
+    let hooks = unsafe {
+        let nf = &raw const (*net.as_raw()).nf;
+        let table = if F::NFPROTO == Ipv4::NFPROTO {
+            &raw const (*nf).hooks_ipv4
+        } else {
+            &raw const (*nf).hooks_ipv6
+        };
+        ptr::read_volatile(&raw const (*table)[point as usize])
+    };
+    if hooks.is_null() {
+        return false;
+    }
+    // SAFETY: The table is not null, so it is valid until the guard ends. As many pointers to operations
+    // follow its hooks. Whoever unregisters a hook replaces its operations by static ones, and the
+    // operations stay valid for a grace period. `ops` is read without a reference: RCU writes to other
+    // fields behind it.
+    unsafe {
+        let count = usize::from(bindings::rustmasq_nf_hook_entries_count(hooks));
+        let ops = bindings::rustmasq_nf_hook_entries_get_hook_ops(hooks);
+        (0..count).any(|n| {
+            let ops = ptr::read_volatile(ops.add(n));
+            (*ops).priority == priority
+                && bindings::nf_hook_ops::hook_ops_type_raw(ops)
+                    == bindings::nf_hook_ops_type_NF_HOOK_OP_UNDEFINED
+        })
+    }
+}
+
+/// A confirmed entry, during a walk of conntrack's table.
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'walk`, confirmed, so that its tuples do not change.
-pub(crate) struct Tracked<'walk> {
+/// A valid `struct nf_conn` for `'walk`, and confirmed: its tuples and extensions do not change.
+pub(crate) struct ConfirmedConn<'walk> {
     ct: NonNull<bindings::nf_conn>,
-    lent: PhantomData<&'walk bindings::nf_conn>,
+    borrow: PhantomData<&'walk bindings::nf_conn>,
 }
 
-impl Tracked<'_> {
-    /// The index of the device that the flow was masqueraded to (`masq_index`). None: it was not.
+impl ConfirmedConn<'_> {
+    /// Returns the index of the device that the flow was masqueraded to (`masq_index`), if it was.
     pub(crate) fn masqueraded_to(&self) -> Option<c_int> {
-        // SAFETY: the entry is valid by the invariant; its extensions do not move any more.
+        // SAFETY: The entry is valid and its extensions do not move, by the type's invariants.
         let nat = unsafe { bindings::rustmasq_nfct_nat(self.ct.as_ptr()) };
         if nat.is_null() {
             return None;
         }
-        // SAFETY: not null, thus part of the entry. It was written before the entry was confirmed; a
-        // clone of the flow's first packet could write once more, hence volatile.
+        // SAFETY: `nat` is not null, so it is part of the entry. The word was written before the
+        // entry was confirmed; a clone of the flow's first packet could write it once more, so the
+        // read is volatile.
         Some(unsafe { (&raw const (*nat).masq_index).read_volatile() }).filter(|index| *index != 0)
     }
 
-    /// Where answers go: the destination of the REPLY tuple.
+    /// Returns the destination address of the reply tuple.
     pub(crate) fn reply_destination(&self) -> AnyAddress {
-        // SAFETY: the entry is valid and its tuples do not change, by the invariant; they are as a
-        // tuple's invariants say.
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it
+        // filled it in.
         let reply = unsafe { Tuple::from_raw(&raw const (*self.ct.as_ptr()).tuplehash[1].tuple) };
         reply.ends().destination.address
     }
 }
 
-/// Walks the namespace's entries and forgets those that `is_stale` says so of. May sleep; `is_stale`
-/// must not, it runs under a lock of the table.
-pub(crate) fn forget<P: Fn(&Tracked<'_>) -> bool>(
+/// Removes those entries of the namespace from conntrack's table for which `is_stale` returns true.
+///
+/// Follows `nf_ct_iterate_cleanup_net`. `is_stale` is called under a lock of the table and must not
+/// sleep. Process context; sleeps.
+pub(crate) fn cleanup<P: Fn(&ConfirmedConn<'_>) -> bool>(
     net: &Net,
     is_stale: P,
-    _context: &mut ProcessContext,
+    context: &mut ProcessContext,
 ) {
+    context.assert_may_sleep();
     let data = bindings::nf_ct_iter_data {
         net: net.as_raw(),
-        data: core::ptr::from_ref(&is_stale).cast_mut().cast(),
+        data: ptr::from_ref(&is_stale).cast_mut().cast(),
         ..pin_init::zeroed()
     };
-    // SAFETY: we are in process context. The namespace is valid by its invariant; `data` and the
-    // closure that it points to outlive the call, and `is_stale_callback` takes it for what it is.
+    // SAFETY: `context` is evidence of process context. The namespace is valid by its type's invariant.
+    // `data` and the closure that it points to live for the call, and `is_stale_callback::<P>` converts
+    // the pointer back to a `P`.
     unsafe { bindings::nf_ct_iterate_cleanup_net(Some(is_stale_callback::<P>), &data) };
 }
 
+/// Calls the closure of [`cleanup`] for one entry.
+///
 /// # Safety
 ///
-/// Called by conntrack's walk: `ct` is an entry of the table, under the lock of its bucket, and
+/// Called by the walk of conntrack's table: `ct` is an entry of the table, whose bucket is locked, and
 /// `predicate` points to a `P`.
-unsafe extern "C" fn is_stale_callback<P: Fn(&Tracked<'_>) -> bool>(
+unsafe extern "C" fn is_stale_callback<P: Fn(&ConfirmedConn<'_>) -> bool>(
     ct: *mut bindings::nf_conn,
     predicate: *mut c_void,
 ) -> c_int {
     let Some(ct) = NonNull::new(ct) else {
         return 0;
     };
-    // SAFETY: by the contract; the closure is shared and never written to.
+    // SAFETY: `predicate` points to the closure that `cleanup` borrows for the whole walk, and nothing
+    // writes to it.
     let predicate = unsafe { &*predicate.cast::<P>() };
-    // INVARIANT: what is in the table is confirmed, and stays while its bucket is locked.
-    let entry = Tracked {
+    // INVARIANT: An entry is put into the table when it is confirmed, and stays while its bucket is
+    // locked.
+    let conn = ConfirmedConn {
         ct,
-        lent: PhantomData,
+        borrow: PhantomData,
     };
-    c_int::from(predicate(&entry))
+    c_int::from(predicate(&conn))
 }
 
-/// Counts a packet that was dropped in the namespace, for `conntrack -S` (`drop`).
+/// Counts a dropped packet in the namespace's statistics (`conntrack -S`, `drop`). Any context.
 pub(crate) fn count_drop(net: &Net) {
-    // SAFETY: the namespace is valid by its invariant; its statistics are per CPU, and the counter
-    // is incremented by one instruction.
+    // SAFETY: The namespace is valid by its type's invariant. Its statistics are per CPU, and one
+    // instruction increments the counter.
     unsafe { bindings::rustmasq_nf_ct_stat_inc_drop(net.as_raw()) };
 }

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Expectations: flows that a helper announces, so that conntrack takes them for related.
+//! Expectations: flows that a helper announces, so that conntrack relates them to their master.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack_expect.h`](srctree/include/net/netfilter/nf_conntrack_expect.h)
 
 use super::{
-    conntrack::Entry,
-    helper::Exchange,
+    conntrack::Conn,
+    helper::HelperContext,
     tuple::{
         Direction,
         Tuple, //
     },
-    Family, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    net::Family, //
+};
 use core::ptr::{
     self,
     NonNull, //
@@ -23,33 +25,35 @@ use kernel::{
     prelude::*, //
 };
 
-/// An expectation, complete, and not registered yet.
+/// An expectation that is complete but not registered.
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conntrack_expect` of which we own a reference, initialised, in no list, made for
-/// `master`. That is an entry that conntrack has called a helper for: its extensions, which what is
-/// registered reaches into, do not move any more.
-pub(crate) struct Expectation<'exchange, F: Family> {
+/// A valid and initialised `struct nf_conntrack_expect` in no list, made for `master`, of which the value
+/// owns one reference. Conntrack has called a helper for `master`, so the entry's extensions, which a
+/// registered expectation points into, do not move any more.
+pub(crate) struct Expectation<'context, F: Family> {
     expect: NonNull<bindings::nf_conntrack_expect>,
-    master: &'exchange Entry<'exchange, F>,
+    master: &'context Conn<'context, F>,
 }
 
-impl<'exchange, F: Family> Expectation<'exchange, F> {
-    /// Expects of the exchange's flow another one, whose first packet has `tuple`, but may come from
-    /// any port. None: no memory.
+impl<'context, F: Family> Expectation<'context, F> {
+    /// Makes an expectation of a flow whose first packet has `tuple`, except that its source port may be any.
+    ///
+    /// The context's flow is the master. Returns `None` if there is no memory. Any context.
     pub(crate) fn from_any_port(
-        exchange: &'exchange Exchange<'exchange, F>,
+        context: &'context HelperContext<'context, F>,
         tuple: &Tuple,
     ) -> Option<Self> {
-        let master = exchange.entry();
-        // SAFETY: the entry is valid by its invariant.
+        let master = context.conn();
+        // SAFETY: The entry is valid by its type's invariant; the expectation takes no reference to it
+        // before it is registered.
         let expect = NonNull::new(unsafe { bindings::nf_ct_expect_alloc(master.as_raw()) })?;
         let tuple = tuple.as_raw();
         let class = bindings::NF_CT_EXPECT_CLASS_DEFAULT;
-        // SAFETY: freshly made for this entry, by a helper that has the entry's packet, as the
-        // function asks for. The addresses and the port are read during the call alone, the bytes of
-        // the family's addresses; null stands for any port.
+        // SAFETY: The expectation was allocated for this entry just now, and nobody else knows it. The
+        // function copies as many bytes of the addresses as the family has, and the destination port,
+        // during the call; null stands for any source port.
         unsafe {
             bindings::nf_ct_expect_init(
                 expect.as_ptr(),
@@ -62,19 +66,21 @@ impl<'exchange, F: Family> Expectation<'exchange, F> {
                 &tuple.dst.u.all,
             )
         };
-        // INVARIANT: made and initialised above, for an entry that a helper was called for.
+        // INVARIANT: It is initialised, in no list, and made for an entry that a helper was called for.
         Some(Self { expect, master })
     }
 
-    /// Makes NAT lead the expected flow, which goes in this direction of its master's, to where the
-    /// master's packets in the other direction come from: address and port. For masters with NAT.
-    /// Follows `nf_nat_follow_master`.
+    /// Makes NAT translate the expected flow as its master, whose `direction` the flow has.
+    ///
+    /// NAT leads the flow's packets to the address and port that the master's packets of the other
+    /// direction come from. For masters with NAT. Follows `nf_nat_follow_master`.
     pub(crate) fn follow_nat(self, direction: Direction) -> Self {
         let own = self.master.tuple(direction.opposite());
         let expect = self.expect.as_ptr();
-        // SAFETY: valid and seen by nobody else yet, by the invariant. The function is NAT's own:
-        // we use it while we are loaded, unregistering a helper removes its expectations, and NAT
-        // destroys those that are left to the function before it goes.
+        // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it. The
+        // function pointed to belongs to nf_nat, which stays loaded while this module is; unregistering a
+        // helper removes its expectations, and nf_nat removes those that still name its function before
+        // it goes.
         unsafe {
             (*expect).saved_proto = own.as_raw().src.u;
             (*expect).dir = direction.as_raw();
@@ -83,19 +89,21 @@ impl<'exchange, F: Family> Expectation<'exchange, F> {
         self
     }
 
-    /// Registers it. One of the same master with the same tuple is replaced, as is the oldest where
-    /// there are as many as the helper allows. EBUSY: it clashes with another flow's. EMFILE: there
-    /// are too many.
+    /// Registers the expectation.
+    ///
+    /// It replaces one of the same master with the same tuple, and the oldest one where the master has as
+    /// many as the helper allows. Errors: EBUSY if it clashes with an expectation of another flow, EMFILE
+    /// if the namespace has too many.
     pub(crate) fn register(self) -> Result {
-        // SAFETY: initialised and in no list, by the invariant; what is registered has a reference
-        // of its own.
+        // SAFETY: By the invariant the expectation is initialised and in no list. Conntrack takes a
+        // reference of its own to what it registers.
         to_result(unsafe { bindings::nf_ct_expect_related_report(self.expect.as_ptr(), 0, 0, 0) })
     }
 }
 
 impl<F: Family> Drop for Expectation<'_, F> {
     fn drop(&mut self) {
-        // SAFETY: the reference is ours, by the invariant.
+        // SAFETY: By the invariant the reference is ours to give back.
         unsafe { bindings::nf_ct_expect_put(self.expect.as_ptr()) };
     }
 }

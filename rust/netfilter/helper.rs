@@ -1,33 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Conntrack helpers: they read what a flow says, and expect the flows that it announces.
+//! Conntrack helpers, which read a flow's packets and expect the flows that they announce.
 //!
-//! Users assign a helper by a rule (`-j CT --helper`, nftables' `ct helper`), or we do
-//! ([`ConntrackHelper::attach`]). Conntrack copies what is registered: entries keep a counted
-//! reference to the copy, which outlives the module, so nothing in it may point here but `help`, which
-//! unregistering clears, and `me`, which is for those who hold the module. That is why `destroy`,
-//! `from_nlattr` and `to_nlattr` are left unset.
+//! A rule assigns a helper to a flow (`-j CT --helper`, nftables' `ct helper`), or a hook does
+//! ([`ConntrackHelper::attach`]). Conntrack copies what is registered, and entries keep a counted
+//! reference to that copy, which can outlive the module. So the copy may point into the module only
+//! by `help`, which unregistering clears, and `me`, which is used only while the module is held. `destroy`,
+//! `from_nlattr` and `to_nlattr` stay unset for that reason.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack_helper.h`](srctree/include/net/netfilter/nf_conntrack_helper.h)
 
 use super::{
     conntrack::{
         self,
-        Entry,
+        Conn,
         NewFlow, //
     },
-    skb::{
-        Packet,
-        Payload, //
-    },
     tuple::Direction,
-    Family,
-    Ipv4,
-    Ipv6,
-    Verdict, //
+    verdict::Verdict, //
 };
 use crate::{
     bindings,
+    net::{
+        skb::{
+            Packet,
+            Payload, //
+        },
+        Family,
+        Ipv4,
+        Ipv6, //
+    },
     LocalModule, //
 };
 use core::ptr::NonNull;
@@ -44,54 +46,57 @@ use kernel::{
             Release, //
         },
         SetOnce, //
-    }, //
+    },
+    task::might_sleep, //
 };
 
 /// A helper for a protocol over UDP.
 pub(crate) trait Helper: 'static {
-    /// Its name, as rules give it; 15 bytes at most.
+    /// The name that rules give, at most 15 bytes long.
     const NAME: &'static CStr;
-    /// How many flows it may expect of one flow at a time; from 1 to 255.
+    /// The number of flows that one flow may expect at a time, from 1 to 255.
     const MAX_EXPECTED: u8;
-    /// How long an expectation lives, in seconds.
+    /// The lifetime of an expectation, in seconds.
     const TIMEOUT: u32;
 
-    /// Called for each datagram of a flow with this helper, ICMP errors excluded, right before
-    /// conntrack confirms it; in softirq or process context, it must not sleep.
-    fn help<F: Family>(exchange: &Exchange<'_, F>) -> Verdict;
+    /// Called for each datagram of a flow with this helper, except ICMP errors, right before conntrack
+    /// confirms the flow. Softirq or process context; must not sleep.
+    fn help<F: Family>(context: &HelperContext<'_, F>) -> Verdict;
 }
 
-/// What a helper gets: a datagram of a flow.
-pub(crate) struct Exchange<'hook, F: Family> {
+/// The datagram that a helper is called for, and its flow.
+pub(crate) struct HelperContext<'hook, F: Family> {
     packet: Packet<'hook, F>,
-    entry: Entry<'hook, F>,
+    conn: Conn<'hook, F>,
     direction: Direction,
     payload: Payload,
 }
 
-impl<'hook, F: Family> Exchange<'hook, F> {
-    /// The flow's entry. NAT is done: its tuples are settled.
-    pub(crate) fn entry(&self) -> &Entry<'hook, F> {
-        &self.entry
+impl<'hook, F: Family> HelperContext<'hook, F> {
+    /// Returns the flow's entry, whose tuples do not change any more: NAT is done.
+    pub(crate) fn conn(&self) -> &Conn<'hook, F> {
+        &self.conn
     }
 
-    /// The direction in which the datagram goes.
+    /// Returns the datagram's direction.
     pub(crate) fn direction(&self) -> Direction {
         self.direction
     }
 
-    /// Calls `f` with what the datagram holds after the UDP header. None: that is more than `N`
-    /// bytes, and `f` was not called.
+    /// Calls `f` with the datagram's payload, the bytes after the UDP header.
+    ///
+    /// Returns `None` if the payload is longer than `N` bytes; `f` is not called then.
     pub(crate) fn with_payload<const N: usize, R>(&self, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
         self.packet.with_bytes::<N, R>(self.payload, f)
     }
 
-    /// Drops the datagram, so that the client repeats it; counts that, and tells the log that
-    /// netfilter keeps (`nf_log`) why.
+    /// Counts the datagram as dropped and returns that verdict, so that the client sends it again.
+    ///
+    /// The reason goes to netfilter's log (`nf_ct_helper_log`).
     pub(crate) fn drop_because(&self, reason: &'static CStr) -> Verdict {
-        let ct = self.entry.as_raw();
-        // SAFETY: packet and entry are valid by their invariants, and belong together; the format
-        // takes one string.
+        let ct = self.conn.as_raw();
+        // SAFETY: Packet and entry are valid by their types' invariants, and the entry is the packet's.
+        // The format takes one string, and `reason` is one.
         unsafe {
             bindings::nf_ct_helper_log(
                 self.packet.as_raw(),
@@ -100,26 +105,26 @@ impl<'hook, F: Family> Exchange<'hook, F> {
                 reason.as_char_ptr(),
             )
         };
-        conntrack::count_drop(self.entry.net());
+        conntrack::count_drop(self.conn.net());
         Verdict::Drop
     }
 }
 
-/// A helper of the module's, for a static.
+/// A helper of this module, for statics.
 pub(crate) struct ConntrackHelper {
     name: &'static CStr,
     policy: bindings::nf_conntrack_expect_policy,
-    /// Conntrack's copy, while it is registered.
+    /// Conntrack's copy, while the helper is registered.
     registered: Atomic<*mut bindings::nf_conntrack_helper>,
-    help: unsafe fn(Raw) -> Option<Verdict>,
+    help: unsafe fn(HelpArguments) -> Option<Verdict>,
 }
 
 impl ConntrackHelper {
-    /// The helper `H`.
+    /// Returns the helper `H`. Fails the build if a constant of `H` is out of range.
     pub(crate) const fn new<H: Helper>() -> Self {
-        let room = bindings::NF_CT_HELPER_NAME_LEN as usize;
-        assert!(H::NAME.to_bytes_with_nul().len() <= room);
-        // More would be refused, none would be taken for the most.
+        let longest = bindings::NF_CT_HELPER_NAME_LEN as usize;
+        assert!(H::NAME.to_bytes_with_nul().len() <= longest);
+        // Conntrack takes 0 for the largest number.
         assert!(H::MAX_EXPECTED > 0);
         let mut policy: bindings::nf_conntrack_expect_policy = pin_init::zeroed();
         policy.max_expected = H::MAX_EXPECTED as c_uint;
@@ -128,23 +133,23 @@ impl ConntrackHelper {
             name: H::NAME,
             policy,
             registered: Atomic::new(core::ptr::null_mut()),
-            help: Raw::help::<H>,
+            help: HelpArguments::help::<H>,
         }
     }
 
-    /// Attaches the helper to a flow, unless it has one already.
+    /// Assigns the helper to a flow that has none. Context: a hook.
     pub(crate) fn attach<F: Family>(&'static self, flow: &NewFlow<'_, F>) {
         let helper = self.registered.load(Acquire);
         if !flow.takes_helper() || helper.is_null() {
             return;
         }
-        // SAFETY: the entry is valid, and was not confirmed a moment ago: unless a clone of its packet
-        // led to that since (conntrack warns then, and C's own callers have the same window), nobody
-        // else looks at its extensions. What comes back is null or lives as long as the entry.
+        // SAFETY: The entry is valid, and it was not confirmed a moment ago, so nobody else looks at its
+        // extensions, unless a clone of the packet confirms it just now; the function warns then, and C's
+        // callers have the same window. It returns null or a part of the entry.
         let help = unsafe { bindings::nf_ct_helper_ext_add(flow.as_raw(), bindings::GFP_ATOMIC) };
-        // SAFETY: the copy is there: `unregister` clears the pointer to it, then waits for a grace
-        // period before it gives it up, and we are in a hook. The entry owns the reference that is
-        // taken here (`nf_ct_help_put`).
+        // SAFETY: `helper` was read in this hook, under the RCU read lock. `unregister` clears the pointer
+        // and waits for a grace period before it gives the copy up, so it is valid. The entry owns the
+        // reference taken here and gives it back (`nf_ct_help_put`).
         unsafe {
             if !help.is_null() && bindings::rustmasq_nf_ct_helper_get(helper) {
                 bindings::rustmasq_nf_conn_help_assign(help, helper);
@@ -155,7 +160,8 @@ impl ConntrackHelper {
     fn register(&'static self) -> Result {
         let mut template = pin_init::zeroed();
         let mut registered = core::ptr::null_mut();
-        // SAFETY: initialises the template, from a name and a policy that it copies.
+        // SAFETY: `template` is ours to write. The function copies the name, which `new` has found short
+        // enough, and the policy.
         unsafe {
             bindings::nf_ct_helper_init(
                 &mut template,
@@ -169,7 +175,8 @@ impl ConntrackHelper {
                 this_module::<LocalModule>().as_ptr(),
             )
         };
-        // SAFETY: the template is initialised, and copied; process context.
+        // SAFETY: `nf_ct_helper_init` initialised the template, which this function copies. Process
+        // context: module init.
         to_result(unsafe {
             bindings::nf_conntrack_helper_register(&mut template, &mut registered)
         })?;
@@ -182,8 +189,9 @@ impl ConntrackHelper {
         if registered.is_null() {
             return;
         }
-        // SAFETY: `register` got it from conntrack; this waits until nobody runs `help` or `attach`
-        // any more and removes the helper's expectations. Process context.
+        // SAFETY: `register` got the pointer from conntrack, and the exchange hands it to one caller. The
+        // function removes the helper's expectations and waits until nobody runs `help` or `attach` any
+        // more. Process context: module exit.
         unsafe { bindings::nf_conntrack_helper_unregister(registered) };
     }
 }
@@ -191,17 +199,21 @@ impl ConntrackHelper {
 /// The module's helpers.
 static HELPERS: SetOnce<&'static [&'static ConntrackHelper]> = SetOnce::new();
 
-/// While it lives, rules can assign the helpers; one that does keeps the module loaded. Dropping it
-/// removes what they expect.
+/// The registration of the module's helpers, which rules can assign until it is dropped.
+///
+/// A rule with a helper keeps the module loaded. Dropping removes the helpers' expectations.
 pub(crate) struct Registration(&'static [&'static ConntrackHelper]);
 
 impl Registration {
-    /// Registers the module's helpers. EBUSY: a name is taken, or the module registered some already.
+    /// Registers the module's helpers.
+    ///
+    /// Errors: EBUSY if the module has registered helpers before, or if a name is taken. Process context.
     pub(crate) fn register(helpers: &'static [&'static ConntrackHelper]) -> Result<Self> {
+        might_sleep();
         if !HELPERS.populate(helpers) {
             return Err(EBUSY);
         }
-        // From here on dropping it unregisters those that are registered.
+        // If one fails, dropping this unregisters those before it.
         let registration = Self(helpers);
         helpers.iter().try_for_each(|helper| helper.register())?;
         Ok(registration)
@@ -210,26 +222,29 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        might_sleep();
         self.0.iter().for_each(|helper| helper.unregister());
     }
 }
 
-/// What conntrack calls a helper with.
-struct Raw {
+/// The arguments that conntrack calls a helper with.
+struct HelpArguments {
     skb: NonNull<bindings::sk_buff>,
-    /// Where the UDP header begins, from the packet's data on.
+    /// The offset of the UDP header from the packet's data, in bytes.
     transport: c_uint,
     ct: NonNull<bindings::nf_conn>,
     info: bindings::ip_conntrack_info,
 }
 
-/// Conntrack's call, for all helpers of the module: the shim's in C, for CFI compares the types of
-/// functions, and Rust has none that is C's enum.
+/// Calls the helper that the packet's entry has.
+///
+/// A shim in C calls this for all helpers of the module: kCFI compares the types of functions, and Rust has
+/// no type that is C's enum.
 ///
 /// # Safety
 ///
-/// Called in an RCU read-side section (a hook's, or that of tc or Open vSwitch), with a packet, its
-/// entry, and what conntrack says of both, for a helper of ours.
+/// Called in an RCU read-side section (of a hook, tc or Open vSwitch) with a packet, the entry attached to
+/// it, which has a helper of this module, and the packet's conntrack information.
 #[no_mangle]
 unsafe extern "C" fn rustmasq_help(
     skb: *mut bindings::sk_buff,
@@ -240,10 +255,9 @@ unsafe extern "C" fn rustmasq_help(
     let (Some(skb), Some(ct)) = (NonNull::new(skb), NonNull::new(ct)) else {
         return Verdict::Accept.into_raw();
     };
-    // SAFETY: the entry is valid and has a helper, by the contract. The pointer is compared with ours
-    // alone; ours are not null while packets come to them.
+    // SAFETY: The entry is valid and has a helper extension. The pointer read from it is only compared.
     let assigned = unsafe { bindings::rustmasq_nf_ct_helper(ct.as_ptr()) };
-    let raw = Raw {
+    let arguments = HelpArguments {
         skb,
         transport,
         ct,
@@ -253,55 +267,62 @@ unsafe extern "C" fn rustmasq_help(
     let helper = helpers
         .iter()
         .find(|helper| !assigned.is_null() && helper.registered.load(Relaxed) == assigned);
-    // SAFETY: by the contract.
-    let verdict = helper.and_then(|helper| unsafe { (helper.help)(raw) });
+    // SAFETY: `arguments` are those of this call, which fulfil the same contract.
+    let verdict = helper.and_then(|helper| unsafe { (helper.help)(arguments) });
     verdict.unwrap_or(Verdict::Accept).into_raw()
 }
 
-impl Raw {
-    /// None: not a whole UDP datagram, or none of its flow's family.
+impl HelpArguments {
+    /// Calls the helper `H`.
+    ///
+    /// Returns `None` if the packet is not a whole UDP datagram of its flow's family.
     ///
     /// # Safety
     ///
-    /// As for [`rustmasq_help`].
+    /// The same as for [`rustmasq_help`].
     unsafe fn help<H: Helper>(self) -> Option<Verdict> {
-        // SAFETY: entry and packet are valid, by the contract, and the packet's network header is
-        // one of IPv4 or IPv6, which both begin with their version.
+        // SAFETY: Entry and packet are valid. The packet's network header is one of IPv4 or IPv6, which
+        // both begin with a byte that holds the version.
         let (family, version) = unsafe {
             (
                 bindings::rustmasq_nf_ct_l3num(self.ct.as_ptr()),
                 *bindings::rustmasq_skb_network_header(self.skb.as_ptr()) >> 4,
             )
         };
-        // SAFETY: by the contract. tc and BPF can make an IPv4 packet of an IPv6 one and leave it its
-        // entry, hence the packet itself says what it is.
+        // SAFETY: The packet itself says which family it is of. Its entry does not suffice: tc and BPF
+        // can turn an IPv6 packet into an IPv4 one that keeps its entry.
         unsafe {
             match (u8::try_from(family).ok()?, version) {
-                (Ipv4::NFPROTO, 4) => Some(H::help(&self.exchange::<Ipv4>()?)),
-                (Ipv6::NFPROTO, 6) => Some(H::help(&self.exchange::<Ipv6>()?)),
+                (Ipv4::NFPROTO, 4) => Some(H::help(&self.context::<Ipv4>()?)),
+                (Ipv6::NFPROTO, 6) => Some(H::help(&self.context::<Ipv6>()?)),
                 _ => None,
             }
         }
     }
 
+    /// Converts the arguments to borrows.
+    ///
+    /// Returns `None` if the packet is not a whole UDP datagram.
+    ///
     /// # Safety
     ///
-    /// As for [`rustmasq_help`]; the packet is of the family `F`.
-    unsafe fn exchange<'hook, F: Family>(self) -> Option<Exchange<'hook, F>> {
-        // SAFETY: by the contract. The network header is whole: hooks before this one read it.
-        let (packet, entry) = unsafe {
+    /// The same as for [`rustmasq_help`]; also, the packet must be of the family `F`.
+    unsafe fn context<'hook, F: Family>(self) -> Option<HelperContext<'hook, F>> {
+        // SAFETY: Packet and entry are valid for the call, and the entry is no template: a helper is
+        // called for entries alone. The network header is complete: hooks before this one have read it.
+        let (packet, conn) = unsafe {
             (
                 Packet::<F>::from_raw(self.skb),
-                Entry::<F>::from_raw(self.ct),
+                Conn::<F>::from_raw(self.ct),
             )
         };
-        Some(Exchange {
-            // An ICMP error belongs to the flow that it is about.
+        Some(HelperContext {
+            // An ICMP error belongs to the flow that it is about, and is no datagram of it.
             payload: packet
                 .is_udp()
                 .then(|| packet.udp_payload(self.transport))??,
             packet,
-            entry,
+            conn,
             direction: Direction::of_info(self.info),
         })
     }

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network address translation: what a flow's source may become.
+//! Network address translation of a flow's source.
 //!
 //! C header: [`include/net/netfilter/nf_nat.h`](srctree/include/net/netfilter/nf_nat.h)
 
 use super::{
-    conntrack::NewFlow,
-    net::Device,
-    Family,
-    Verdict, //
+    conntrack::UnsettledFlow,
+    verdict::Verdict, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    net::{
+        device::Device,
+        Family, //
+    },
+};
 use core::num::NonZeroU16;
 use kernel::prelude::*;
 
-/// A range of ports, or of query identifiers: neither empty nor reversed, and without port 0.
+/// A range of ports or query identifiers, neither empty nor reversed, without 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PortRange {
     first: NonZeroU16,
@@ -22,87 +26,95 @@ pub(crate) struct PortRange {
 }
 
 impl PortRange {
-    /// The ports from `first` to `last`, both of it included. None: `last` lies before `first`.
+    /// Returns the range from `first` to `last`, both included and in host order.
+    ///
+    /// Returns `None` if `last` is less than `first`.
     pub(crate) fn new(first: NonZeroU16, last: NonZeroU16) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The first port, in host order.
+    /// Returns the first port, in host order.
     pub(crate) fn first(self) -> u16 {
         self.first.get()
     }
 
-    /// The last port, in host order.
+    /// Returns the last port, in host order.
     pub(crate) fn last(self) -> u16 {
         self.last.get()
     }
 }
 
-/// How the kernel looks for a free port; made once for a rule, in the form that it takes.
+/// The range that a rule gives to the kernel's NAT, without the address (`struct nf_nat_range2`).
+///
+/// It is made once for each rule, in the form that C takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct PortChoice {
+pub(crate) struct NatRange {
     flags: c_uint,
     first: bindings::__be16,
     last: bindings::__be16,
 }
 
-impl PortChoice {
-    /// The ports to choose from are those of `range`. None: the flow's own port if it is free, else
-    /// one of its class (below 512, below 1024, above). With `random`, the search starts at a random
-    /// port (`NF_NAT_RANGE_PROTO_RANDOM`); `random_fully` is the same by its newer name.
-    pub(crate) fn new(range: Option<PortRange>, random: bool, random_fully: bool) -> Self {
+impl NatRange {
+    /// Returns the range for a rule's options.
+    ///
+    /// Without `ports` a flow keeps its own port if that is free, and else gets one of the same class
+    /// (below 512, below 1024, or above). With `random` the search starts at a random port
+    /// (`NF_NAT_RANGE_PROTO_RANDOM`); `random_fully` is the same under its newer name.
+    pub(crate) fn new(ports: Option<PortRange>, random: bool, random_fully: bool) -> Self {
         let bit = |set: bool, bit: c_uint| if set { bit } else { 0 };
         Self {
             flags: bindings::NF_NAT_RANGE_MAP_IPS
-                | bit(range.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
+                | bit(ports.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
                 | bit(random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
                 | bit(random_fully, bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY),
-            first: range.map_or(0, |range| range.first().to_be()),
-            last: range.map_or(0, |range| range.last().to_be()),
+            first: ports.map_or(0, |ports| ports.first().to_be()),
+            last: ports.map_or(0, |ports| ports.last().to_be()),
         }
     }
+
+    /// Returns C's form of the range, with `source` as its only address.
+    fn into_raw<F: Family>(self, source: F::Address) -> bindings::nf_nat_range2 {
+        let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
+        raw.flags = self.flags;
+        raw.min_addr = F::to_raw(source).into_raw();
+        raw.max_addr = raw.min_addr;
+        raw.min_proto = bindings::nf_conntrack_man_proto { all: self.first };
+        raw.max_proto = bindings::nf_conntrack_man_proto { all: self.last };
+        raw
+    }
 }
 
-fn raw_range<F: Family>(source: F::Address, ports: PortChoice) -> bindings::nf_nat_range2 {
-    let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
-    raw.flags = ports.flags;
-    raw.min_addr = F::to_raw(source).0;
-    raw.max_addr = raw.min_addr;
-    raw.min_proto = bindings::nf_conntrack_man_proto { all: ports.first };
-    raw.max_proto = bindings::nf_conntrack_man_proto { all: ports.last };
-    raw
-}
-
-/// Makes the flow leave with the address `source` and with a port of `ports`, by the device `out`.
+/// Sets up the flow's source NAT: the address `source` and a port of `range`, for packets that leave by `out`.
 ///
-/// Follows `nf_nat_masquerade_ipv4`: the device's index is kept with the flow (`masq_index`), so
-/// that NAT drops the flow's packets, and with the first of them the flow, once they are routed to
-/// another device. Drop: no port was free, or memory ran out.
+/// Follows `nf_nat_masquerade_ipv4`. The device's index is stored with the flow (`masq_index`): when the
+/// flow is routed to another device, NAT drops the packet and removes the flow. Returns
+/// [`Verdict::Drop`] if memory ran out. Context: a target in the table `nat`, chain POSTROUTING.
 pub(crate) fn masquerade<F: Family>(
-    flow: &NewFlow<'_, F>,
+    flow: UnsettledFlow<'_, F>,
     source: F::Address,
-    ports: PortChoice,
+    range: NatRange,
     out: &Device,
 ) -> Verdict {
-    // SAFETY: the entry is valid by the type's invariant; to one that was confirmed meanwhile the
-    // function adds nothing. What comes back is null or lives as long as the entry.
+    // SAFETY: The entry is valid by its type's invariant. The function adds nothing to an entry that a
+    // clone of the packet has confirmed meanwhile. It returns null or a part of the entry.
     let nat = unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) };
     if !nat.is_null() {
-        // SAFETY: not null, thus a valid extension. A clone of the packet could write the same
-        // word, hence volatile.
+        // SAFETY: `nat` is not null, so it is a valid extension of the entry. A clone of the packet could
+        // write the same word, so the write is volatile.
         unsafe { (&raw mut (*nat).masq_index).write_volatile(out.index()) };
     }
-    let range = raw_range::<F>(source, ports);
+    let range = range.into_raw::<F>(source);
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_SRC;
-    // SAFETY: the entry is valid; one that was confirmed meanwhile is left as it is. The range is
-    // read during the call alone. We are in a hook, as the function's use of RCU requires.
+    // SAFETY: The entry is valid, and its source NAT is not set up: `flow` says so and is consumed. The
+    // function leaves an entry alone that was confirmed meanwhile. It reads `range` during the call only.
+    // A target runs in an RCU read-side section, which the function needs.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 
 #[kunit_tests(rustmasq_nat)]
 mod tests {
     use super::*;
-    use crate::netfilter::Ipv4;
+    use crate::net::Ipv4;
     use core::net::Ipv4Addr;
 
     fn range(first: u16, last: u16) -> Option<PortRange> {
@@ -127,35 +139,33 @@ mod tests {
     }
 
     #[test]
-    fn ports_go_out_in_network_order() {
-        let ports = PortChoice::new(range(0x1234, 0xabcd), false, false);
-        let raw = raw_range::<Ipv4>(Ipv4Addr::LOCALHOST, ports);
-        // SAFETY: `raw_range` wrote this member.
+    fn ports_are_in_network_order() {
+        let range = NatRange::new(range(0x1234, 0xabcd), false, false);
+        let raw = range.into_raw::<Ipv4>(Ipv4Addr::LOCALHOST);
+        // SAFETY: `into_raw` wrote the member `all` of both unions.
         let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
         assert_eq!(first.to_ne_bytes(), [0x12, 0x34]);
         assert_eq!(last.to_ne_bytes(), [0xab, 0xcd]);
     }
 
     #[test]
-    fn the_address_is_always_given_and_alone() {
-        let raw = raw_range::<Ipv4>(
-            Ipv4Addr::new(192, 0, 2, 7),
-            PortChoice::new(None, false, false),
-        );
+    fn the_source_is_the_only_address() {
+        let range = NatRange::new(None, false, false);
+        let raw = range.into_raw::<Ipv4>(Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(raw.flags, bindings::NF_NAT_RANGE_MAP_IPS);
-        // SAFETY: `to_raw` wrote all bytes of both unions.
+        // SAFETY: `Family::to_raw` initialised all bytes of both unions.
         let (first, last) = unsafe { (raw.min_addr.ip, raw.max_addr.ip) };
         assert_eq!(first.to_ne_bytes(), [192, 0, 2, 7]);
         assert_eq!(first, last);
     }
 
     #[test]
-    fn flags_follow_the_choice() {
-        let flags = |ports: PortChoice| ports.flags & !bindings::NF_NAT_RANGE_MAP_IPS;
+    fn flags_follow_the_options() {
+        let flags = |range: NatRange| range.flags & !bindings::NF_NAT_RANGE_MAP_IPS;
         let expected = bindings::NF_NAT_RANGE_PROTO_SPECIFIED | bindings::NF_NAT_RANGE_PROTO_RANDOM;
-        assert_eq!(flags(PortChoice::new(range(1, 2), true, false)), expected);
+        assert_eq!(flags(NatRange::new(range(1, 2), true, false)), expected);
         let expected = bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
-        assert_eq!(flags(PortChoice::new(None, false, true)), expected);
+        assert_eq!(flags(NatRange::new(None, false, true)), expected);
     }
 
     #[test]

@@ -2,78 +2,84 @@
 
 //! Trace events, `events/rustmasq/` in tracefs.
 //!
-//! Each has a [`Switch`], which is on while somebody reads the event. Their C side is
+//! Each event has a [`Switch`], which is on while the event is enabled. Their C side is
 //! `helpers/rustmasq_events.h`.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
 
 use super::{
     conntrack::{
-        Entry,
-        Sight,
+        Conn,
+        CtInfo,
         State, //
     },
     hook::{
-        Hooked,
+        HookContext,
         Switch, //
     },
-    net::Device,
     tuple::{
         Direction,
         End,
-        Ends, //
+        Ends,
+        Tuple, //
     },
-    AnyAddress,
-    Family, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    net::{
+        device::Device,
+        AnyAddress,
+        Family, //
+    },
+};
 use kernel::{
     error::from_result,
     prelude::*, //
 };
 
-/// On while the event `flow_new` is enabled.
+/// The switch of hooks that are registered while the event `flow_new` is enabled.
 pub(crate) static FLOW_NEW: Switch = Switch::new();
-/// On while the event `flow_confirm` is enabled.
+/// The switch of hooks that are registered while the event `flow_confirm` is enabled.
 pub(crate) static FLOW_CONFIRM: Switch = Switch::new();
-/// On while the event `packet` is enabled.
+/// The switch of hooks that are registered while the event `packet` is enabled.
 pub(crate) static PACKET: Switch = Switch::new();
 
-/// Defines the two functions by which the kernel says that an event's first reader came, and that
-/// its last one went. It calls them in process context, under locks of tracing's, possibly before
-/// the module's init and after its exit.
-macro_rules! switched {
-    ($switch:ident, $first:ident, $last:ident) => {
+/// Defines the two functions that the kernel calls when an event is enabled and disabled.
+///
+/// It calls them in process context, under locks of tracing, possibly before module init and after module
+/// exit.
+macro_rules! event_callbacks {
+    ($switch:ident, $reg:ident, $unreg:ident) => {
         #[no_mangle]
-        extern "C" fn $first() -> c_int {
+        extern "C" fn $reg() -> c_int {
             from_result(|| $switch.turn_on().map(|()| 0))
         }
 
         #[no_mangle]
-        extern "C" fn $last() {
+        extern "C" fn $unreg() {
             $switch.turn_off();
         }
     };
 }
 
-switched!(FLOW_NEW, rustmasq_flow_new_reg, rustmasq_flow_new_unreg);
-switched!(
+event_callbacks!(FLOW_NEW, rustmasq_flow_new_reg, rustmasq_flow_new_unreg);
+event_callbacks!(
     FLOW_CONFIRM,
     rustmasq_flow_confirm_reg,
     rustmasq_flow_confirm_unreg
 );
-switched!(PACKET, rustmasq_packet_reg, rustmasq_packet_unreg);
+event_callbacks!(PACKET, rustmasq_packet_reg, rustmasq_packet_unreg);
 
-/// What of a flow differs from what it would be without NAT.
+/// The parts of a flow's tuple that NAT has changed.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Moved {
-    /// Its source address.
+    /// The source address changed.
     pub(crate) source_address: bool,
-    /// Its source port, or its query identifier.
+    /// The source port or query identifier changed.
     pub(crate) source_port: bool,
-    /// Its destination address.
+    /// The destination address changed.
     pub(crate) destination_address: bool,
-    /// Its destination port.
+    /// The destination port changed.
     pub(crate) destination_port: bool,
 }
 
@@ -98,51 +104,55 @@ impl Moved {
     }
 }
 
-/// Fires `flow_new`: the flow as conntrack first saw it.
-pub(crate) fn flow_new<F: Family>(hooked: &Hooked<'_, F>, entry: &Entry<'_, F>) {
-    let flow = flow(hooked, entry);
-    // SAFETY: a tracepoint's function for Rust; what it is given is read during the call alone.
+/// Emits `flow_new`: the flow as conntrack first saw it.
+pub(crate) fn flow_new<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, F>) {
+    let flow = flow(context, conn);
+    // SAFETY: The tracepoint's probes read `flow` during the call only.
     unsafe { bindings::rust_do_trace_flow_new(&flow) };
 }
 
-/// Fires `flow_confirm`: the flow before its confirmation. `plain` are the ends of the REPLY tuple
-/// that it would have without NAT, `moved` what is different.
+/// Emits `flow_confirm`: the flow right before its confirmation.
+///
+/// `untranslated` are the ends of the reply tuple that the flow would have without NAT, and `moved` says
+/// which parts differ from it.
 pub(crate) fn flow_confirm<F: Family>(
-    hooked: &Hooked<'_, F>,
-    entry: &Entry<'_, F>,
-    plain: Ends,
+    context: &HookContext<'_, F>,
+    conn: &Conn<'_, F>,
+    untranslated: Ends,
     moved: Moved,
 ) {
     let flow = bindings::rustmasq_flow {
-        reply: raw_ends(entry.tuple(Direction::Reply).ends()),
-        plain: raw_ends(plain),
+        reply: raw_ends(conn.tuple(Direction::Reply).ends()),
+        untranslated: raw_ends(untranslated),
         moved: moved.bits(),
-        ..flow(hooked, entry)
+        ..flow(context, conn)
     };
-    // SAFETY: as for `flow_new`.
+    // SAFETY: The tracepoint's probes read `flow` during the call only.
     unsafe { bindings::rust_do_trace_flow_confirm(&flow) };
 }
 
-/// When a packet was seen.
+/// The moment at which the event `packet` is emitted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum When {
-    /// Right before conntrack.
+    /// Right before conntrack looks the packet up.
     Before,
-    /// Right after it.
+    /// Right after conntrack has looked the packet up.
     After,
 }
 
-/// Fires `packet`: what conntrack made of one. No state: it did not look at it, or not yet.
+/// Emits `packet`: conntrack's view of a packet.
+///
+/// `state` is `None` if conntrack has not looked the packet up, or does not at all.
 pub(crate) fn packet<F: Family>(
-    hooked: &Hooked<'_, F>,
-    sight: &Sight<'_, F>,
+    context: &HookContext<'_, F>,
+    ctinfo: &CtInfo<'_, F>,
     when: When,
     state: Option<State>,
 ) {
-    let (protocol, ends) = match hooked.packet().tuple(hooked.net()) {
+    let (protocol, ends) = match Tuple::of_packet(context.packet(), context.net()) {
         Some(tuple) => (tuple.protocol(), tuple.ends()),
         None => {
-            let header = hooked.packet().header();
+            let header = context.packet().header();
             let end = |address| End {
                 address: F::any(address),
                 port: 0,
@@ -162,34 +172,34 @@ pub(crate) fn packet<F: Family>(
         Some(State::Invalid) => bindings::rustmasq_state_RUSTMASQ_STATE_INVALID,
         Some(State::Untracked) => bindings::rustmasq_state_RUSTMASQ_STATE_UNTRACKED,
     };
-    let raw_direction = match sight.direction() {
+    let raw_direction = match ctinfo.direction() {
         None => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_NONE,
         Some(Direction::Original) => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_ORIGINAL,
         Some(Direction::Reply) => bindings::rustmasq_direction_RUSTMASQ_DIRECTION_REPLY,
     };
     let packet = bindings::rustmasq_packet {
-        place: place(hooked),
-        id: sight.entry().map_or(0, Entry::id),
-        len: hooked.packet().len(),
+        place: place(context),
+        id: ctinfo.conn().map_or(0, Conn::id),
+        len: context.packet().len(),
         after: u8::from(when == When::After),
-        // CAST: enumerations of a handful.
+        // CAST: The enumerations have fewer than ten members.
         state: raw_state as u8,
         direction: raw_direction as u8,
         protocol,
         ends: raw_ends(ends),
     };
-    // SAFETY: as for `flow_new`.
+    // SAFETY: The tracepoint's probes read `packet` during the call only.
     unsafe { bindings::rust_do_trace_packet(&packet) };
 }
 
-fn flow<F: Family>(hooked: &Hooked<'_, F>, entry: &Entry<'_, F>) -> bindings::rustmasq_flow {
-    let original = entry.tuple(Direction::Original);
+fn flow<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, F>) -> bindings::rustmasq_flow {
+    let original = conn.tuple(Direction::Original);
     let (icmp_type, icmp_code) = original.icmp_type_and_code();
     bindings::rustmasq_flow {
-        place: place(hooked),
-        id: entry.id(),
-        status: entry.status(),
-        mark: entry.mark(),
+        place: place(context),
+        id: conn.id(),
+        status: conn.status(),
+        mark: conn.mark(),
         protocol: original.protocol(),
         icmp_type,
         icmp_code,
@@ -198,24 +208,28 @@ fn flow<F: Family>(hooked: &Hooked<'_, F>, entry: &Entry<'_, F>) -> bindings::ru
     }
 }
 
-fn place<F: Family>(hooked: &Hooked<'_, F>) -> bindings::rustmasq_place {
+fn place<F: Family>(context: &HookContext<'_, F>) -> bindings::rustmasq_place {
     bindings::rustmasq_place {
-        netns: hooked.net().inode(),
-        hook: hooked.point(),
-        in_: device_name(hooked.input()),
-        out: device_name(hooked.output()),
+        netns: context.net().inode(),
+        hook: context.point(),
+        in_: device_name(context.input()),
+        out: device_name(context.output()),
     }
 }
 
 type RawName = [c_char; bindings::RUSTMASQ_DEVICE_LEN as usize];
 
-/// The device's name, "-" if there is none. It ends in NUL, however its bytes were come by.
+/// Returns the device's name, or "-" if there is none.
+///
+/// The last byte is NUL, also when a concurrent rename has mixed the bytes.
 fn device_name(device: Option<&Device>) -> RawName {
     let mut raw: RawName = [0; _];
     let name = device.map(Device::name);
-    let bytes = name.as_ref().map_or(b"-".as_slice(), |name| name.as_raw());
-    let room = raw.len() - 1;
-    for (to, from) in raw.iter_mut().take(room).zip(bytes) {
+    let bytes = name
+        .as_ref()
+        .map_or(b"-".as_slice(), |name| name.as_bytes());
+    let longest = raw.len() - 1;
+    for (to, from) in raw.iter_mut().take(longest).zip(bytes) {
         *to = *from as c_char;
     }
     raw
@@ -231,8 +245,9 @@ fn raw_ends(ends: Ends) -> bindings::rustmasq_ends {
 type RawEnd = [u8; bindings::RUSTMASQ_SOCKADDR_LEN as usize];
 const _: () = assert!(size_of::<RawEnd>() == size_of::<bindings::sockaddr_in6>());
 
-/// An end as `struct sockaddr_in` or `sockaddr_in6`: family in host order, port and address in
-/// network order.
+/// Returns an end as `struct sockaddr_in` or `sockaddr_in6`.
+///
+/// The family is in host order, the port and the address are in network order.
 fn raw_end(end: End) -> RawEnd {
     let mut raw: RawEnd = [0; _];
     let family = match end.address {
@@ -245,7 +260,7 @@ fn raw_end(end: End) -> RawEnd {
             bindings::AF_INET6
         }
     };
-    // CAST: the families' numbers are small.
+    // CAST: Both numbers are less than 16.
     raw[..2].copy_from_slice(&(family as u16).to_ne_bytes());
     raw[2..4].copy_from_slice(&end.port.to_be_bytes());
     raw
@@ -281,7 +296,7 @@ mod tests {
         assert_eq!(raw[23..], [1, 0, 0, 0, 0]);
     }
 
-    /// A tuple's text as the events' own format makes it.
+    /// Returns a tuple's text in the format of the events.
     fn text(source: End, destination: End) -> [u8; 64] {
         let ends = raw_ends(Ends {
             source,
@@ -289,8 +304,8 @@ mod tests {
         });
         let mut text = [0; 64];
         let format = c"%pISpc->%pISpc".as_char_ptr();
-        // SAFETY: writes at most 64 bytes, NUL included; the format takes two addresses, which are
-        // as long as the kernel's largest that it can be.
+        // SAFETY: The function writes at most 64 bytes, NUL included. The format takes pointers to two
+        // socket addresses, and both arrays have the size of the larger kind.
         unsafe {
             let to = text.as_mut_ptr().cast();
             bindings::scnprintf(to, text.len(), format, ends.src.as_ptr(), ends.dst.as_ptr())
@@ -350,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_port_that_moved_with_its_address_is_not() {
+    fn a_source_port_that_moved_with_its_address_is_not_marked() {
         let moved = Moved {
             source_address: true,
             source_port: true,
@@ -361,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_can_move() {
+    fn everything_moved() {
         let moved = Moved {
             source_address: true,
             source_port: true,

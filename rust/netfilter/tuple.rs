@@ -1,30 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tuples: what identifies one direction of a flow.
+//! Tuples, each of which identifies one direction of a flow.
 //!
 //! C header: [`include/net/netfilter/nf_conntrack_tuple.h`](srctree/include/net/netfilter/nf_conntrack_tuple.h)
 
-use super::{
-    address::RawAddress,
-    AnyAddress,
-    Family,
-    Ipv4,
-    Ipv6, //
+use crate::{
+    bindings,
+    net::{
+        address::RawAddress,
+        namespace::Net,
+        skb::Packet,
+        AnyAddress,
+        Family,
+        Ipv4,
+        Ipv6, //
+    },
 };
-use crate::bindings;
 use kernel::prelude::*;
 
-/// One of a flow's two directions.
+/// A flow's direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Direction {
-    /// That of its first packet.
+    /// The direction of the flow's first packet.
     Original,
-    /// That of the answers.
+    /// The direction of replies.
     Reply,
 }
 
 impl Direction {
-    /// The direction of a packet, by what conntrack says of it (`CTINFO2DIR`).
+    /// Returns the direction of a packet from its conntrack information (`CTINFO2DIR`).
     pub(super) fn of_info(info: bindings::ip_conntrack_info) -> Self {
         if info >= bindings::ip_conntrack_info_IP_CT_IS_REPLY {
             Direction::Reply
@@ -33,6 +37,7 @@ impl Direction {
         }
     }
 
+    /// Returns C's number.
     pub(super) fn as_raw(self) -> bindings::ip_conntrack_dir {
         match self {
             Direction::Original => bindings::ip_conntrack_dir_IP_CT_DIR_ORIGINAL,
@@ -40,7 +45,7 @@ impl Direction {
         }
     }
 
-    /// The other one.
+    /// Returns the other direction.
     pub(crate) fn opposite(self) -> Self {
         match self {
             Direction::Original => Direction::Reply,
@@ -51,8 +56,8 @@ impl Direction {
 
 /// One end of a tuple.
 ///
-/// Of ICMP, the query identifier stands in the place of the client's port, since NAT treats it as
-/// one, and 0 in that of the server's. Protocols without ports have 0 twice.
+/// For ICMP the query identifier takes the place of the client's port, because NAT treats it as one; the
+/// server's port is 0. For protocols without ports both are 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct End {
     /// The address.
@@ -61,78 +66,103 @@ pub(crate) struct End {
     pub(crate) port: u16,
 }
 
-/// Both ends of a tuple.
+/// The two ends of a tuple.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Ends {
-    /// Where packets come from.
+    /// The end that packets come from.
     pub(crate) source: End,
-    /// Where they go.
+    /// The end that packets go to.
     pub(crate) destination: End,
 }
 
-/// What an ICMP message is to conntrack (`invmap` of nf_conntrack_proto_icmp.c and _icmpv6.c).
+/// The kind of an ICMP message (`invmap` of nf_conntrack_proto_icmp.c and _icmpv6.c).
 enum Icmp {
-    /// Its identifier is the client's.
+    /// A query, whose identifier belongs to its source.
     Query,
-    /// Its identifier is the client's, to which it goes.
+    /// An answer, whose identifier belongs to its destination.
     Answer,
-    /// It has no identifier.
+    /// A message without an identifier.
     Other,
 }
 
-/// A tuple.
+/// A copy of a tuple.
+///
+/// Its family (`l3num`) can be any number, because ctnetlink accepts any; a tuple that is not of IPv4 is
+/// treated as one of IPv6.
 ///
 /// # Invariants
 ///
-/// All bytes of its unions are initialised: conntrack zeroes a tuple before it fills it in. (Its
-/// `l3num` can be any: ctnetlink takes what it is given. What is not of IPv4 is taken for IPv6's.)
+/// All bytes of its unions are initialised.
 pub(crate) struct Tuple(bindings::nf_conntrack_tuple);
 
 impl Tuple {
     /// Copies a tuple.
     ///
+    /// A clone of a packet, on another CPU, may write to the tuple of an unconfirmed entry meanwhile. The
+    /// copy is volatile for that reason; any mixture of old and new bytes is a value of the type.
+    ///
     /// # Safety
     ///
-    /// `raw` must point to a tuple that fulfils the type's invariants and that nobody writes to
-    /// meanwhile.
+    /// `raw` must be valid for reads, and all bytes of the tuple's unions must be initialised.
     pub(super) unsafe fn from_raw(raw: *const bindings::nf_conntrack_tuple) -> Self {
-        // INVARIANT: the caller's duty.
-        // SAFETY: valid by the contract; plain data, which can be copied.
-        Self(unsafe { raw.read() })
+        // INVARIANT: The caller guarantees initialised bytes.
+        // SAFETY: The caller guarantees a pointer that is valid for reads. The structure consists of
+        // integers, for which any bytes are a value.
+        Self(unsafe { raw.read_volatile() })
     }
 
+    /// Returns the packet's own tuple (`nf_ct_get_tuplepr`).
+    ///
+    /// Returns `None` if conntrack can make no tuple of it: its transport header is missing or cut, or it
+    /// is a later fragment.
+    pub(crate) fn of_packet<F: Family>(packet: &Packet<'_, F>, net: &Net) -> Option<Self> {
+        let mut raw = pin_init::zeroed();
+        // SAFETY: Packet and namespace are valid by their types' invariants, and `raw` is ours to write.
+        // The offset is that of a header of `F`; the function checks the packet's length wherever it
+        // reads.
+        let found = unsafe {
+            bindings::nf_ct_get_tuplepr(
+                packet.as_raw(),
+                packet.network_offset() as c_uint,
+                u16::from(F::NFPROTO),
+                net.as_raw(),
+                &mut raw,
+            )
+        };
+        // INVARIANT: All bytes were zeroed before the function wrote to some.
+        found.then_some(Self(raw))
+    }
+
+    /// Returns C's structure.
     pub(super) fn as_raw(&self) -> &bindings::nf_conntrack_tuple {
         &self.0
     }
 
-    /// The IP protocol's number.
+    /// Returns the IP protocol's number.
     pub(crate) fn protocol(&self) -> u8 {
         self.0.dst.protonum
     }
 
-    /// Whether it is one of UDP.
+    /// Returns whether the protocol is UDP.
     pub(crate) fn is_udp(&self) -> bool {
         c_uint::from(self.protocol()) == bindings::IPPROTO_UDP
     }
 
-    /// The tuple of the answers if nothing is translated. None: the tuple is of an ICMP message
-    /// that has no answer. Follows `nf_ct_invert_tuple`.
+    /// Returns the tuple that replies have if nothing is translated (`nf_ct_invert_tuple`).
+    ///
+    /// Returns `None` for an ICMP message that has no reply.
     pub(crate) fn inverted(&self) -> Option<Self> {
         let mut inverse = pin_init::zeroed();
-        // SAFETY: reads one tuple and writes another, which it zeroes first.
+        // SAFETY: Both tuples live for the call; the function reads one and writes the other.
         let done = unsafe { bindings::nf_ct_invert_tuple(&mut inverse, &self.0) };
-        // INVARIANT: all bytes are initialised; the family is that of this tuple.
+        // INVARIANT: All bytes were zeroed before the function wrote to some.
         done.then_some(Self(inverse))
     }
 
-    /// The source's address, of a tuple of the family `F`.
-    pub(super) fn source_address<F: Family>(&self) -> F::Address {
-        F::from_raw(&RawAddress(self.0.src.u3))
-    }
-
-    /// Its two ends.
+    /// Returns the two ends.
     pub(crate) fn ends(&self) -> Ends {
-        // SAFETY: plain integers of the same size, initialised by the invariant.
+        // SAFETY: `all` is an integer in both unions, and the type's invariant says that its bytes are
+        // initialised.
         let (source, destination) = unsafe { (self.0.src.u.all, self.0.dst.u.all) };
         let (source, destination) = match self.icmp() {
             None => (source, destination),
@@ -146,19 +176,21 @@ impl Tuple {
         }
     }
 
-    /// Of ICMP: the message's type and code. Of other protocols: 0 and 0.
+    /// Returns the type and code of an ICMP message, or 0 and 0 for other protocols.
     pub(crate) fn icmp_type_and_code(&self) -> (u8, u8) {
         if self.icmp().is_none() {
             return (0, 0);
         }
-        // SAFETY: plain integers, initialised by the invariant.
+        // SAFETY: `icmp` consists of two integers, and the type's invariant says that their bytes are
+        // initialised.
         let icmp = unsafe { self.0.dst.u.icmp };
         (icmp.type_, icmp.code)
     }
 
-    /// None: it is not one of ICMP.
+    /// Returns the kind of an ICMP message, or `None` for other protocols.
     fn icmp(&self) -> Option<Icmp> {
-        // SAFETY: plain integers, initialised by the invariant.
+        // SAFETY: `type_` is an integer, and the type's invariant says that its byte is initialised. For
+        // other protocols it is a part of the port, and not used.
         let kind = unsafe { self.0.dst.u.icmp.type_ };
         match (c_uint::from(self.protocol()), kind) {
             (bindings::IPPROTO_ICMP, 8 | 13 | 15 | 17) => Some(Icmp::Query),
@@ -171,7 +203,8 @@ impl Tuple {
     }
 
     fn end(&self, address: bindings::nf_inet_addr, port: bindings::__be16) -> End {
-        let raw = RawAddress(address);
+        // SAFETY: `address` is part of a tuple whose bytes are initialised, by the type's invariant.
+        let raw = unsafe { RawAddress::from_raw(address) };
         let address = if self.0.src.l3num == u16::from(Ipv4::NFPROTO) {
             AnyAddress::V4(Ipv4::from_raw(&raw))
         } else {
@@ -202,8 +235,8 @@ mod tests {
     ) -> bindings::nf_conntrack_tuple {
         let mut raw: bindings::nf_conntrack_tuple = pin_init::zeroed();
         raw.src.l3num = u16::from(F::NFPROTO);
-        raw.src.u3 = F::to_raw(source).0;
-        raw.dst.u3 = F::to_raw(destination).0;
+        raw.src.u3 = F::to_raw(source).into_raw();
+        raw.dst.u3 = F::to_raw(destination).into_raw();
         raw.dst.protonum = protocol as u8;
         raw
     }

@@ -5,14 +5,16 @@
 //! C header: [`include/linux/netfilter/x_tables.h`](srctree/include/linux/netfilter/x_tables.h)
 
 use super::{
-    conntrack::Flow,
-    net::Device,
-    skb::Packet,
-    Family,
-    Verdict, //
+    conntrack::FlowState,
+    verdict::Verdict, //
 };
 use crate::{
     bindings,
+    net::{
+        device::Device,
+        skb::Packet,
+        Family, //
+    },
     LocalModule, //
 };
 use core::ptr::NonNull;
@@ -28,145 +30,155 @@ use kernel::{
         Full,
         Release, //
     },
+    task::might_sleep,
     transmute::FromBytes,
     types::Opaque, //
 };
 
-/// What a target gets of a packet: the first one of a flow, as it leaves.
-pub(crate) struct Leaving<'hook, F: Family> {
+/// The packet that a target is called for: the first of a flow, as it leaves.
+pub(crate) struct TargetContext<'hook, F: Family> {
     /// The packet.
     pub(crate) packet: Packet<'hook, F>,
-    /// Its flow. A flow that was confirmed before NAT was on comes here with each packet until an
-    /// answer is seen.
-    pub(crate) flow: Flow<'hook, F>,
-    /// The device that it leaves by.
+    /// The state of its flow's source NAT.
+    pub(crate) flow: FlowState<'hook, F>,
+    /// The output device.
     pub(crate) out: &'hook Device,
 }
 
 /// A target in the table `nat`, chain POSTROUTING.
 ///
-/// A rule's binary form is `Rule`, whose last part is the kernel's own. There the abstraction keeps
-/// the `Options` that [`check`](Self::check) read from the rest, so that packets need no parsing.
-/// nftables copies a rule and its options with it: they are `Copy`, and where they lie says nothing.
-/// While a rule exists, connection tracking is on in its namespace.
+/// The last part of a rule's binary form, `Rule`, is private to the kernel. The abstraction stores there
+/// the `Options` that [`check`](Self::check) returned, so nothing is parsed for a packet. nftables copies a
+/// rule together with its options, so these are `Copy`, and their address has no meaning. While a rule
+/// exists, conntrack is enabled in its namespace.
 pub(crate) trait SourceNatTarget: 'static {
     /// The family of the packets.
     type Family: Family;
-    /// A rule's binary form, `targinfo`, as userspace sends it.
+    /// A rule's binary form (`targinfo`), as userspace sends it.
     type Rule: FromBytes;
-    /// What a rule says, checked.
+    /// A rule's options, checked.
     type Options: Copy + Send + Sync + 'static;
 
     /// The name after `-j`.
     const NAME: &'static CStr;
     /// The revision of the binary form.
     const REVISION: u8;
-    /// Where in `Rule` the kernel's own part begins; userspace sees what is before it alone.
+    /// The offset of the kernel's private part in `Rule`; userspace sees only the bytes before it.
     const PRIVATE_OFFSET: usize;
 
-    /// Reads a rule that is to be added; process context.
+    /// Checks a rule that is to be added, and returns its options. Process context.
     fn check(rule: &Self::Rule) -> Result<Self::Options>;
 
-    /// Sets up a flow's NAT; called for its first packet, in a hook.
-    fn target(options: &Self::Options, leaving: &Leaving<'_, Self::Family>) -> Verdict;
+    /// Sets up source NAT for the flow of a packet. Context: a hook; must not sleep.
+    fn target(options: &Self::Options, context: TargetContext<'_, Self::Family>) -> Verdict;
 }
 
-/// The callbacks of a target, and the facts about its types that they rely on.
+/// The callbacks of a target, with the facts about its types that they rely on.
 struct Callbacks<T>(core::marker::PhantomData<T>);
 
 impl<T: SourceNatTarget> Callbacks<T> {
-    /// The options fit in the rule's private part. Evaluated wherever the private part is used.
+    /// Asserts, wherever it is used, that the options fit into the rule's private part.
     const OPTIONS_FIT: () = {
         assert!(T::PRIVATE_OFFSET + size_of::<T::Options>() <= size_of::<T::Rule>());
-        // To x_tables, a user's part of size 0 is the whole.
+        // x_tables takes a `usersize` of 0 for the whole size.
         assert!(T::PRIVATE_OFFSET > 0);
         assert!(T::PRIVATE_OFFSET % align_of::<T::Options>() == 0);
-        // x_tables aligns `targinfo` for a u64, XT_ALIGN.
+        // x_tables aligns `targinfo` for a u64 (XT_ALIGN).
         assert!(align_of::<T::Options>() <= align_of::<u64>());
         assert!(align_of::<T::Rule>() <= align_of::<u64>());
     };
 
-    /// The place of a rule's options.
+    /// Returns the place of a rule's options.
     ///
     /// # Safety
     ///
     /// `targinfo` must point to a `T::Rule`.
     unsafe fn options(targinfo: *const c_void) -> *mut T::Options {
         const { Self::OPTIONS_FIT };
-        // SAFETY: inside the rule, as `OPTIONS_FIT` says, and the caller vouches for the rule.
+        // SAFETY: The caller guarantees a `T::Rule`, and by `OPTIONS_FIT` the offset lies inside it.
         unsafe { targinfo.byte_add(T::PRIVATE_OFFSET) }
             .cast::<T::Options>()
             .cast_mut()
     }
 
+    /// Checks a rule and stores its options in it.
+    ///
     /// # Safety
     ///
-    /// Called by x_tables for a rule with this target that is to be added: `param` is valid, and
-    /// its `targinfo` points to `targetsize` bytes that nobody else uses yet.
+    /// Called by x_tables for a rule with this target that is to be added: `param` is valid, and its
+    /// `targinfo` points to `targetsize` bytes that nobody else uses yet.
     unsafe extern "C" fn check(param: *const bindings::xt_tgchk_param) -> c_int {
         from_result(|| {
-            // SAFETY: valid for the call, by the contract.
+            // SAFETY: x_tables guarantees that `param` is valid for the call.
             let param = unsafe { &*param };
-            // SAFETY: `targetsize` is the size of `T::Rule`, which x_tables compared with the
-            // rule's; any bytes are a valid `T::Rule` (`FromBytes`); nobody writes to it meanwhile.
+            // SAFETY: `targetsize` is the size of `T::Rule`, and x_tables has compared it with the rule's.
+            // Any bytes are a value of `T::Rule` (`FromBytes`), and nobody writes to them meanwhile.
             let options = T::check(unsafe { &*param.targinfo.cast::<T::Rule>() })?;
-            // SAFETY: process context; the namespace is that of the rule and valid for the call.
+            // SAFETY: The rule's namespace is valid for the call, which is in process context. `destroy`
+            // gives the reference back; nothing fails after this line.
             to_result(unsafe { bindings::nf_ct_netns_get(param.net, param.family) })?;
-            // SAFETY: `targinfo` is a `T::Rule`, ours alone until this function has returned, so
-            // its private part can be written.
+            // SAFETY: `targinfo` is a `T::Rule` that nobody else uses until this function has returned, so
+            // its private part may be written to.
             unsafe { Self::options(param.targinfo).write(options) };
             Ok(0)
         })
     }
 
+    /// Calls the target for a packet.
+    ///
     /// # Safety
     ///
-    /// Called by x_tables, in the hook POST_ROUTING of table nat, for a rule that `check` accepted:
-    /// `param` is valid, its state has an outgoing device, and `skb` is a packet of `T::Family`.
+    /// Called by x_tables in the table `nat`, hook POST_ROUTING, for a rule that `check` accepted: `param`
+    /// is valid, its state has an output device, and `skb` is a packet of `T::Family`.
     unsafe extern "C" fn target(
         skb: *mut bindings::sk_buff,
         param: *const bindings::xt_action_param,
     ) -> c_uint {
-        // SAFETY: valid for the call, by the contract, as is the hook's state in it. The union's
-        // two members are the same pointer.
+        // SAFETY: x_tables guarantees that `param` and the hook's state in it are valid for the call. Both
+        // members of the union are a pointer to the rule's data.
         let (targinfo, out) =
             unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
-        // SAFETY: a packet is there, by the contract.
+        // SAFETY: x_tables calls a target with a packet, so the pointer is not null.
         let skb = unsafe { NonNull::new_unchecked(skb) };
-        // SAFETY: `check` wrote the options to this rule, or to the one that nftables copied it
-        // from, and nobody writes to a rule that packets see.
+        // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from.
+        // Nobody writes to a rule that packets can reach.
         let options = unsafe { &*Self::options(targinfo) };
-        // SAFETY: x_tables lends us the packet for this call. It is of `T::Family`, as the target's
-        // registration is, and its network header was checked and pulled when it was received
-        // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`) or made by the kernel itself.
+        // SAFETY: The packet is ours for the call, and of `T::Family`, for which the target is registered.
+        // Its network header was checked and pulled when it was received (`ip_rcv_core`, `ip6_rcv_core`,
+        // `br_validate_ipv4`) or written by this host's kernel.
         let packet = unsafe { Packet::from_raw(skb) };
-        let leaving = Leaving {
-            flow: Flow::of_packet(&packet),
+        let context = TargetContext {
+            // SAFETY: The target is registered for the table `nat` and POST_ROUTING alone, and this is the
+            // only place where it reads the state.
+            flow: unsafe { FlowState::of_packet(&packet) },
             packet,
-            // SAFETY: every caller of POST_ROUTING names an outgoing device; it outlives the hook.
+            // SAFETY: Every caller of POST_ROUTING names an output device, and the hook holds the RCU read
+            // lock.
             out: unsafe { Device::from_raw(out) },
         };
-        T::target(options, &leaving).into_raw()
+        T::target(options, context).into_raw()
     }
 
+    /// Releases what `check` took for a rule.
+    ///
     /// # Safety
     ///
-    /// Called by x_tables, once, for a rule that `check` accepted and no packet sees any more.
+    /// Called by x_tables once for each rule that `check` accepted, when no packet can reach it any more.
     unsafe extern "C" fn destroy(param: *const bindings::xt_tgdtor_param) {
-        // SAFETY: valid for the call, by the contract.
+        // SAFETY: x_tables guarantees that `param` is valid for the call.
         let param = unsafe { &*param };
-        // SAFETY: gives back what `check` took, in process context. The options are `Copy`: there
-        // is nothing else to give back.
+        // SAFETY: `check` took a reference for this namespace and family; the call is in process context.
+        // The options are `Copy` and need no destructor.
         unsafe { bindings::nf_ct_netns_put(param.net, param.family) };
     }
 }
 
-/// One entry of a table of targets.
+/// An entry in a table of targets.
 #[repr(transparent)]
-pub(crate) struct Entry(bindings::xt_target);
+pub(crate) struct TargetEntry(bindings::xt_target);
 
-impl Entry {
-    /// The entry of the target `T`.
+impl TargetEntry {
+    /// Returns the entry of the target `T`. Fails the build if the name is too long.
     pub(crate) const fn new<T: SourceNatTarget>() -> Self {
         let mut raw: bindings::xt_target = pin_init::zeroed();
         raw.name = padded_name(T::NAME);
@@ -184,7 +196,7 @@ impl Entry {
     }
 }
 
-/// The name in x_tables' form: the rest of the array is NUL. Fails the build if it is too long.
+/// Returns the name padded with NUL to the size of C's array. Fails the build if it is too long.
 const fn padded_name<const N: usize>(name: &CStr) -> [c_char; N] {
     let bytes = name.to_bytes_with_nul();
     assert!(bytes.len() <= N);
@@ -197,19 +209,18 @@ const fn padded_name<const N: usize>(name: &CStr) -> [c_char; N] {
     padded
 }
 
-/// The targets of a module. x_tables links them into its lists where they lie: hence for statics.
+/// A table of targets, for statics: x_tables links the entries into its lists in place.
 pub(crate) struct Targets<const N: usize> {
-    entries: Opaque<[Entry; N]>,
+    entries: Opaque<[TargetEntry; N]>,
     registered: AtomicFlag,
 }
 
-// SAFETY: x_tables guards its lists, and thus what it changes in a registered target, with a mutex
-// of its own; `registered` is atomic.
+// SAFETY: x_tables changes a registered target only under a mutex of its own; `registered` is atomic.
 unsafe impl<const N: usize> Sync for Targets<N> {}
 
 impl<const N: usize> Targets<N> {
-    /// A table of `entries`.
-    pub(crate) const fn new(entries: [Entry; N]) -> Self {
+    /// Returns a table of `entries`.
+    pub(crate) const fn new(entries: [TargetEntry; N]) -> Self {
         Self {
             entries: Opaque::new(entries),
             registered: AtomicFlag::new(false),
@@ -217,30 +228,36 @@ impl<const N: usize> Targets<N> {
     }
 
     fn as_raw(&self) -> *mut bindings::xt_target {
-        // CAST: `Entry` is a transparent wrapper of `xt_target`.
+        // CAST: `TargetEntry` is a transparent wrapper of `xt_target`.
         self.entries.get().cast()
     }
 
-    /// Makes the targets known, from now until the answer is dropped. EBUSY: they are already.
+    /// Registers the targets until the returned registration is dropped.
+    ///
+    /// Errors: EBUSY if they are registered already. Process context.
     pub(crate) fn register(&'static self) -> Result<Registration<N>> {
+        might_sleep();
         if self.registered.xchg(true, Full) {
             return Err(EBUSY);
         }
-        // SAFETY: the array is static, thus neither moves nor goes; it is in no list yet, by
-        // `registered`. Process context.
+        // SAFETY: The array is static, so it neither moves nor ends, and by `registered` it is in no list.
+        // Process context: module init.
         to_result(unsafe { bindings::xt_register_targets(self.as_raw(), N as c_uint) })
             .inspect_err(|_| self.registered.store(false, Release))?;
         Ok(Registration(self))
     }
 }
 
-/// While it lives, rules can use the targets. A rule that does keeps the module loaded.
+/// The registration of a table of targets, which rules can use until it is dropped.
+///
+/// A rule with a target keeps the module loaded.
 pub(crate) struct Registration<const N: usize>(&'static Targets<N>);
 
 impl<const N: usize> Drop for Registration<N> {
     fn drop(&mut self) {
-        // SAFETY: `register` registered exactly these. They are static, so that unlinking them is
-        // all there is to do: a rule that uses one keeps this module, and with it the entry.
+        might_sleep();
+        // SAFETY: `register` registered exactly these entries. A rule that uses one holds a reference to
+        // this module, so none is left when it is dropped; unlinking the static entries suffices.
         unsafe { bindings::xt_unregister_targets(self.0.as_raw(), N as c_uint) };
         self.0.registered.store(false, Release);
     }

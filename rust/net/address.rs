@@ -12,68 +12,85 @@ use core::{
 };
 use kernel::prelude::*;
 
-/// Nobody can name this trait but this file, which therefore knows all families.
+/// Seals [`Family`]: only this file can name the trait and implement it.
 mod sealed {
     pub(crate) trait Sealed {}
 }
 
-/// An address family, as a type: what differs between IPv4 and IPv6 hangs on it. There are no others:
-/// unsafe code relies on the size of `Header` and on `NFPROTO`.
+/// An address family as a type, IPv4 or IPv6.
+///
+/// The trait is sealed: unsafe code relies on the size of `Header` and on `NFPROTO`.
 pub(crate) trait Family: sealed::Sealed + 'static {
     /// An address; its octets are in network order.
     type Address: Copy + Eq + Debug;
 
-    /// The family's number in netfilter, `NFPROTO_*`.
+    /// The family's number in netfilter (`NFPROTO_*`).
     const NFPROTO: u8;
 
-    /// The fixed part of the family's header, its bytes.
+    /// The bytes of the fixed part of the family's IP header.
     type Header: Copy;
 
-    /// Reads a header.
+    /// Parses the fixed part of an IP header.
     #[doc(hidden)]
     fn parse(header: &Self::Header) -> Header<Self::Address>;
 
-    /// An address with its family.
+    /// Returns an address together with its family.
     fn any(address: Self::Address) -> AnyAddress;
 
-    /// Reads an address that the C side keeps for this family.
+    /// Returns the address that C stores for this family.
     #[doc(hidden)]
     fn from_raw(raw: &RawAddress) -> Self::Address;
 
-    /// The C side's form of an address; what the family does not use is zero.
+    /// Returns an address in C's form; bytes that the family does not use are zero.
     #[doc(hidden)]
     fn to_raw(address: Self::Address) -> RawAddress;
 }
 
-/// What the fixed part of an IP header says.
+/// The fields of an IP header's fixed part.
 pub(crate) struct Header<A> {
-    /// The number of the protocol that follows. For IPv6 it may be that of an extension header.
+    /// The number of the next protocol, which for IPv6 may be an extension header.
     pub(crate) protocol: u8,
-    /// Where the packet comes from.
+    /// The source address.
     pub(crate) source: A,
-    /// Where it goes in the end.
+    /// The final destination address.
     pub(crate) destination: A,
 }
 
 /// An address of either family.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum AnyAddress {
-    /// IPv4.
+    /// An IPv4 address.
     V4(Ipv4Addr),
-    /// IPv6.
+    /// An IPv6 address.
     V6(Ipv6Addr),
 }
 
-/// The C side's union of all families' addresses, `union nf_inet_addr`.
+/// C's union of all families' addresses (`union nf_inet_addr`).
 ///
 /// # Invariants
 ///
-/// All 16 bytes are initialised: conntrack zeroes the whole before it fills in a part, as
-/// [`Family::to_raw`] does.
+/// All 16 bytes are initialised.
 #[derive(Clone, Copy)]
-pub(crate) struct RawAddress(pub(super) bindings::nf_inet_addr);
+pub(crate) struct RawAddress(bindings::nf_inet_addr);
 
-/// IPv4.
+impl RawAddress {
+    /// Wraps an address of C's.
+    ///
+    /// # Safety
+    ///
+    /// All 16 bytes of `raw` must be initialised.
+    pub(crate) const unsafe fn from_raw(raw: bindings::nf_inet_addr) -> Self {
+        // INVARIANT: The caller guarantees initialised bytes.
+        Self(raw)
+    }
+
+    /// Returns C's form.
+    pub(crate) fn into_raw(self) -> bindings::nf_inet_addr {
+        self.0
+    }
+}
+
+/// IPv4 as a [`Family`].
 pub(crate) struct Ipv4;
 
 impl sealed::Sealed for Ipv4 {}
@@ -84,7 +101,7 @@ impl Family for Ipv4 {
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV4 as u8;
 
-    /// RFC 791, section 3.1.
+    /// Parses a header as RFC 791, section 3.1, lays it out.
     fn parse(header: &[u8; 20]) -> Header<Ipv4Addr> {
         let [.., protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
         Header {
@@ -99,19 +116,20 @@ impl Family for Ipv4 {
     }
 
     fn from_raw(raw: &RawAddress) -> Ipv4Addr {
-        // SAFETY: all members of the union are plain integers of the same place, which is
-        // initialised by the invariant.
+        // SAFETY: `ip` is an integer, for which any bytes are a value; the invariant says that they
+        // are initialised.
         ipv4_from_be32(unsafe { raw.0.ip })
     }
 
     fn to_raw(address: Ipv4Addr) -> RawAddress {
         let mut raw: bindings::nf_inet_addr = pin_init::zeroed();
         raw.ip = ipv4_to_be32(address);
+        // INVARIANT: `raw` began with all bytes zero.
         RawAddress(raw)
     }
 }
 
-/// IPv6.
+/// IPv6 as a [`Family`].
 pub(crate) struct Ipv6;
 
 impl sealed::Sealed for Ipv6 {}
@@ -122,7 +140,7 @@ impl Family for Ipv6 {
 
     const NFPROTO: u8 = bindings::NFPROTO_IPV6 as u8;
 
-    /// RFC 8200, section 3.
+    /// Parses a header as RFC 8200, section 3, lays it out.
     fn parse(header: &[u8; 40]) -> Header<Ipv6Addr> {
         let address = |first: usize| {
             let mut octets = [0; 16];
@@ -141,37 +159,40 @@ impl Family for Ipv6 {
     }
 
     fn from_raw(raw: &RawAddress) -> Ipv6Addr {
-        // SAFETY: as for IPv4: plain integers, initialised as a whole.
+        // SAFETY: `in6` is 16 bytes of integers, for which any bytes are a value; the invariant says
+        // that all 16 are initialised.
         ipv6_from_raw(unsafe { &raw.0.in6 })
     }
 
     fn to_raw(address: Ipv6Addr) -> RawAddress {
         let mut raw: bindings::nf_inet_addr = pin_init::zeroed();
         raw.in6 = ipv6_to_raw(address);
+        // INVARIANT: `raw` began with all bytes zero.
         RawAddress(raw)
     }
 }
 
-/// An address from C's `struct in6_addr`, which is in network order.
-pub(super) fn ipv6_from_raw(raw: &bindings::in6_addr) -> Ipv6Addr {
-    // SAFETY: all members of the union are the same 16 bytes.
+/// Converts an address from C's `struct in6_addr`, whose bytes are in network order.
+pub(crate) fn ipv6_from_raw(raw: &bindings::in6_addr) -> Ipv6Addr {
+    // SAFETY: each member of the union covers the same 16 bytes, and a reference to a struct
+    // guarantees that they are initialised; any bytes are a value of `[u8; 16]`.
     Ipv6Addr::from(unsafe { raw.in6_u.u6_addr8 })
 }
 
-/// An address as C's `struct in6_addr`.
-pub(super) fn ipv6_to_raw(address: Ipv6Addr) -> bindings::in6_addr {
+/// Converts an address to C's `struct in6_addr`.
+pub(crate) fn ipv6_to_raw(address: Ipv6Addr) -> bindings::in6_addr {
     let mut raw: bindings::in6_addr = pin_init::zeroed();
     raw.in6_u.u6_addr8 = address.octets();
     raw
 }
 
-/// An address from C's `__be32`, whose bytes in memory are in network order.
-pub(super) fn ipv4_from_be32(raw: bindings::__be32) -> Ipv4Addr {
+/// Converts an address from C's `__be32`, whose bytes in memory are in network order.
+pub(crate) fn ipv4_from_be32(raw: bindings::__be32) -> Ipv4Addr {
     Ipv4Addr::from(raw.to_ne_bytes())
 }
 
-/// An address as C's `__be32`.
-pub(super) fn ipv4_to_be32(address: Ipv4Addr) -> bindings::__be32 {
+/// Converts an address to C's `__be32`.
+pub(crate) fn ipv4_to_be32(address: Ipv4Addr) -> bindings::__be32 {
     bindings::__be32::from_ne_bytes(address.octets())
 }
 
@@ -195,7 +216,7 @@ mod tests {
     #[test]
     fn ipv4_fills_the_union_with_zero() {
         let raw = Ipv4::to_raw(Ipv4Addr::new(203, 0, 113, 9));
-        // SAFETY: `to_raw` began with all bytes zero, so each member is initialised.
+        // SAFETY: `to_raw` began with all bytes zero, so the integers of `all` are initialised.
         let all = unsafe { raw.0.all };
         assert_eq!(all[1..], [0, 0, 0]);
         assert_eq!(Ipv4::from_raw(&raw), Ipv4Addr::new(203, 0, 113, 9));
@@ -205,7 +226,7 @@ mod tests {
     fn ipv6_round_trip_in_network_order() {
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe);
         let raw = Ipv6::to_raw(address);
-        // SAFETY: `to_raw` began with all bytes zero, so each member is initialised.
+        // SAFETY: `to_raw` began with all bytes zero, so the integers of `all` are initialised.
         let words = unsafe { raw.0.all };
         assert_eq!(words[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8]);
         assert_eq!(words[3].to_ne_bytes(), [0, 0, 0, 0xfe]);

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Evidence of the context that code runs in.
+
+use kernel::{
+    task::might_sleep,
+    types::NotThreadSafe, //
+};
+
+/// Evidence of process context: the thread may sleep, as far as its caller can tell.
+///
+/// A function that sleeps takes `&mut ProcessContext`. A hook has none to pass, so it cannot call such
+/// a function. The borrow is mutable, so a closure that the function calls under a lock of its own
+/// cannot use the same evidence. Locks that the holder takes itself are not covered;
+/// [`assert_may_sleep`](Self::assert_may_sleep) finds those on a kernel with
+/// `CONFIG_DEBUG_ATOMIC_SLEEP`.
+///
+/// # Invariants
+///
+/// The thread that owns the value was in process context, outside any atomic section, when the value
+/// was made, and whoever made it does not enter one while it exists.
+pub(crate) struct ProcessContext(NotThreadSafe);
+
+impl ProcessContext {
+    /// Makes the evidence.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be in process context, outside any atomic section, and must stay so until the
+    /// value is dropped.
+    pub(crate) const unsafe fn new() -> Self {
+        // INVARIANT: The caller guarantees the context.
+        Self(NotThreadSafe)
+    }
+
+    /// Complains in the kernel's log if the thread must not sleep here (`might_sleep`).
+    #[track_caller]
+    pub(crate) fn assert_may_sleep(&mut self) {
+        might_sleep();
+    }
+}

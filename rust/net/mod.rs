@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions over the kernel's network core: namespaces, devices, packets and addresses.
+//!
+//! [`netfilter`](crate::netfilter) builds on this layer; nothing here imports from it. Both layers
+//! contain `unsafe`; `rust/README.md` lists the obligations behind it.
+//!
+//! The accessors `from_raw` and `as_raw` serve [`netfilter`](crate::netfilter). They are visible to
+//! the whole crate, but code that denies `unsafe` can do nothing with a raw pointer.
+
+pub(crate) mod address;
+pub(crate) mod context;
+pub(crate) mod device;
+pub(crate) mod log;
+pub(crate) mod namespace;
+pub(crate) mod notifier;
+pub(crate) mod skb;
+
+pub(crate) use address::{
+    AnyAddress,
+    Family,
+    Ipv4,
+    Ipv6, //
+};
+pub(crate) use context::ProcessContext;

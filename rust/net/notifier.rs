@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Notifiers of devices and addresses that go down or come up, with deferred work.
+//!
+//! C headers: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h),
+//! [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
+//! [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+
+use super::{
+    address::{
+        ipv4_from_be32,
+        ipv6_from_raw,
+        AnyAddress, //
+    },
+    context::ProcessContext,
+    device::Device,
+    namespace::NetId, //
+};
+use crate::bindings;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        AtomicFlag,
+        Release, //
+    },
+    task::might_sleep,
+    time::{
+        msecs_to_jiffies,
+        Msecs, //
+    },
+    types::Opaque, //
+};
+
+/// A device or an address that went down or came up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// An event of the device with this index.
+    Device { net: NetId, device: c_int },
+    /// An event of the device's own address, not its peer's.
+    Address {
+        net: NetId,
+        device: c_int,
+        address: AnyAddress,
+    },
+}
+
+impl Event {
+    fn of_device(device: &Device) -> Self {
+        Event::Device {
+            net: device.net().id(),
+            device: device.index(),
+        }
+    }
+
+    fn of_address(device: &Device, address: AnyAddress) -> Self {
+        Event::Address {
+            net: device.net().id(),
+            device: device.index(),
+            address,
+        }
+    }
+
+    /// Returns the namespace of the event.
+    pub(crate) fn net(&self) -> NetId {
+        match *self {
+            Event::Device { net, .. } | Event::Address { net, .. } => net,
+        }
+    }
+}
+
+/// A receiver of events.
+pub(crate) trait EventHandler: Send + Sync + 'static {
+    /// Called when a device went down or an address was removed (`NETDEV_DOWN`).
+    ///
+    /// Returns the delay until [`work`](Self::work) shall run; it replaces an earlier one. Called under
+    /// RTNL, never in softirq; must not sleep.
+    fn on_down(&self, event: Event) -> Msecs;
+
+    /// Called when a device came up or an address was added (`NETDEV_UP`).
+    ///
+    /// Returns whether [`work`](Self::work) shall run at once. An IPv6 address may arrive in softirq, by
+    /// a router advertisement: must not sleep, nor wait for a lock that
+    /// [`on_down`](Self::on_down) takes.
+    fn on_up(&self, event: Event) -> bool;
+
+    /// Called in process context after the delay, never by two threads at once.
+    ///
+    /// The kernel announces a change before it is complete; [`synchronize`] waits for that.
+    fn work(&self, context: &mut ProcessContext);
+}
+
+/// Waits until every change announced so far is complete, together with the packets that did not see it.
+///
+/// A notifier runs while the address is still on its device's list. The change is complete when its
+/// author releases RTNL. From then on no packet can choose the address; those that did have left all
+/// hooks after a grace period. Process context; sleeps.
+pub(crate) fn synchronize(context: &mut ProcessContext) {
+    context.assert_may_sleep();
+    // SAFETY: `context` is evidence of process context. Its holder is `EventHandler::work`, which the
+    // workqueue calls without locks, so RTNL can be taken. It is released at once.
+    unsafe {
+        bindings::rtnl_lock();
+        bindings::rtnl_unlock();
+        bindings::synchronize_net();
+    }
+}
+
+/// A registration of an [`EventHandler`], which receives events until this is dropped.
+///
+/// Dropping waits for all of the handler's calls to end.
+///
+/// The delayed work is C's. `kernel::workqueue` has no `mod_delayed_work`, which replaces a delay, and
+/// no `cancel_delayed_work_sync`, which `drop` needs; its work items own a reference to their data
+/// instead, which would keep the handler until the work has run, past the module's exit.
+///
+/// # Invariants
+///
+/// The notifier blocks and the work are initialised. C's lists may point to them, so the structure is
+/// pinned.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Notifier<H: EventHandler> {
+    #[pin]
+    handler: H,
+    #[pin]
+    devices: Opaque<bindings::notifier_block>,
+    #[pin]
+    ipv4: Opaque<bindings::notifier_block>,
+    #[pin]
+    ipv6: Opaque<bindings::notifier_block>,
+    #[pin]
+    work: Opaque<bindings::delayed_work>,
+    /// Set before unregistering, which reports each device to its notifier as down. Those reports are
+    /// no events.
+    unregistering: AtomicFlag,
+}
+
+// SAFETY: `EventHandler` is `Send`, and C's notifier blocks and delayed work are not bound to a thread.
+unsafe impl<H: EventHandler> Send for Notifier<H> {}
+
+// SAFETY: `EventHandler` is `Sync`. Only C functions that do their own locking touch the notifier blocks
+// and the work.
+unsafe impl<H: EventHandler> Sync for Notifier<H> {}
+
+impl<H: EventHandler> Notifier<H> {
+    /// Registers a handler for the events of all namespaces.
+    ///
+    /// Errors: ENOMEM, or what a notifier chain returns. Process context, without RTNL.
+    pub(crate) fn register(handler: impl PinInit<H>) -> Result<Pin<KBox<Self>>> {
+        might_sleep();
+        let block = |call| {
+            Opaque::new(bindings::notifier_block {
+                notifier_call: Some(call),
+                ..pin_init::zeroed()
+            })
+        };
+        let notifier = KBox::pin_init(
+            pin_init!(Self {
+                handler <- handler,
+                devices: block(Self::device_event),
+                ipv4: block(Self::ipv4_event),
+                ipv6: block(Self::ipv6_event),
+                // SAFETY: `slot` is the pinned place of the work, and `run_work` expects to be called
+                // with the work of a `Notifier`.
+                work <- Opaque::ffi_init(|slot| unsafe {
+                    bindings::rustmasq_init_delayed_work(slot, Some(Self::run_work))
+                }),
+                unregistering: AtomicFlag::new(false),
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The block is initialised and pinned. `drop` takes it off the chain, and runs also if
+        // a later registration fails. The same holds for the next two calls: process context without
+        // RTNL is this function's precondition, which module init fulfils.
+        to_result(unsafe { bindings::register_netdevice_notifier(notifier.devices.get()) })?;
+        // SAFETY: `ipv4` is initialised, pinned, and unregistered by `drop`.
+        to_result(unsafe { bindings::register_inetaddr_notifier(notifier.ipv4.get()) })?;
+        // SAFETY: `ipv6` is initialised, pinned, and unregistered by `drop`.
+        to_result(unsafe { bindings::register_inet6addr_notifier(notifier.ipv6.get()) })?;
+        Ok(notifier)
+    }
+
+    /// Passes an event to the handler and queues the work that it asks for.
+    fn dispatch(&self, kind: c_ulong, event: impl FnOnce() -> Event) {
+        const DOWN: c_ulong = bindings::netdev_cmd_NETDEV_DOWN as c_ulong;
+        const UP: c_ulong = bindings::netdev_cmd_NETDEV_UP as c_ulong;
+
+        let delay = match kind {
+            DOWN | UP if self.unregistering.load(Acquire) => None,
+            DOWN => Some(self.handler.on_down(event())),
+            UP => self.handler.on_up(event()).then_some(0),
+            _ => None,
+        };
+        if let Some(delay) = delay {
+            self.queue_work(delay);
+        }
+    }
+
+    fn queue_work(&self, delay: Msecs) {
+        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let delay = msecs_to_jiffies(delay);
+        // SAFETY: The queue is one of the kernel's own and always there. The work is initialised by the
+        // invariant, and `drop` cancels it and waits before the memory is freed. Any context.
+        unsafe {
+            bindings::mod_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
+        };
+    }
+
+    /// Receives the events of devices.
+    ///
+    /// # Safety
+    ///
+    /// Called by the chain of devices, under RTNL, with the block `devices` of a registered `Notifier`
+    /// and a `netdev_notifier_info`.
+    unsafe extern "C" fn device_event(
+        block: *mut bindings::notifier_block,
+        kind: c_ulong,
+        info: *mut c_void,
+    ) -> c_int {
+        // SAFETY: The block is the field `devices` of a `Notifier`, which `drop` keeps until no call
+        // runs any more. The device of `info` is valid for the call, which holds RTNL.
+        let (notifier, device) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, devices),
+                Device::from_raw(bindings::rustmasq_netdev_notifier_info_to_dev(info.cast())),
+            )
+        };
+        notifier.dispatch(kind, || Event::of_device(device));
+        bindings::NOTIFY_DONE as c_int
+    }
+
+    /// Receives the events of IPv4 addresses.
+    ///
+    /// # Safety
+    ///
+    /// Called by the chain of IPv4 addresses, under RTNL, with the block `ipv4` of a registered
+    /// `Notifier` and an `in_ifaddr`.
+    unsafe extern "C" fn ipv4_event(
+        block: *mut bindings::notifier_block,
+        kind: c_ulong,
+        ifa: *mut c_void,
+    ) -> c_int {
+        // SAFETY: The block is the field `ipv4` of a `Notifier`, which `drop` keeps until no call runs
+        // any more. The address is valid for the call, and so is its device, by RTNL.
+        let (notifier, device, address) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
+                Device::from_raw(bindings::rustmasq_in_ifaddr_dev(ifa.cast())),
+                bindings::rustmasq_in_ifaddr_local(ifa.cast()),
+            )
+        };
+        let address = AnyAddress::V4(ipv4_from_be32(address));
+        notifier.dispatch(kind, || Event::of_address(device, address));
+        bindings::NOTIFY_DONE as c_int
+    }
+
+    /// Receives the events of IPv6 addresses.
+    ///
+    /// # Safety
+    ///
+    /// Called by the chain of IPv6 addresses, which is atomic and holds the RCU read lock, with the
+    /// block `ipv6` of a registered `Notifier` and an `inet6_ifaddr`.
+    unsafe extern "C" fn ipv6_event(
+        block: *mut bindings::notifier_block,
+        kind: c_ulong,
+        ifa: *mut c_void,
+    ) -> c_int {
+        // SAFETY: The block is the field `ipv6` of a `Notifier`, which `drop` keeps until no call runs
+        // any more. The address is valid for the call, and so is its device, by the RCU read lock. The
+        // bytes of an address never change.
+        let (notifier, device, address) = unsafe {
+            (
+                &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
+                Device::from_raw(bindings::rustmasq_inet6_ifaddr_dev(ifa.cast())),
+                ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
+            )
+        };
+        let address = AnyAddress::V6(address);
+        notifier.dispatch(kind, || Event::of_address(device, address));
+        bindings::NOTIFY_DONE as c_int
+    }
+
+    /// Runs the handler's work.
+    ///
+    /// # Safety
+    ///
+    /// Called by the workqueue with the field `work` of a `Notifier`.
+    unsafe extern "C" fn run_work(work: *mut bindings::work_struct) {
+        // SAFETY: The work is the field `work` of a `Notifier`, and `drop` waits for this call before
+        // the memory is freed.
+        let notifier = unsafe {
+            let work = kernel::container_of!(work, bindings::delayed_work, work);
+            &*kernel::container_of!(Opaque::cast_from(work), Self, work)
+        };
+        // SAFETY: A workqueue calls in process context, outside any atomic section, and this function
+        // enters none.
+        let mut context = unsafe { ProcessContext::new() };
+        notifier.handler.work(&mut context);
+    }
+}
+
+#[pinned_drop]
+impl<H: EventHandler> PinnedDrop for Notifier<H> {
+    fn drop(self: Pin<&mut Self>) {
+        might_sleep();
+        self.unregistering.store(true, Release);
+        // SAFETY: Each block is initialised. The functions wait until no call of ours runs, and return
+        // an error for a block that is on no chain. Module exit is process context without RTNL.
+        unsafe {
+            bindings::unregister_inet6addr_notifier(self.ipv6.get());
+            bindings::unregister_inetaddr_notifier(self.ipv4.get());
+            bindings::unregister_netdevice_notifier(self.devices.get());
+        }
+        // SAFETY: The work is initialised, and nothing queues it any more: the chains are left.
+        unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
+    }
+}
