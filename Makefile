@@ -107,7 +107,7 @@ soak: stage ## repeat at length what could go wrong once; prints its seed, and S
 
 bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench
-	@scripts/bench
+	@tests/bench/run
 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
@@ -134,8 +134,8 @@ installed = \
 	644:$(build)/rustmasq.ko:$(modules_dir)/updates/rustmasq.ko \
 	644:$(extension):$(extension_dir)/libxt_RUSTMASQ.so \
 	644:rust/libxt/libxt_RUSTMASQ.8:$(man_dir)/libxt_RUSTMASQ.8 \
-	755:scripts/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
-	644:scripts/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
+	755:rust/cli/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
+	644:rust/cli/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
 
 install-files:
 	@for each in $(installed); do \

@@ -1,0 +1,106 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# qemu/run itself, seen from the host: exit statuses, output, shares.
+
+set -u
+cd "$(dirname "$(readlink -f "$0")")/../.." || exit
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# expect WHAT STATUS PATTERN COMMAND...: runs COMMAND, expects the status and,
+# on stderr, one line that matches PATTERN ("": nothing at all).
+expect() {
+	local what=$1 status=$2 pattern=$3 got lines
+	shift 3
+	"$@" > "$scratch/out" 2> "$scratch/err"
+	got=$?
+	lines=$(wc -l < "$scratch/err")
+	if [[ $got != "$status" ]]; then
+		explain "$what" "status $got, not $status"
+	elif [[ ! $pattern && $lines != 0 ]]; then
+		explain "$what" "something on stderr"
+	elif [[ $pattern && $lines != 1 ]]; then
+		explain "$what" "$lines lines on stderr, not one"
+	elif [[ $pattern ]] && ! grep -qE -- "$pattern" "$scratch/err"; then
+		explain "$what" "stderr does not match '$pattern'"
+	else
+		echo "ok - $what: status $status${pattern:+, \"$(cut -c 1-100 "$scratch/err")\"}"
+	fi
+	# The logs that were kept for a person to read.
+	grep -oE '/[^ ]*rustmasq-console-[^ )]*' "$scratch/err" | xargs -r rm -f
+}
+
+explain() {
+	echo "not ok - $1"
+	echo "    # $2"
+	sed 's/^/    # stderr: /' "$scratch/err"
+}
+
+# out_is WHAT TEXT: what the last command wrote to stdout.
+out_is() {
+	if [[ $(< "$scratch/out") == "$2" ]]; then
+		echo "ok - $1"
+	else
+		echo "not ok - $1"
+		sed 's/^/    # stdout: /' "$scratch/out" | head
+	fi
+}
+
+# --- What fails before a guest is there
+
+mkdir "$scratch/bin"
+ln -s "$(python3 -c 'import sys; print(sys.executable)')" "$scratch/bin/python3"
+expect "no QEMU" 125 "no QEMU" env PATH="$scratch/bin" qemu/run true
+expect "no kernel" 125 "the plain kernel is missing" env -u KDIR XDG_CACHE_HOME="$scratch" qemu/run true
+expect "no kernel in KDIR" 125 "no kernel: $scratch/" env KDIR="$scratch" qemu/run true
+expect "unknown option" 125 "unrecognized arguments: --frobnicate" qemu/run --frobnicate -- true
+expect "no time limit" 125 "argument --timeout: invalid" qemu/run --timeout 0 true
+expect "no such share" 125 "--share /nonexistent: no such directory" qemu/run --share /nonexistent true
+expect "a share over the guest's own" 125 "the guest has its own /usr" qemu/run --share /usr true
+expect "icount on two CPUs" 125 "--icount counts on one CPU" qemu/run --icount --cpus 2 true
+expect "a shell without a terminal" 125 "no terminal for a shell" qemu/run < /dev/null
+
+# --- What COMMAND does
+
+# shellcheck disable=SC2016 # meant for the guest's shell
+expect "COMMAND's own status, and both its outputs" 7 "^to stderr$" \
+	qemu/run sh -c 'echo "to stdout, from $PWD"; echo "to stderr" >&2; exit 7'
+out_is "... which starts where it was called" "to stdout, from $PWD"
+expect "a command that does not exist" 127 "no-such-command: no such command" qemu/run no-such-command
+expect "a command that dies of a signal" 137 "" qemu/run sh -c 'kill -9 $$'
+
+# 8 MB of bytes that are no text, through a pipe, with a background process
+# left behind that holds the pipe's other end.
+mkdir "$scratch/share dir" "$scratch/share"
+expect "a path that cannot be shared" 125 "white space" qemu/run --share "$scratch/share dir" true
+sum=$(qemu/run --share "$scratch/share" sh -c "head -c 8000000 /dev/urandom > '$scratch/share/random'
+	sleep 1000 & cat '$scratch/share/random'" | sha256sum)
+if [[ $sum == "$(sha256sum < "$scratch/share/random")" && $(stat -c %s "$scratch/share/random") == 8000000 ]]; then
+	echo "ok - 8 MB come through a pipe unchanged, and a share can be written to"
+else
+	echo "not ok - 8 MB come through a pipe unchanged, and a share can be written to"
+fi
+if touch "$scratch/share/x" && qemu/run sh -c "! touch '$PWD/Makefile'" 2> /dev/null; then
+	echo "ok - the checkout is read-only"
+else
+	echo "not ok - the checkout is read-only"
+fi
+if [[ $(qemu/run yes 2> "$scratch/err" | head -n 2) == $'y\ny' && ! -s $scratch/err ]]; then
+	echo "ok - a reader that leaves early ends the guest"
+else
+	echo "not ok - a reader that leaves early ends the guest"
+fi
+
+# --- What the guest does
+
+expect "a panic" 126 "the kernel complained: .*panic" qemu/run sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
+expect "a warning, whatever COMMAND's status" 126 "the kernel complained: .*WARNING: a test" \
+	qemu/run sh -c 'echo "WARNING: a test" > /dev/kmsg'
+expect "COMMAND out of time" 124 "timed out: COMMAND was still running after 20 s" qemu/run --timeout 20 sleep 1000
+expect "a guest that hangs at boot" 124 "timed out: the guest was still booting after 5 s" \
+	qemu/run --timeout 5 --append rootwait --append root=/dev/none true
+expect "a guest that stops with a panic" 126 "the kernel complained: .*panic" \
+	qemu/run --timeout 20 --append panic=0 sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
+expect "a guest that reboots" 125 "the guest ended before COMMAND did" \
+	qemu/run sh -c 'echo b > /proc/sysrq-trigger; sleep 100'

@@ -1,0 +1,61 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The Makefile's kernel, seen from the host: a tree KDIR= that cannot be built against
+# is refused with a line that names the reason; ours is asked for when it is needed.
+
+set -u
+cd "$(dirname "$(readlink -f "$0")")/../.." || exit
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
+refused() {
+	local output
+	if output=$(make KDIR="$3" module 2>&1); then
+		echo "not ok - $1 is refused"
+	elif grep -qE "KDIR=$3 cannot be used: .*$2" <<< "$output"; then
+		echo "ok - $1 is refused: $(grep -oE "$2" <<< "$output" | head -n 1)"
+	else
+		echo "not ok - $1 is refused with its reason"
+		printf '%s\n' "$output" | sed 's/^/    # /'
+	fi
+}
+
+tree=$scratch/tree
+# configured OPTION...: a tree that looks built, with these options.
+configured() {
+	rm -rf "$tree"
+	mkdir -p "$tree/include/config" "$tree/rust"
+	printf 'CONFIG_%s\n' "$@" > "$tree/include/config/auto.conf"
+	touch "$tree/Makefile" "$tree/rust/libkernel.rmeta" "$tree/Module.symvers"
+}
+
+rustc=$("${RUSTC:-/usr/bin/rustc}" --version)
+base=(RUST=y "RUSTC_VERSION_TEXT=\"$rustc\"" MODULES=y INET=y IPV6=y EVENT_TRACING=y NETFILTER=y
+	NETFILTER_XTABLES=m NF_CONNTRACK=m NF_NAT=m)
+
+refused "a folder that is not there" "no such folder" "$scratch/nothing"
+refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"
+configured MODULES=y
+refused "a kernel without Rust" "CONFIG_RUST is not set" "$tree"
+configured "${base[@]}"
+rm "$tree/rust/libkernel.rmeta"
+refused "a header package" "no Rust metadata" "$tree"
+configured "${base[@]/"$rustc"/rustc 1.0.0}"
+refused "another compiler's kernel" 'built by "rustc 1.0.0"' "$tree"
+configured "${base[@]}"
+refused "a kernel without NF_NAT_MASQUERADE" "lacks CONFIG_NF_NAT_MASQUERADE" "$tree"
+configured "${base[@]}" NF_NAT_MASQUERADE=y
+rm "$tree/Module.symvers"
+refused "a tree that was not built to its end" "no Module.symvers" "$tree"
+
+# On a fresh machine there is none until a recipe has built it, so no recipe before may ask where it
+# is: what was asked for once stays as it was answered.
+# shellcheck disable=SC2016 # make expands it
+flavour=$(make --no-print-directory KDIR= --eval='first:; @true' --eval='second: first; @: $(info $(flavor kernel))' second)
+if [[ $flavour == recursive ]]; then
+	echo "ok - a recipe that needs no kernel does not ask for it"
+else
+	echo "not ok - a recipe that needs no kernel does not ask for it: $flavour"
+fi

@@ -1,0 +1,235 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What scenarios share that run each case twice, with MASQUERADE and with RUSTMASQ,
+# and compare all that can be seen of it. Only a random port in its range need not be
+# the same; tests/tools/compare.py masks it.
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# --- The network: home's with IPv6, a second client, and addresses to choose from.
+# The server knows no way to the LAN.
+#
+#     lan                   router                       server
+#     lan0 -------------- lan0  wan0 ------------------ eth0
+#     172.18.0.2/16, .3   172.18.0.1  203.0.113.1/24     203.0.113.2/24, .3
+#                                     203.0.113.9/24
+#                                     198.51.100.1/24    198.51.100.2/24
+#                                                        192.0.2.9/32, by way of 198.51.100.2
+#     fd00:18::2/64, ::3  fd00:18::1  2001:db8:1::1/64   2001:db8:1::2/64, ::3
+#                                     2001:db8:2::1/64   2001:db8:2::2/64
+
+# By IP version, which is $v.
+v=4
+# shellcheck disable=SC2034 # for scenarios
+declare -A client=([4]=172.18.0.2 [6]=fd00:18::2) second=([4]=172.18.0.3 [6]=fd00:18::3) \
+	inside=([4]=172.18.0.1 [6]=fd00:18::1) outside=([4]=203.0.113.1 [6]=2001:db8:1::1) \
+	server=([4]=203.0.113.2 [6]=2001:db8:1::2) other=([4]=203.0.113.3 [6]=2001:db8:1::3) \
+	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
+
+two_clients() {
+	local name
+	modprobe -a nf_conntrack_netlink sctp || bail "modules"
+	home
+	home_ipv6
+	ip -n lan -batch - <<-END || bail "the LAN's addresses"
+		addr add 172.18.0.3/16 dev lan0
+		addr add fd00:18::3/64 dev lan0 nodad preferred_lft 0
+	END
+	ip -n router -batch - <<-END || bail "the router's addresses"
+		addr add 203.0.113.9/24 dev wan0
+		addr add 198.51.100.1/24 dev wan0
+		addr add 2001:db8:2::1/64 dev wan0 nodad
+		route add 192.0.2.9 via 198.51.100.2
+	END
+	ip -n server -batch - <<-END || bail "the server's addresses"
+		addr add 203.0.113.3/24 dev eth0
+		addr add 198.51.100.2/24 dev eth0
+		addr add 192.0.2.9/32 dev eth0
+		addr add 2001:db8:1::3/64 dev eth0 nodad preferred_lft 0
+		addr add 2001:db8:2::2/64 dev eth0 nodad
+	END
+	for name in lan router server; do
+		# Errors without a limit, no advice about shorter ways, and a port of TCP can be had again at once.
+		on $name sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
+			echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets
+			echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects /proc/sys/net/ipv6/conf/*/accept_redirects' > /dev/null
+	done
+	on router sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
+	# IPv6 advises of shorter ways all the same, once a second.
+	on router "$IP6TABLES" -w -t raw -A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP || bail "rule"
+	# Neighbours know each other: no first packet waits, and none is lost.
+	for name in lan@172.18.0.1 lan@fd00:18::1 server@203.0.113.1 server@2001:db8:1::1; do
+		on "${name%%@*}" ping -q -c 1 -W 5 "${name#*@}" > /dev/null || bail "no way from $name"
+	done
+}
+
+compare_on() {
+	stage_on compare.py
+	play routers_are 203.0.113.1 203.0.113.9 198.51.100.1 172.18.0.1 2001:db8:1::1 2001:db8:2::1 fd00:18::1
+}
+
+# --- Cases: functions that send packets, and say what must arrive of them
+
+declare -A noted=()
+properties=(delivered source port client original reply flags counters statistics events)
+variant='' case='' target='' wrong='' mask=() sabotage=()
+# For how many seconds a host listens for what should come, where cases say so.
+patience=5
+
+# note PROPERTY WHAT
+note() { noted[$variant $case $1]+="$2"$'\n'; }
+
+# rules RULE...: the router's rules for POSTROUTING of table nat, in both families and
+# with their counters at 0. TARGET in them is the one whose turn it is; a rule that
+# begins with 4 or 6 is for that family alone; one may begin with a chain.
+rules() {
+	local family rule text waiting=()
+	for family in 4 6; do
+		text=$'*nat\n'
+		for rule; do
+			case $rule in
+			[46]\ *) [[ ${rule%% *} == "$family" ]] || continue
+				rule=${rule#* } ;;
+			esac
+			[[ $family == 4 ]] || rule=${rule/-p icmp/-p ipv6-icmp}
+			[[ $rule == PREROUTING* ]] || rule="POSTROUTING $rule"
+			if [[ $wrong ]]; then rule=${rule/TARGET*/$wrong}; else rule=${rule/TARGET/$target}; fi
+			text+="-A $rule"$'\n'
+		done
+		on router "${iptables[$family]}-restore" -w <<< "${text}COMMIT" &
+		waiting+=($!)
+	done
+	for rule in "${waiting[@]}"; do wait "$rule" || bail "rules: $*"; done
+	[[ ! ${sabotage[*]} ]] || meddle -I
+	play anew router "${mask[@]}"
+}
+
+# counters: what `rules` counted.
+counters() {
+	local family line waiting
+	on router "${iptables[6]}-save" -c -t nat > "$scratch/counters6" &
+	waiting=$!
+	on router "${iptables[4]}-save" -c -t nat > "$scratch/counters4"
+	wait $waiting
+	for family in 4 6; do
+		while IFS= read -r line; do
+			case $line in
+			:POSTROUTING*) note counters "IPv$family, policy: ${line##* }" ;;
+			*" -A POSTROUTING "*) note counters "IPv$family: ${line%% *}" ;;
+			esac
+		done < "$scratch/counters$family"
+	done
+}
+
+# meddle -I|-D: puts the wrong rule in, or takes it out. It is HOST PROGRAM TABLE CHAIN RULE...
+meddle() {
+	on "${sabotage[0]}" "${sabotage[1]}" -w -t "${sabotage[2]}" "$1" "${sabotage[@]:3}"
+}
+
+# look: what conntrack has at the end of a case. A case may look itself, before it takes something away.
+looked=''
+look() { play look router && looked=$said; }
+
+# run VARIANT TARGET CASE
+run() {
+	local line property
+	variant=$1 target=$2 case=$3 v=4 mask=()
+	for property in "${properties[@]}"; do unset "noted[$variant $case $property]"; done
+	looked=''
+	if [[ $1 == wrong ]]; then patience=1; else patience=5; fi
+	"$case"
+	[[ $looked ]] || look
+	while IFS= read -r line; do
+		[[ ! $line ]] || note "${line%% *}" "${line#* }"
+	done <<< "$looked"
+	counters
+}
+
+# difference VARIANT VARIANT: the properties of the case that differ, into `differing`.
+difference() {
+	local property
+	differing=''
+	for property in "${properties[@]}"; do
+		[[ ${noted[$1 $case $property]-} == "${noted[$2 $case $property]-}" ]] || differing+="${differing:+ }$property"
+	done
+}
+
+# explained VARIANT VARIANT: how they differ.
+explained() {
+	local property
+	for property in $differing; do
+		echo "$property:"
+		diff <(printf %s "${noted[$1 $case $property]-}") <(printf %s "${noted[$2 $case $property]-}")
+	done
+}
+
+# same CASE...: each is the same with MASQUERADE and with RUSTMASQ, where they are compared.
+same() {
+	local name
+	for name; do
+		if compared; then run MASQUERADE MASQUERADE "$name"; fi
+		run RUSTMASQ RUSTMASQ "$name"
+		compared || continue
+		difference MASQUERADE RUSTMASQ
+		if [[ ! $differing ]]; then
+			ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ"
+		else
+			not_ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ" "$(explained MASQUERADE RUSTMASQ)"
+		fi
+	done
+}
+
+# noticed "PROPERTY..." CASE WRONG: that stands in place of TARGET and what follows it; or, if WRONG is HOST PROGRAM
+# TABLE CHAIN RULE..., beside RUSTMASQ's rules. Those properties differ from MASQUERADE's, and no others.
+noticed() {
+	if (($# == 3)); then
+		wrong=$3
+		run wrong RUSTMASQ "$2"
+		wrong=
+	else
+		sabotage=("${@:3}")
+		run wrong RUSTMASQ "$2"
+		meddle -D 2> /dev/null
+		sabotage=()
+	fi
+	difference MASQUERADE wrong
+	if [[ $differing == "$1" ]]; then
+		ok "a wrong rule is noticed ($1): ${*:3}"
+	else
+		not_ok "a wrong rule is noticed ($1): ${*:3}" "$(explained MASQUERADE wrong)"
+	fi
+}
+
+# --- What cases do. A wrong rule may stop packets; with the right ones, what must arrive is checked, too.
+
+# must WHAT PATTERN GOT
+must() {
+	[[ $variant == wrong ]] || check_match "$variant: ${case//_/ }: IPv$v, $1" "^$2$" "$3"
+}
+
+# marked MARK: conntrack(8) shows it for both families' flows.
+marked() {
+	local marks
+	marks=$(tracked -p udp | grep -o '\[[A-Z]*\]')
+	note flags "conntrack(8): ${marks//$'\n'/ }"
+	must "conntrack(8) says $1" "\\[$1\\] \\[$1\\]" "${marks//$'\n'/ }"
+}
+
+# seen ADDRESS PATTERN WHAT: $said is what a host heard of a packet, or whom it accepted; the
+# source must be that.
+seen() {
+	local address port text
+	read -r address port text <<< "$said"
+	note delivered "IPv$v, $3: ${text:-$address}"
+	note source "IPv$v, $3: $address"
+	note port "IPv$v, $3: $port"
+	must "$3" "$1 $2.*" "$said"
+}
+
+# heard WHO PROTOCOL PORT WHAT PATTERN: what a client heard.
+heard() {
+	play hear "$1" "$2" "$3" $((patience * slow))
+	note client "IPv$v, $4: $said"
+	must "$4" "$5" "$said"
+}

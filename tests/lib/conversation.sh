@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What scenarios with many conversations share: clients and servers that tests/tools/conversation.py plays, and what the
+# router tracks of them.
+
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# says WHAT ANSWER COMMAND...: what the command says is that.
+says() {
+	play "${@:3}"
+	check_equal "$1" "$2" "$said"
+}
+
+# says_like WHAT PATTERN COMMAND...: it matches the extended regular expression.
+says_like() {
+	play "${@:3}"
+	check_match "$1" "$2" "$said"
+}
+
+# heard WHAT EXPECTED HOST PROTOCOL PORT: the server there hears just that, soon.
+heard() {
+	local end=$((SECONDS + 20 * slow)) all=
+	while ((SECONDS < end)); do
+		play heard "${@:3}"
+		all+=${all:+$'\n'}$said
+		all=${all%$'\n'}
+		[[ $all != "$2" ]] || break
+		nap 0.05
+	done
+	check_equal "$1" "$2" "$all"
+}
+
+# nf_conntrack: the router's /proc/net/nf_conntrack in order, without times, counts of users, and what is zero. A source
+# port that NAT moved into $range (FIRST-LAST) is called MOVED, a query identifier that it moved, OTHER.
+range=32768-65535
+nf_conntrack() {
+	on router cat /proc/net/nf_conntrack | awk -v first="${range%-*}" -v last="${range#*-}" '
+	{
+		line = $3
+		state = $6 ~ /^[A-Z]/ ? $6 : ""
+		if (state != "") line = line " " state
+		port = ""
+		ports = ids = 0
+		for (i = 6; i <= NF; i++) {
+			if ($i == state || $i ~ /^(mark|zone)=0$/ || $i ~ /^use=/) continue
+			if ($i ~ /^id=/ && ++ids == 1) id = $i
+			else if ($i ~ /^id=/ && $i != id) $i = "id=OTHER"
+			if ($i ~ /^sport=/ && port == "") port = substr($i, 7)
+			if ($i ~ /^dport=/ && ++ports == 2) {
+				now = substr($i, 7)
+				if (now != port && now + 0 >= first && now + 0 <= last) $i = "dport=MOVED"
+			}
+			line = line " " $i
+		}
+		print line
+	}' | LC_ALL=C sort
+}
+
+# tracks WHAT LINES: that is what the router tracks, in this form, and nothing else.
+tracks() {
+	check_equal "$1" "$(LC_ALL=C sort <<< "$2")" "$(nf_conntrack)"
+}

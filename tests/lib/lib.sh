@@ -1,0 +1,311 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What scenarios share; runs in the guest. A scenario makes its own network of
+# namespaces, sends real packets through it, and says by check and its kin what
+# was to be seen, in TAP lines ("ok - ...", "not ok - ..."), which tests/run counts.
+
+set -u
+
+# Programs need not load a locale each.
+export LC_ALL=C
+
+# The front end that adds rules; tests/run repeats some scenarios with the other.
+IPTABLES=${IPTABLES:-iptables-legacy}
+# shellcheck disable=SC2034 # for scenarios
+IP6TABLES=${IPTABLES/iptables/ip6tables}
+
+# Tests that repeat something do EFFORT percent of what they could; `make soak` does all of it.
+EFFORT=${EFFORT:-5}
+# What is random is made from this seed, and can be had again.
+# shellcheck disable=SC2034 # for scenarios
+SEED=${SEED:-1350}
+
+# The debug kernel takes its time: anything is waited for so many times longer there, and what is many are fewer.
+slow=1
+[[ ! -e /sys/kernel/debug/kmemleak ]] || slow=4
+
+# The kernel's own code, which ours is compared with, is tried on the plain kernel alone: on the debug one
+# it would find out nothing of ours.
+compared() { ((slow == 1)); }
+
+scratch=$(mktemp -d)
+mkfifo "$scratch/silence"
+exec {silence}<> "$scratch/silence"
+hosts=()
+servers=()
+checkout=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
+tools=$checkout/tests/tools
+
+# --- Saying what happened
+
+ok() { printf 'ok - %s\n' "$*"; }
+
+# not_ok WHAT [EXPLANATION]
+not_ok() {
+	printf 'not ok - %s\n' "$1"
+	[[ ! ${2:-} ]] || printf '%s\n' "$2" | sed 's/^/    # /'
+}
+
+# check WHAT COMMAND...: the command succeeds.
+check() {
+	local output
+	if output=$("${@:2}" 2>&1); then ok "$1"; else not_ok "$1" "${*:2}: $output"; fi
+}
+
+# check_fails WHAT COMMAND...: the command fails.
+check_fails() {
+	local output
+	if output=$("${@:2}" 2>&1); then not_ok "$1" "${*:2} succeeded: $output"; else ok "$1"; fi
+}
+
+# check_equal WHAT EXPECTED GOT
+check_equal() {
+	if [[ $2 == "$3" ]]; then ok "$1"; else not_ok "$1" "expected '$2', got '$3'"; fi
+}
+
+# check_match WHAT PATTERN GOT: GOT matches the extended regular expression.
+check_match() {
+	if [[ $3 =~ $2 ]]; then ok "$1"; else not_ok "$1" "expected a match of '$2', got '$3'"; fi
+}
+
+# check_port WHAT FIRST LAST PORT: PORT lies within FIRST to LAST.
+check_port() {
+	if [[ $4 =~ ^[0-9]+$ ]] && (($4 >= $2 && $4 <= $3)); then
+		ok "$1"
+	else
+		not_ok "$1" "expected a port from $2 to $3, got '$4'"
+	fi
+}
+
+# For what must work before anything can be checked.
+bail() {
+	not_ok "${0##*/} could be set up" "$*"
+	exit 1
+}
+
+# nap SECONDS: as sleep, but without a process.
+nap() { ! read -r -t "$1" -u "$silence"; }
+
+# wait_until COMMAND...: until it succeeds, for 20 s at most ($slow times that); then fails.
+wait_until() {
+	local end=$((SECONDS + 20 * slow))
+	until "$@" > /dev/null 2>&1; do
+		((SECONDS < end)) || return 1
+		nap 0.05
+	done
+}
+
+# share N: EFFORT percent of N, at least 1.
+share() {
+	local part=$(($1 * EFFORT / 100))
+	echo $((part > 0 ? part : 1))
+}
+
+# --- Networks
+
+# No duplicate address detection, in any namespace: tests have no time for it.
+echo 1 > /proc/sys/net/core/devconf_inherit_init_net
+echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+
+# host NAME...: a network namespace each, with a loopback device.
+host() {
+	local name
+	hosts+=("$@")
+	ip -batch - <<< "$(printf 'netns add %s\n' "$@")" || bail "namespaces $*"
+	for name; do ip -n "$name" link set lo up || bail "namespace $name"; done
+}
+
+# enter HOST COMMAND...: the shell, one made for this, becomes that command there. By busybox, which needs no
+# libraries: what starts so often starts in half the time. The command's path is for busybox to not take its own.
+enter() {
+	hash "$2" || exit 127
+	exec busybox nsenter --net="/run/netns/$1" "${BASH_CMDS[$2]:-$2}" "${@:3}"
+}
+
+# on HOST COMMAND...: runs it there.
+on() { (enter "$@"); }
+
+# link HOST DEVICE ADDRESS/LENGTH HOST DEVICE ADDRESS/LENGTH: a cable between them.
+link() {
+	attach "${@:1:3}" "link add $2 type veth peer name $5 netns $4"
+	attach "${@:4}"
+}
+
+# attach HOST DEVICE ADDRESS/LENGTH [FIRST]: gives it the address ("-": none) and turns it on; a command of
+# ip's may go before.
+attach() {
+	local address=''
+	[[ $3 == - ]] || address="addr add $3 dev $2"
+	[[ $3 != *:* ]] || address+=" nodad"
+	ip -n "$1" -batch - <<< "${4:-}"$'\n'"$address"$'\n'"link set $2 up" || bail "device $2 of $1"
+}
+
+# forwarding HOST: makes it a router.
+forwarding() {
+	on "$1" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'
+}
+
+# home: the common case. A host in a LAN, a router, a server outside that knows
+# no way back to the LAN:
+#
+#     lan                 router                     server
+#     lan0 ------------ lan0  wan0 ---------------- eth0
+#     172.18.0.2/16   172.18.0.1   203.0.113.1    203.0.113.2/24
+home() {
+	host lan router server
+	link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
+	link router wan0 203.0.113.1/24 server eth0 203.0.113.2/24
+	ip -n lan route add default via 172.18.0.1
+	forwarding router
+}
+
+# home_ipv6: the same addresses for home's network in IPv6:
+#
+#     fd00:18::2/64   fd00:18::1   2001:db8:1::1    2001:db8:1::2/64
+home_ipv6() {
+	ip -n lan addr add fd00:18::2/64 dev lan0 nodad
+	ip -n router addr add fd00:18::1/64 dev lan0 nodad
+	ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
+	ip -n server addr add 2001:db8:1::2/64 dev eth0 nodad
+	ip -n lan route add default via fd00:18::1
+}
+
+# rule ARGUMENT...: adds a rule to the router's chain POSTROUTING of table nat.
+rule() {
+	on router "$IPTABLES" -w -t nat -A POSTROUTING "$@"
+}
+
+# rule6 ARGUMENT...: the same for IPv6.
+rule6() {
+	on router "$IP6TABLES" -w -t nat -A POSTROUTING "$@"
+}
+
+# rules_off: removes all rules of the router's tables nat, and what it tracks.
+rules_off() {
+	on router "$IPTABLES" -w -t nat -F
+	on router "$IP6TABLES" -w -t nat -F
+	on router conntrack -F 2> /dev/null
+}
+
+# tracked ARGUMENT...: the router's conntrack entries that match, one a line.
+tracked() {
+	on router conntrack -L "$@" 2> /dev/null
+}
+
+# --- Traffic. A server answers with what it saw as the source: ADDRESS:PORT.
+
+# start HOST COMMAND...: in the background, until stop_servers. Not by `on`: what
+# runs in the background then is a shell, and the command would outlive it.
+start() {
+	enter "$@" &
+	servers+=($!)
+}
+
+# serve HOST PROTOCOL PORT [ADDRESS]: PROTOCOL as socat names it: TCP, TCP6, UDP,
+# SCTP...; ADDRESS is the one to answer by, where a host has several.
+serve() {
+	# What the client said is read: who passes it on would else find nobody there, and give up the answer, too.
+	# shellcheck disable=SC2016 # socat's shell expands it
+	local seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"; read -r _' log=$scratch/serve-$1-$2-$3
+	case $2 in
+	UDP) start "$1" "$tools/packets.py" tell "${4:-0.0.0.0}" "$3" > "$log" ;;
+	UDP6) start "$1" "$tools/packets.py" tell "${4:-::}" "$3" > "$log" ;;
+	*) start "$1" socat "$2-LISTEN:$3,fork,reuseaddr${4:+,bind=$4}" "SYSTEM:$seen" 2> "$log" ;;
+	esac
+	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
+}
+
+# listening HOST PROTOCOL PORT: one that was started does. Without a process, as it is asked again and again.
+listening() {
+	local pid port table tables lines
+	printf -v port ':%04X ' "$3"
+	case $2 in
+	TCP*) tables=(tcp tcp6) ;;
+	UDP*) tables=(udp udp6) ;;
+	SCTP*) tables=(sctp/eps) port=" $3 " ;;
+	esac
+	for pid in "${servers[@]}"; do
+		[[ /proc/$pid/ns/net -ef /run/netns/$1 ]] || continue
+		for table in "${tables[@]}"; do
+			mapfile -t lines < "/proc/$pid/net/$table" && [[ ${lines[*]} == *"$port"* ]] && return
+		done
+	done
+	return 1
+}
+
+# ask HOST PROTOCOL ADDRESS PORT [OPTION,...]: what the server there saw, or
+# nothing if no answer came within `patience` ($slow times that) seconds. That nothing more will be
+# asked is kept to ourselves (shut-none): a server would wait for its own answer
+# for half a second only, and in SCTP the end of one direction is the end of both.
+patience=10
+ask() {
+	local answer='' pid limit=$((patience * slow))
+	exec {asked}< <(enter "$1" socat -t "$limit" - "$2:$3:$4,shut-none${5:+,$5}" 2> /dev/null <<< x)
+	pid=$!
+	IFS= read -r -t "$limit" -u "$asked" answer
+	exec {asked}<&-
+	kill "$pid" 2> /dev/null
+	printf '%s' "$answer"
+}
+
+# ask_in_vain ...: as ask, where no answer is expected: less patient.
+ask_in_vain() {
+	local patience=1
+	ask "$@"
+}
+
+# --- The stage: a tool that plays hosts, line by line (tests/tools/peers.py). What it says goes into $said,
+# rather than through a process.
+
+said=''
+
+# stage_on TOOL [ARGUMENT...]: one of tests/; it lives until stop_servers.
+stage_on() {
+	mkfifo "$scratch/lines" "$scratch/answers"
+	"$tools/$1" "${@:2}" < "$scratch/lines" > "$scratch/answers" &
+	servers+=($!)
+	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
+}
+
+# play COMMAND...
+play() {
+	local line
+	said=
+	printf '%s\n' "$*" >&"$lines"
+	while IFS= read -r -t $((30 * slow)) -u "$answers" line; do
+		[[ $line != . ]] || return 0
+		said+=${said:+$'\n'}$line
+	done
+	said="no answer to: $*"
+	return 1
+}
+
+# --- The kernel's own masquerading, whose notifiers would flush our flows too
+
+no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
+
+# --- Leaving
+
+stop_servers() {
+	local pid
+	for pid in "${servers[@]}"; do
+		# A server's children have connections of their own.
+		pkill -P "$pid"
+		kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null
+	done
+	servers=()
+}
+
+# hosts_off: all namespaces of `host` go.
+hosts_off() {
+	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
+	hosts=()
+}
+
+leave() {
+	stop_servers
+	hosts_off
+	rm -rf "$scratch"
+}
+trap leave EXIT

@@ -1,0 +1,212 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the scenarios of the TFTP helper share: a network with two routers in a
+# row, and a way to run each case with every helper and to compare what they do.
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# The helpers to run cases with. The first one is what the others are compared with: the kernel's own.
+HELPERS=${HELPERS:-$(compared && echo "tftp ")rustmasq-tftp}
+
+# --- The network. Both routers let in what belongs to flows from within, and nothing else.
+#
+#     lan              r1                      r2                        server
+#     lan0 --------- lan0  wan0 ----------- lan0  wan0 ---------------- eth0
+#     172.18.0.2/16   .0.1  192.0.2.2/24      .2.1  203.0.113.1/24      203.0.113.2/24, .3
+#     fd00:18::2/64   ::1   fd00:2::2/64      ::1   2001:db8:1::1/64    2001:db8:1::2/64, ::3
+
+# By IP version, which is $v, and so written that a port can follow.
+v=4
+# shellcheck disable=SC2034 # for scenarios
+declare -A client=([4]=172.18.0.2 [6]='[fd00:18::2]') \
+	r1=([4]=192.0.2.2 [6]='[fd00:2::2]') \
+	r2_within=([4]=192.0.2.1 [6]='[fd00:2::1]') \
+	r2=([4]=203.0.113.1 [6]='[2001:db8:1::1]') \
+	server=([4]=203.0.113.2 [6]='[2001:db8:1::2]') \
+	other=([4]=203.0.113.3 [6]='[2001:db8:1::3]') \
+	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
+
+# bare ADDRESS VARIABLE: sets it to the address without brackets.
+bare() {
+	local stripped=${1#[}
+	printf -v "$2" %s "${stripped%]}"
+}
+
+two_routers() {
+	local router
+	host lan r1 r2 server
+	link lan lan0 172.18.0.2/16 r1 lan0 172.18.0.1/16
+	link r1 wan0 192.0.2.2/24 r2 lan0 192.0.2.1/24
+	link r2 wan0 203.0.113.1/24 server eth0 203.0.113.2/24
+	ip -n lan -batch - <<-END || bail "the LAN's addresses"
+		addr add fd00:18::2/64 dev lan0 nodad
+		route add default via 172.18.0.1
+		route add default via fd00:18::1
+	END
+	ip -n r1 -batch - <<-END || bail "r1's addresses"
+		addr add fd00:18::1/64 dev lan0 nodad
+		addr add fd00:2::2/64 dev wan0 nodad
+		route add default via 192.0.2.1
+		route add default via fd00:2::1
+	END
+	ip -n r2 -batch - <<-END || bail "r2's addresses"
+		addr add fd00:2::1/64 dev lan0 nodad
+		addr add 2001:db8:1::1/64 dev wan0 nodad
+		route add 172.18.0.0/16 via 192.0.2.2
+		route add fd00:18::/64 via fd00:2::2
+	END
+	# The server knows the way back, for where nothing is translated. It does not take the
+	# other host's address for its own unless it is told to.
+	ip -n server -batch - <<-END || bail "the server's addresses"
+		addr add 203.0.113.3/24 dev eth0
+		addr add 2001:db8:1::2/64 dev eth0 nodad
+		addr add 2001:db8:1::3/64 dev eth0 nodad preferred_lft 0
+		route add default via 203.0.113.1
+		route add default via 2001:db8:1::1
+	END
+	for router in r1 r2; do
+		forwarding $router
+		for v in 4 6; do firewall $router; done
+	done
+	for v in 4 6; do translate none; done
+	v=4
+}
+
+# firewall ROUTER: who is refused is told so, without a limit.
+# shellcheck disable=SC2034 # for scenarios
+declare -A refused=([4]="ICMP 3 13" [6]="ICMP 1 1")
+firewall() {
+	local neighbours='' reject=icmp-admin-prohibited
+	[[ $v == 4 ]] || neighbours="-A INPUT -p ipv6-icmp -j ACCEPT" reject=icmp6-adm-prohibited
+	on "$1" sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit'
+	on "$1" "${iptables[$v]}-restore" -w <<-END || bail "the filter of $1"
+		*filter
+		:outside -
+		$neighbours
+		-A INPUT -i wan0 -j outside
+		-A FORWARD -i wan0 -j outside
+		-A outside -m conntrack --ctstate ESTABLISHED -j ACCEPT
+		-A outside -p udp -m conntrack --ctstate RELATED -j ACCEPT
+		-A outside -m conntrack --ctstate RELATED -j ACCEPT
+		-A outside -j REJECT --reject-with $reject
+		COMMIT
+	END
+}
+
+# filtered ROUTER: what its filter let in as ESTABLISHED, of UDP as RELATED, and what it refused, since filtered_anew.
+filtered() {
+	on "$1" "${iptables[$v]}" -w -L outside -v | awk '
+		/ESTABLISHED/ { established = $1 } / udp .* RELATED/ { related = $1 } /REJECT/ { refused = $1 }
+		END { print established, related, refused }'
+}
+filtered_anew() {
+	on r1 "${iptables[$v]}" -w -Z outside
+	on r2 "${iptables[$v]}" -w -Z outside
+}
+
+# --- Rules
+
+# helper_on ROUTER HELPER: rules name it for the ports that TFTP servers have here.
+helper_on() {
+	local version
+	for version in 4 6; do
+		on "$1" "${iptables[$version]}-restore" -w <<-END || bail "rules with the helper $2"
+			*raw
+			-A PREROUTING -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
+			-A OUTPUT -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
+			COMMIT
+		END
+	done
+}
+
+helper_off() {
+	on "$1" "$IPTABLES" -w -t raw -F
+	on "$1" "$IP6TABLES" -w -t raw -F
+}
+
+# translate ARGUMENT...: both routers do so, and nothing else, to what leaves them. For SNAT, ADDRESS stands for
+# their own. "none" is no rule. $dnat is one that r2 has in front of it.
+translate() {
+	local router own rule before
+	for router in r1 r2; do
+		local -n address=$router
+		own=${address[$v]} rule="-A POSTROUTING -o wan0 $*" before=
+		[[ $rule == *ADDRESS:* ]] || bare "$own" own
+		[[ $1 != none ]] || rule=
+		[[ $router == r1 ]] || before=${dnat:-}
+		on "$router" "${iptables[$v]}-restore" -w <<-END || bail "rule $*"
+			*nat
+			$before
+			${rule//ADDRESS/$own}
+			COMMIT
+		END
+	done
+}
+
+# --- The stage: client, server and others
+
+tftp_on() {
+	local router
+	stage_on tftp.py play
+	for router in r1 r2; do
+		# Flows must have been born with events to tell of what they expect.
+		on "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
+		play events "$router"
+	done
+}
+
+# --- Cases, with each helper
+
+declare -A noted=()
+helper='' function='' case=''
+
+# note WHAT LINES: something that is to be the same with each helper.
+note() { noted[$helper $function]+="$case: $1: ${2//helper $helper/helper NAME}"$'\n'; }
+
+# look WHEN: notes what conntrack has in both routers.
+look() {
+	local router
+	for router in r1 r2; do
+		play flows $router && note "$1, the flows of $router" "$said"
+		play expected $router && note "$1, what $router expects" "$said"
+	done
+}
+
+# equal WHAT EXPECTED GOT: as check_equal, with the helper and the case in front; and noted.
+equal() {
+	note "$1" "$3"
+	check_equal "$helper: $case: $1" "$2" "$3"
+}
+
+# with_each_helper FUNCTION...: cases, by IPv4 if they do not choose. The underscores
+# of their names are blanks to people; a function may set $case to be more precise.
+with_each_helper() {
+	local router
+	for helper in $HELPERS; do
+		for router in r1 r2; do helper_on "$router" "$helper"; done
+		for function; do
+			case=${function//_/ } v=4
+			"$function"
+			tidy
+		done
+		for router in r1 r2; do helper_off "$router"; done
+	done
+	for helper in $HELPERS; do
+		[[ $helper != "${HELPERS%% *}" ]] || continue
+		for function; do compare "${HELPERS%% *}" "$helper"; done
+	done
+}
+
+# compare HELPER HELPER: what both had to be noted is the same.
+compare() {
+	local difference
+	if difference=$(diff <(echo "${noted[$1 $function]-}") <(echo "${noted[$2 $function]-}")); then
+		ok "${function//_/ }: the same with $1 and with $2"
+	else
+		not_ok "${function//_/ }: the same with $1 and with $2" "$difference"
+	fi
+}
+
+# tidy: after each case. A scenario may need more.
+tidy() { :; }

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0
+# RUSTMASQ in both families. tests/rules/rule_cases.py says what the lines mean.
+:POSTROUTING
+*nat
+
+# --- What there is
+-j RUSTMASQ;=;OK
+-o wan0 -j RUSTMASQ;=;OK
+-j RUSTMASQ --random;=;OK
+-j RUSTMASQ --random-fully;=;OK
+-j RUSTMASQ --random --random-fully;=;OK
+-j RUSTMASQ --random-fully --random;-j RUSTMASQ --random --random-fully;OK
+-p tcp -j RUSTMASQ --to-ports 1024;=;OK
+-p tcp -j RUSTMASQ --to-ports 1024-65535;=;OK
+-p udp -j RUSTMASQ --to-ports 55666-55680;=;OK
+-p sctp -j RUSTMASQ --to-ports 9000-9001;=;OK
+-p udp -j RUSTMASQ --to-ports 1000-2000 --random;=;OK
+-p udp -j RUSTMASQ --to-ports 1000-2000 --random-fully;=;OK
+-p udp -j RUSTMASQ --to-ports 1000-2000 --random --random-fully;=;OK
+-p udp -j RUSTMASQ --random --to-ports 1000-2000;-p udp -j RUSTMASQ --to-ports 1000-2000 --random;OK
+-p tcp -m tcp --dport 80 -j RUSTMASQ --to-ports 1024;=;OK
+-p udp -m udp --sport 53 -j RUSTMASQ --random;=;OK
+-m mark --mark 0x1 -j RUSTMASQ;=;OK
+-o wan0 -p udp -m comment --comment "two words" -j RUSTMASQ --to-ports 7;=;OK
+! -o lan0 -j RUSTMASQ;=;OK
+
+# A rule without ports may be for any protocol.
+-p 47 -j RUSTMASQ;=;OK
+! -p tcp -j RUSTMASQ --random;=;OK
+
+# --- Ranges
+-p tcp -j RUSTMASQ --to-ports 1;=;OK
+-p tcp -j RUSTMASQ --to-ports 65535;=;OK
+-p tcp -j RUSTMASQ --to-ports 1-65535;=;OK
+-p tcp -j RUSTMASQ --to-ports 7-7;-p tcp -j RUSTMASQ --to-ports 7;OK
+# 258 to 513: reversed to whoever forgets the byte order.
+-p tcp -j RUSTMASQ --to-ports 258-513;=;OK
+-p tcp -j RUSTMASQ --to-ports 0;--to-ports: "0" .* allowed: PORT or PORT-PORT with 1 <= PORT <= 65535;FAIL
+-p tcp -j RUSTMASQ --to-ports 0-10;--to-ports: "0-10" .* allowed: .* 1 <= PORT <= 65535;FAIL
+-p tcp -j RUSTMASQ --to-ports 70000;--to-ports: "70000" .* allowed: .* 1 <= PORT <= 65535;FAIL
+-p tcp -j RUSTMASQ --to-ports 65536;--to-ports: "65536" .* allowed: .* 1 <= PORT <= 65535;FAIL
+-p tcp -j RUSTMASQ --to-ports 1-65536;--to-ports: "1-65536" .* allowed: .* 1 <= PORT <= 65535;FAIL
+# 2^32 + 80
+-p tcp -j RUSTMASQ --to-ports 4294967376;--to-ports: "4294967376" .* allowed: .* 1 <= PORT <= 65535;FAIL
+-p tcp -j RUSTMASQ --to-ports 5-1;--to-ports: "5-1" .* allowed: .* the lower one first;FAIL
+-p tcp -j RUSTMASQ --to-ports a-b;--to-ports: "a-b" .* allowed: .* in decimal;FAIL
+-p tcp -j RUSTMASQ --to-ports http;--to-ports: "http" .* allowed: .* in decimal;FAIL
+-p tcp -j RUSTMASQ --to-ports 0x50;--to-ports: "0x50" .* allowed: .* in decimal;FAIL
+-p tcp -j RUSTMASQ --to-ports 080;--to-ports: "080" .* allowed: .* in decimal;FAIL
+-p tcp -j RUSTMASQ --to-ports +80;--to-ports: "\+80" .* allowed: .* in decimal;FAIL
+-p tcp -j RUSTMASQ --to-ports 1-2-3;--to-ports: "1-2-3" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 1:2;--to-ports: "1:2" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 1,2;--to-ports: "1,2" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 5-;--to-ports: "5-" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports -5;--to-ports: "-5" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports -;--to-ports: "-" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports "";--to-ports: "" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports " 80";--to-ports: " 80" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports "80 ";--to-ports: "80 " .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 80%n%s;--to-ports: "80%n%s" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports;"--to-ports" requires an argument;FAIL
+
+# --- Which protocols may have a range
+-j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
+-p all -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
+-p 47 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*47;FAIL
+-p 50 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*50;FAIL
+-p 136 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*136;FAIL
+-p 33 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*33;FAIL
+! -p tcp -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol but tcp;FAIL
+# iptables reads from left to right, and what is not read yet cannot be known.
+-j RUSTMASQ --to-ports 80 -p tcp;--to-ports: "80" is allowed only after -p tcp;FAIL
+
+# --- Twice, inverted, unknown
+-p tcp -j RUSTMASQ --to-ports 5 --to-ports 5;--to-ports: .* one too many. allowed: --to-ports once;FAIL
+-p tcp -j RUSTMASQ --to-ports 5 --to-ports 6-7;--to-ports: .* one too many. allowed: --to-ports once;FAIL
+-j RUSTMASQ --random --random;--random: .* one too many. allowed: --random once;FAIL
+-j RUSTMASQ --random-fully --random --random-fully;--random-fully: .* one too many. allowed: --random-fully once;FAIL
+-p tcp -j RUSTMASQ ! --to-ports 5;--to-ports: .* not allowed. allowed: --to-ports without "!";FAIL
+-j RUSTMASQ ! --random;--random: .* not allowed. allowed: --random without "!";FAIL
+-j RUSTMASQ ! --random-fully;--random-fully: .* not allowed. allowed: --random-fully without "!";FAIL
+-j RUSTMASQ --to-source 192.0.2.1;unknown option "--to-source";FAIL
+-j RUSTMASQ --persistent;unknown option "--persistent";FAIL
+-j RUSTMASQ --frobnicate;unknown option "--frobnicate";FAIL
+-j RUSTMASQ stray;Bad argument `stray';FAIL
+
+# --- Where it has no business
+:PREROUTING,INPUT,OUTPUT
+-j RUSTMASQ;;FAIL
+:POSTROUTING
+*mangle
+-j RUSTMASQ;;FAIL
+:FORWARD
+*filter
+-j RUSTMASQ;;FAIL
+:PREROUTING
+*raw
+-p tcp -j RUSTMASQ --to-ports 80;;FAIL

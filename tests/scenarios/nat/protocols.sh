@@ -1,0 +1,103 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Every protocol that can cross a router: those with ports, with identifiers, and
+# those of which only the address can be translated. The network is home's, with
+# IPv6 beside:
+#
+#     lan                 router                     server
+#     lan0 ------------ lan0  wan0 ---------------- eth0
+#     172.18.0.2       172.18.0.1   203.0.113.1      203.0.113.2
+#     fd00:18::2       fd00:18::1   2001:db8:1::1    2001:db8:1::2
+. "$(dirname "$0")/../../lib/lib.sh"
+packets=$tools/packets.py
+
+home
+home_ipv6
+
+# Protocols by name: a number is one that conntrack knows nothing of, GRE+key has
+# the optional field with a key in its header, SCTP's checksum is unlike all others.
+names=(TCP UDP SCTP ICMP GRE GRE+key 253)
+declare -A number=([GRE]=47 [GRE+key]=47 [253]=253)
+declare -A header=([GRE]=00000800 [GRE+key]=2000080000000007 [253]=abcd)
+declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2)
+# As socat writes it, and as the rest does.
+declare -A long=([4]=203.0.113.1 [6]='[2001:0db8:0001:0000:0000:0000:0000:0001]')
+declare -A short=([4]=203.0.113.1 [6]=2001:db8:1::1)
+
+# answer ADDRESS PROTOCOL: a server for a raw protocol.
+answer() {
+	local log=$scratch/answer-$1-$2
+	start server "$packets" answer "$1" "$2" > "$log"
+	wait_until grep -q ready "$log" || bail "no server for protocol $2"
+}
+
+# A port is not used twice: TCP waits before it takes one again.
+from=4000
+# try NAME FAMILY: what the server saw as the source; empty if no answer came.
+try() {
+	local address=${server_of[$2]} port=80 suffix=''
+	[[ $2 == 4 ]] || port=81 suffix=6
+	case $1 in
+	TCP | UDP | SCTP) [[ $2 == 4 ]] || address=[$address]
+		ask lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
+	ICMP) on lan ping "-$2" -q -c 1 -W $((patience * slow)) "$address" > /dev/null &&
+		tracked -f "ipv$2" -p "icmp${suffix:+v6}" --reply-src "$address" | grep -o 'dst=[^ ]*' | tail -n 1 ;;
+	*) on lan "$packets" ask --patience $((patience * slow)) "$address" "${number[$1]}" "${header[$1]}" ;;
+	esac
+}
+
+for family in 4 6; do
+	port=80 suffix=''
+	[[ $family == 4 ]] || port=81 suffix=6
+	for name in TCP UDP SCTP; do serve server "$name$suffix" $port; done
+	for name in 47 253; do answer "${server_of[$family]}" $name; done
+done
+
+# Without the feature nothing comes back. All at once, for each takes its time.
+patience=1
+waiting=()
+for family in 4 6; do
+	for name in "${names[@]}"; do
+		try "$name" $family > "$scratch/vain-$name-$family" &
+		waiting+=($!)
+	done
+done
+wait "${waiting[@]}"
+for family in 4 6; do
+	for name in "${names[@]}"; do
+		check_equal "IPv$family, $name: without a rule no answer" "" "$(< "$scratch/vain-$name-$family")"
+	done
+done
+patience=5 from=4050
+on router conntrack -F 2> /dev/null
+
+rule -o wan0 -j RUSTMASQ || bail "rule"
+rule6 -o wan0 -j RUSTMASQ || bail "rule for IPv6"
+
+for family in 4 6; do
+	for name in "${names[@]}"; do
+		case $name in
+		TCP | UDP | SCTP) expected=${long[$family]}:$from$family ;;
+		ICMP) expected=dst=${short[$family]} ;;
+		*) expected=${short[$family]} ;;
+		esac
+		check_equal "IPv$family, $name: the server saw the router's address, the answer came back" \
+			"$expected" "$(try "$name" $family)"
+	done
+done
+
+# Another port means another checksum, and another kind of checksum for each protocol.
+rules_off
+on router "$IP6TABLES" -w -t nat -F
+from=4100
+for name in TCP UDP SCTP; do
+	rule -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 || bail "rule for $name"
+	rule6 -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 ||
+		bail "rule for $name, IPv6"
+	for family in 4 6; do
+		seen=$(try "$name" $family)
+		check_equal "IPv$family, $name: with --to-ports" "${long[$family]}" "${seen%:*}"
+		check_port "IPv$family, $name: ... a port of the range" 6000 6009 "${seen##*:}"
+	done
+done

@@ -1,0 +1,170 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Frames of any shape, good and bad ones and answers to what comes of them, through a
+# router with RUSTMASQ and our TFTP helper, and through one with the kernel's own,
+# while the flow watch is on: nothing breaks, and the same comes out of both.
+# shellcheck source-path=SCRIPTDIR source=../../lib/lib.sh
+. "$(dirname "$0")/../../lib/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../../lib/events.sh
+. "$(dirname "$0")/../../lib/events.sh"
+
+# --- Two routers that are alike, and the wires that frames come and go by:
+#
+#     wire                  masquerade                            wire
+#     m-lan ------------- lan0             wan0 ---------------- m-wan
+#                         172.18.0.1/16    203.0.113.1/24
+#                         fd00:18::1/64    2001:db8:1::1/64
+#     r-lan ------------- lan0             wan0 ---------------- r-wan
+#                           rustmasq: the same
+#
+# Nobody asks for neighbours there. Frames from within may be larger than wan0 takes.
+
+# wired ROUTER: its devices.
+wired() {
+	local side mac=1 address
+	for side in lan wan; do
+		ip -n wire link add "${1:0:1}-$side" mtu 9000 type veth peer name "${side}0" netns "$1" || bail "link $side of $1"
+		ip -n wire link set "${1:0:1}-$side" addrgenmode none arp off
+		ip -n "$1" link set "${side}0" address "02:00:00:00:00:0$mac" addrgenmode none arp off multicast off
+		mac=2
+		ip -n wire link set "${1:0:1}-$side" up
+	done
+	ip -n "$1" link set lan0 mtu 9000 up
+	ip -n "$1" link set wan0 mtu 1500 up
+	for address in 172.18.0.1/16:lan0 fd00:18::1/64:lan0 203.0.113.1/24:wan0 2001:db8:1::1/64:wan0; do
+		ip -n "$1" addr add "${address%:*}" dev "${address##*:}" || bail "address $address"
+	done
+	ip -n "$1" route add default dev wan0
+	ip -n "$1" -6 route add default dev wan0
+}
+
+# settled ROUTER: nothing depends on time: no limits for errors, and patience for all that waits for something.
+settled() {
+	# shellcheck disable=SC2016 # for that shell
+	on "$1" bash -c '
+		cd /proc/sys/net
+		for file in netfilter/nf_conntrack_*timeout* netfilter/nf_conntrack_gre_timeout* ipv4/ipfrag_time ipv6/ip6frag_time; do
+			echo 3600 > $file
+		done
+		echo 0 | tee ipv4/icmp_ratelimit ipv4/icmp_ratemask ipv6/icmp/ratelimit ipv4/ipfrag_max_dist \
+			ipv4/conf/*/{send,accept,secure}_redirects ipv6/conf/*/accept_redirects ipv6/conf/*/accept_ra
+		' > /dev/null || bail "settings of $1"
+}
+
+# ruled ROUTER TARGET HELPER
+ruled() {
+	local program range="--to-ports 20000-59999"
+	for program in "$IPTABLES" "$IP6TABLES"; do
+		on "$1" "$program-restore" -w <<-END || bail "rules of $1"
+			*raw
+			-A PREROUTING -p udp --dport 69 -j CT --helper $3
+			-A OUTPUT -p igmp -j DROP
+			COMMIT
+			*nat
+			-A POSTROUTING -o wan0 -p tcp --dport 1:1023 -j $2 $range
+			-A POSTROUTING -o wan0 -p tcp -j $2 $range --random
+			-A POSTROUTING -o wan0 -p sctp -j $2 $range
+			-A POSTROUTING -o wan0 -p udp --dport 53 -j $2 --random-fully
+			-A POSTROUTING -o wan0 -p udp --dport 123 -j $2 $range
+			-A POSTROUTING -o wan0 -j $2
+			COMMIT
+		END
+	done
+	on "$1" "$IPTABLES" -w -t nat -I POSTROUTING 5 -o wan0 -p icmp -j "$2" --to-ports 20000-59999 || bail "rules of $1"
+	# What IPv6 says of its own accord, once in a while.
+	on "$1" "$IP6TABLES-restore" -w -n <<-END || bail "rules of $1"
+		*raw
+		-A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP
+		-A OUTPUT -p ipv6-icmp --icmpv6-type 131 -j DROP
+		-A OUTPUT -p ipv6-icmp --icmpv6-type 143 -j DROP
+		COMMIT
+	END
+}
+
+modprobe -a nf_conntrack_netlink nf_nat_tftp rustmasq || bail "modules"
+host wire masquerade rustmasq
+on wire sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6'
+for router in masquerade rustmasq; do
+	wired $router
+	forwarding $router
+	settled $router
+done
+ruled masquerade MASQUERADE tftp
+ruled rustmasq RUSTMASQ rustmasq-tftp
+
+
+# --- The watch is on: all events into a buffer, and a reader as people use it
+
+watch flow_new flow_confirm packet
+start wire "$checkout/rust/cli/rustmasq-watch" > "$scratch/shown" 2> "$scratch/said"
+wait_until grep -q watching "$scratch/said" || bail "the reader: $(< "$scratch/said")"
+
+# shown ROUTER: how many flows of its the reader has shown.
+shown() { grep -c " $1 " "$scratch/shown"; }
+as_many() { [[ $(shown rustmasq) == $(shown masquerade) ]]; }
+
+# --- The frames. Less than half of them will do where there is little time.
+
+count=$(share 100000)
+((EFFORT >= 100)) || count=$(share 40000)
+what="$count frames of any shape: nothing comes out of one router but what comes out of the other"
+if result=$("$tools/packet_fuzz.py" "$count" "$SEED" "$buffer"); then ok "$what"; else not_ok "$what" "$result"; fi
+printf '# seed %s\n' "$SEED"
+printf '%s\n' "$result" | sed 's/^/# /'
+for event in flow_new flow_confirm packet; do
+	check_match "the reader understands the event $event" "lines of the event $event: [1-9]" "$result"
+done
+check "the reader shows as many flows of one as of the other" wait_until as_many
+check_match "... and there are many" '^[1-9][0-9]+$' "$(shown rustmasq)"
+check_equal "... and understands them all" "rustmasq-watch: watching" "$(< "$scratch/said")"
+unwatch
+
+# counted ROUTER: flows and bytes that the rules of table nat have counted, by family; which rule it was depends on
+# ports, which may be chance.
+counted() {
+	local program
+	for program in "$IPTABLES" "$IP6TABLES"; do
+		on "$1" "$program-save" -c -t nat |
+			awk -F '[^0-9]+' '/-A POSTROUTING/ { flows += $2; bytes += $3; unused += !$2 } END { print flows, bytes, unused + 0 }'
+	done
+}
+check_equal "the rules have counted the same" "$(counted masquerade)" "$(counted rustmasq)"
+# Of few frames, it is chance whether each rule sees one.
+unused=0
+((count >= 2000)) || unused='[0-9]+'
+check_match "... and each has seen flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0-9]+ [0-9]+ $unused\$" "$(counted rustmasq)"
+
+# --- What is wrong is noticed
+
+# noticed WHAT PATTERN: a few frames, and what is said of them.
+noticed() {
+	local output
+	if output=$("$tools/packet_fuzz.py" 300 "$SEED"); then
+		not_ok "it is noticed that $1" "$output"
+	else
+		check_match "it is noticed that $1" "$2" "$output"
+	fi
+}
+
+wrong_rules() {
+	on rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
+	noticed "some flows leave as they are" "came different frames"
+	on rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
+
+	# In IPv4 nobody reads requests now, in IPv6 the kernel's own helper does.
+	for program in "$IPTABLES" "$IP6TABLES"; do on rustmasq "$program" -w -t raw -D PREROUTING 1; done
+	on rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
+	noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
+}
+if compared; then wrong_rules; fi
+
+# --- All goes that came
+
+stop_servers
+for program in "$IPTABLES" "$IP6TABLES"; do
+	on rustmasq "$program" -w -t nat -F
+	on rustmasq "$program" -w -t raw -F
+done
+on rustmasq conntrack -F 2> /dev/null
+check "the module can be removed" wait_until rmmod rustmasq

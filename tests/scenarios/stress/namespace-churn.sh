@@ -1,0 +1,124 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Routers come, translate, expect TFTP servers' answers, and go in the middle of it, many times. There are
+# four households, each with two senders that keep making flows; a router's namespace is made for each
+# anew, and its devices, rules and flows go with it:
+#
+#     lan1..4           router1-1, router1-2, ...
+#     lanN ------------ lan0  wan0 (a dummy)
+#     172.18.0.2/16     .0.1  203.0.113.1/24
+#
+# Meanwhile the watch goes on and off.
+# shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
+. "$(dirname "$0")/../../lib/traffic.sh"
+
+buffer=/sys/kernel/tracing/instances/households
+
+# born ROUTER LAN DEVICE
+born() {
+	ip netns add "$1" || return
+	ip -n "$2" -batch - <<-END || return
+		link add $3 type veth peer name lan0 netns $1
+		addr add 172.18.0.2/16 dev $3
+		addr add fd00:18::2/64 dev $3 nodad
+		link set $3 up
+	END
+	ip -n "$1" -batch - <<-END || return
+		link add wan0 type dummy
+		addr add 203.0.113.1/24 dev wan0
+		addr add 2001:db8:1::1/64 dev wan0 nodad
+		addr add 172.18.0.1/16 dev lan0
+		addr add fd00:18::1/64 dev lan0 nodad
+		link set lo up
+		link set wan0 up
+		link set lan0 up
+	END
+	forwarding "$1"
+	# In place of the last router's.
+	ip -n "$2" -batch - <<-END
+		route replace default via 172.18.0.1 dev $3
+		route replace default via fd00:18::1 dev $3
+	END
+}
+
+# ruled ROUTER FRONT-END
+ruled() {
+	local front
+	for front in "iptables-$2" "ip6tables-$2"; do
+		on "$1" "$front-restore" -w <<-END || return
+			*raw
+			-A PREROUTING -p udp --dport 69 -j CT --helper rustmasq-tftp
+			COMMIT
+			*nat
+			-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999
+			-A POSTROUTING -o wan0 -j RUSTMASQ
+			COMMIT
+		END
+	done
+}
+
+# works ROUTER: its flows of both families are translated, and answers are expected.
+works() {
+	# shellcheck disable=SC2016 # that shell's
+	on "$1" timeout 30 bash -c '
+		cd /proc/self/net
+		until mapfile -t flows < nf_conntrack && mapfile -t expected < nf_conntrack_expect &&
+			[[ ${flows[*]} =~ " dst=203.0.113.1 sport=69 dport=1"[0-9]{4}" " &&
+				${flows[*]} =~ " dst=2001:0db8:0001:0000:0000:0000:0000:0001 sport=69 dport=1"[0-9]{4}" " &&
+				${expected[*]} =~ rustmasq-tftp ]]
+		do sleep 0.1; done'
+}
+
+# household NUMBER COUNT: so many routers, one after the other; says which of them is not as it should be.
+household() {
+	local n router fronts=(legacy nft) trouble
+	RANDOM=$((SEED + $1))
+	for ((n = 0; n < $2; n++)); do
+		router=router$1-$n
+		trouble=
+		born "$router" "lan$1" "lan$n" || trouble="is not born"
+		[[ $trouble ]] || ruled "$router" "${fronts[RANDOM % 2]}" || trouble="has no rules"
+		[[ $trouble ]] || works "$router" || trouble="does not work"
+		[[ ! $trouble ]] || echo "$router $trouble"
+		ip netns del "$router"
+	done
+}
+
+# households COUNT: so many routers in all, each household's at the same time as the others'.
+households() {
+	local number switch=$buffer/events/rustmasq/enable going=()
+	for number in 1 2 3 4; do
+		household $number $((($1 + 4 - number) / 4)) > "$scratch/trouble$number" &
+		going+=($!)
+	done
+	while kill -0 "${going[@]}"; do
+		echo 1 > $switch
+		nap 0.$((3 + RANDOM % 7))
+		echo 0 > $switch
+	done 2> /dev/null
+	wait "${going[@]}"
+}
+
+for number in 1 2 3 4; do host lan$number; done
+modprobe rustmasq || bail "the module"
+mkdir $buffer || bail "a trace buffer"
+trap 'leave; rmdir $buffer' EXIT
+cat $buffer/trace_pipe > "$scratch/events" &
+servers+=($!)
+send_off lan1,lan2,lan3,lan4
+go_on
+households 4
+pause
+wait_until namespaces 4 || not_ok "the first routers' namespaces are gone"
+
+count=$(share 200)
+leaks_before
+go_on
+households "$count"
+check_equal "$count routers came, translated, expected answers, and went" "" "$(cat "$scratch"/trouble?)"
+pause
+check "the watch saw flows" grep -q flow_confirm "$scratch/events"
+check "their namespaces are gone" wait_until namespaces 4
+leaks_after "$count"
+leave_nothing

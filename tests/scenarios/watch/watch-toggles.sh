@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The watch goes on and off many times while senders make flows: no packet is lost, a reader that stays
+# sees each flow once, and those that come and go see some.
+# shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
+. "$(dirname "$0")/../../lib/traffic.sh"
+
+tracing=/sys/kernel/tracing/instances
+events=(flow_new packet flow_confirm)
+
+# hooks HOST: how many are ours.
+hooks() { on "$1" nft list hooks | grep -cF '[rustmasq]'; }
+
+# toggle COUNT: so many times an event goes on and off again.
+toggle() {
+	local n event switch
+	for ((n = 0; n < $1; n++)); do
+		event=${events[RANDOM % 3]}
+		switch=$tracing/toggles/events/rustmasq/$event/enable
+		echo 1 > "$switch" || return
+		# Every now and then somebody looks while it is on.
+		((RANDOM % 10)) || wait_until grep -q "$event" $tracing/toggles/trace || return
+		echo 0 > "$switch" || return
+	done
+}
+
+crowd
+modprobe rustmasq || bail "the module"
+for reader in steady toggles; do mkdir $tracing/$reader || bail "a trace buffer"; done
+trap 'leave; rmdir $tracing/steady $tracing/toggles' EXIT
+rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || bail "rule"
+rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || bail "rule for IPv6"
+send_off lan
+go_on
+toggle 5
+pause
+arrived
+before=$ranged
+
+# A module that goes takes the events with it, so it stays for all of this.
+count=$(share 1000)
+on router conntrack -F 2> /dev/null
+leaks_before
+echo 1 > $tracing/steady/events/rustmasq/flow_confirm/enable
+cat $tracing/steady/trace_pipe > "$scratch/events" &
+servers+=($!)
+go_on
+check "an event goes on and off $count times" toggle "$count"
+call_back
+check_equal "each packet arrived, masqueraded" "$sent" "$ranged"
+seen() { [[ $(grep -c ': flow_confirm: .*:69 reply=' "$scratch/events") == $((sent - before)) ]]; }
+check "the reader that stays saw each flow, once" wait_until seen
+for name in "${hosts[@]}"; do check_equal "its hooks alone are left in $name" 4 "$(hooks "$name")"; done
+echo 0 > $tracing/steady/events/rustmasq/flow_confirm/enable
+for name in "${hosts[@]}"; do check_equal "... and go with it from $name" 0 "$(hooks "$name")"; done
+on router conntrack -F 2> /dev/null
+leaks_after "$count"
+rules_gone
+leave_nothing

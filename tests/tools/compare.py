@@ -1,0 +1,325 @@
+#!/usr/bin/env -S python3 -I -S
+# SPDX-License-Identifier: GPL-2.0
+"""tests/tools/compare.py: sends packets between the hosts of a scenario, and tells what was seen of them.
+
+Does what the lines of its standard input say (class Stage has the commands); each answer ends with a line
+that is a dot. Protocols are udp, tcp, sctp and icmp; where ICMP and ICMPv6 have no port, the identifier
+of the echo request stands.
+"""
+
+import ipaddress
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from ctnetlink import (CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
+                       CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE, FLOWS, HEADER,
+                       NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, STATUS, Conntrack, Inside, attributes, number, place)
+from peers import SLOW, Player, checksum, family, hear_errors, icmp_error
+
+ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmp", SCTP: "sctp"}
+# Attributes of a tuple's ICMP, of a flow's protocol, and of statistics.
+IDENTIFIERS = {ICMP: 4, ICMPV6: 7}
+CTA_PROTOINFO, CTA_ZONE = 4, 18
+GET_STATISTICS = 4
+# Without search_restart, which is chance.
+STATISTICS = {2: "found", 4: "invalid", 8: "insert", 9: "insert_failed", 10: "drop", 11: "early_drop", 12: "error",
+              14: "clash_resolve", 15: "chaintoolong"}
+DROP = 10
+STATES = {
+    TCP: "none syn-sent syn-recv established fin-wait close-wait last-ack time-wait close syn-sent2".split(),
+    SCTP: "none closed cookie-wait cookie-echoed established shutdown-sent shutdown-recd shutdown-ack-sent "
+          "heartbeat-sent".split(),
+}
+# Multicast groups: flows that are new, change, and go.
+EVENTS = 1 | 2 | 4
+PATIENCE = 5 * SLOW
+# Types of ICMP and ICMPv6.
+REQUEST, REPLY = {ICMP: 8, ICMPV6: 128}, {ICMP: 0, ICMPV6: 129}
+
+
+class Flow:
+    """What ctnetlink says about one."""
+
+    def __init__(self, nest):
+        self.original, self.reply = self.tuple(nest[CTA_TUPLE_ORIG]), self.tuple(nest[CTA_TUPLE_REPLY])
+        self.zone = f" zone {number(nest[CTA_ZONE])}" if CTA_ZONE in nest else ""
+        status = number(nest[CTA_STATUS])
+        self.status = "+".join(name for n, name in enumerate(STATUS) if status >> n & 1)
+        if CTA_PROTOINFO in nest:
+            (_, of_protocol), = attributes(nest[CTA_PROTOINFO]).items()
+            self.status += " " + STATES[self.protocol][number(attributes(of_protocol)[1])]
+
+    def tuple(self, data):
+        nest = attributes(data)
+        addresses, ports = attributes(nest[CTA_TUPLE_IP]), attributes(nest[CTA_TUPLE_PROTO])
+        self.protocol = number(ports[CTA_PROTO_NUM])
+        source, target = [str(ipaddress.ip_address(addresses[kind])) for kind in sorted(addresses)]
+        if self.protocol in IDENTIFIERS:
+            both = [number(ports[IDENTIFIERS[self.protocol]])] * 2
+        else:
+            both = [number(ports[kind]) for kind in (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT)]
+        return (source, both[0]), (target, both[1])
+
+    def name(self):
+        """By what its client sent."""
+        return f"{NAMES[self.protocol]} {place(*self.original[0])}>{place(*self.original[1])}{self.zone}"
+
+
+class Table(Conntrack):
+    """conntrack in a namespace, and its events from now on."""
+
+    def __init__(self, host):
+        super().__init__(host)
+        self.watch = Conntrack(host, EVENTS)
+
+    def all(self):
+        return sorted((Flow(nest) for nest in self.dump(FLOWS)), key=Flow.name)
+
+    def heard(self):
+        """The events since the last call, by flow: a kind and the flow."""
+        found = []
+        while select.select([self.watch.sock], [], [], 0)[0]:
+            data = self.watch.sock.recv(1 << 17)
+            while data:
+                length, kind, flags = struct.unpack_from("=IHH", data)
+                what = "gone" if kind & 0xFF == DELETE else "new" if flags else "update"
+                found.append((what, Flow(attributes(data[HEADER.size:length]))))
+                data = data[length + 3 & ~3:]
+        return sorted(found, key=lambda event: event[1].name())
+
+    def statistics(self):
+        """What `conntrack -S` says, for all processors together."""
+        total = dict.fromkeys(STATISTICS, 0)
+        self.request(FLOWS, GET_STATISTICS, NLM_F_DUMP)
+        while True:
+            for kind, data in self.messages():
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    return total
+                for what, value in attributes(data).items():
+                    if what in total:
+                        total[what] += number(value)
+
+
+class Mask:
+    """What is chance: ports in ranges (FIRST-LAST), but for some. Each gets a number, so that what was equal
+    stays so."""
+
+    def __init__(self, words):
+        ranges = [list(map(int, word.split("-"))) for word in words]
+        self.ranges = [ends for ends in ranges if len(ends) == 2]
+        self.kept = [ends[0] for ends in ranges if len(ends) == 1]
+        self.numbers = {}
+
+    def port(self, protocol, address, port):
+        if port not in self.kept:
+            for first, last in self.ranges:
+                if first <= port <= last:
+                    count = self.numbers.setdefault((protocol, address, port), len(self.numbers) + 1)
+                    return f"[{first}-{last}]#{count}"
+        return str(port)
+
+
+class Stage(Player):
+    """The commands. WHO is HOST@ADDRESS."""
+
+    def __init__(self):
+        self.sockets, self.listening, self.peers, self.tables = {}, {}, {}, {}
+        self.mask, self.routers, self.before = Mask([]), set(), {}
+
+    # --- What is to be seen alike
+
+    def routers_are(self, *addresses):
+        """routers_are ADDRESS...: whose ports are chance."""
+        self.routers = set(addresses)
+        return []
+
+    def place(self, protocol, address, port):
+        """ADDRESS PORT, masked."""
+        return f"{address} {self.mask.port(protocol, address, port) if address in self.routers else port}"
+
+    def anew(self, host, *mask):
+        """anew HOST [FIRST-LAST|PORT]...: a case begins. Ports in these ranges are chance, but for those ports."""
+        if host not in self.tables:
+            self.tables[host] = Table(host)
+        table = self.tables[host]
+        self.mask = Mask(mask)
+        table.forget()
+        table.heard()
+        self.before = table.statistics()
+        return []
+
+    def look(self, host):
+        """look HOST: the case ends. What is to be compared, as PROPERTY WHAT."""
+        table = self.tables[host]
+        now, flows, said = table.statistics(), table.all(), []
+        for flow in flows:
+            said.append(f"original {flow.name()}")
+        for flow in flows:
+            # An identifier of ICMP is one, not two.
+            source = flow.reply[0][0] if flow.protocol in IDENTIFIERS else place(*flow.reply[0])
+            name = NAMES[flow.protocol]
+            said.append(f"reply {name} {source}>{self.place(name, *flow.reply[1])}")
+        for flow in flows:
+            said.append(f"flags {NAMES[flow.protocol]} {flow.status}")
+        # How many taken ports the search found is chance where the port is.
+        said += [f"statistics {name}={now[what] - self.before[what]}" for what, name in STATISTICS.items()
+                 if now[what] != self.before[what] and not (name == "found" and self.mask.ranges)]
+        said += self.events(table)
+        for sock in [*self.sockets.values(), *self.listening.values()]:
+            if sock.type == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        self.sockets, self.listening, self.peers = {}, {}, {}
+        table.heard()
+        table.forget()
+        return said + [line for line in self.events(table) if line.startswith("events gone")]
+
+    def events(self, table):
+        # By the protocol, and not by its tuples: these are properties of their own.
+        return [f"events {what} {NAMES[flow.protocol]}" + (f" {flow.status}" if what != "gone" else "")
+                for what, flow in table.heard()]
+
+    def until(self, host, word, count="1", patience=PATIENCE):
+        """until HOST WORD [COUNT [SECONDS]]: waits until so many flows have the word among their flags."""
+        end = time.monotonic() + float(patience)
+        while True:
+            found = sum(word in flow.status.replace("+", " ").split() for flow in self.tables[host].all())
+            if found >= int(count):
+                return ["yes"]
+            if time.monotonic() > end:
+                return ["no"]
+            time.sleep(0.02)
+
+    def dropped(self, host, count, patience=PATIENCE):
+        """dropped HOST COUNT [SECONDS]: waits until conntrack has counted so many drops since the case began."""
+        end = time.monotonic() + float(patience)
+        while self.tables[host].statistics()[DROP] - self.before[DROP] < int(count):
+            if time.monotonic() > end:
+                return ["no"]
+            time.sleep(0.02)
+        return ["yes"]
+
+    # --- Sockets
+
+    def socket(self, who, protocol, port):
+        key = who, protocol, port
+        if key in self.sockets:
+            return self.sockets[key]
+        host, _, address = who.partition("@")
+        kind, number_ = {
+            "udp": (socket.SOCK_DGRAM, UDP), "tcp": (socket.SOCK_STREAM, TCP), "sctp": (socket.SOCK_STREAM, SCTP),
+            "icmp": (socket.SOCK_RAW, ICMPV6 if family(address) == socket.AF_INET6 else ICMP),
+        }[protocol]
+        with Inside(host):
+            sock = socket.socket(family(address), kind, number_)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if protocol == "udp":
+            hear_errors(sock)
+        sock.bind((address, 0 if protocol == "icmp" else int(port)))
+        if kind == socket.SOCK_STREAM:
+            sock.settimeout(PATIENCE)
+        self.sockets[key] = sock
+        return sock
+
+    def open(self, who, protocol, port):
+        """open WHO PROTOCOL PORT: hears what comes there."""
+        sock = self.socket(who, protocol, port)
+        if sock.type == socket.SOCK_STREAM:
+            sock.listen(16)
+            self.listening[who, protocol, port] = self.sockets.pop((who, protocol, port))
+        return []
+
+    def send(self, who, protocol, port, address, target, text, size="0"):
+        """send WHO PROTOCOL PORT ADDRESS PORT TEXT [SIZE]: a datagram, or an echo request, of that size."""
+        sock = self.socket(who, protocol, port)
+        data = text.encode().ljust(int(size), b".")
+        if protocol == "icmp":
+            data += b"." * (len(data) % 2)
+            head = struct.pack("!BBHHH", REQUEST[sock.proto], 0, 0, int(port), 1)
+            data = head[:2] + struct.pack("!H", checksum(head + data)) + head[4:] + data
+            target = 0
+        try:
+            sock.sendto(data, (address, int(target)))
+        except OSError as error:
+            return [str(error)]
+        return []
+
+    def hear(self, who, protocol, port, patience=PATIENCE):
+        """hear WHO PROTOCOL PORT [SECONDS]: ADDRESS PORT TEXT, an ICMP error, "nothing"; or of a stream TEXT,
+        "closed", "reset", "nothing"."""
+        sock = self.socket(who, protocol, port)
+        end = time.monotonic() + float(patience)
+        while select.select([sock], [], [], max(0, end - time.monotonic()))[0]:
+            if sock.type == socket.SOCK_STREAM:
+                try:
+                    return [sock.recv(65535).decode() or "closed"]
+                except ConnectionResetError:
+                    return ["reset"]
+            error = icmp_error(sock)
+            if error:
+                return [error]
+            data, peer = sock.recvfrom(65535)
+            seen = peer[1]
+            if protocol == "icmp":
+                if sock.proto == ICMP:
+                    data = data[(data[0] & 15) * 4:]
+                seen, = struct.unpack("!H", data[4:6])
+                if data[0] != (REPLY if int(port) else REQUEST)[sock.proto] or int(port) not in (0, seen):
+                    continue
+                data = data[8:]
+            self.peers[who, protocol, port] = peer
+            text = data.decode().rstrip(".")
+            return [f"{self.place(protocol, peer[0], seen)} {text}" + (f" {len(data)}" if len(data) > 1000 else "")]
+        return ["nothing"]
+
+    def answer(self, who, protocol, port, text, size="0"):
+        """answer WHO PROTOCOL PORT TEXT [SIZE]: to whom it heard last, if it heard anybody."""
+        peer = self.peers.get((who, protocol, port))
+        if peer:
+            self.socket(who, protocol, port).sendto(text.encode().ljust(int(size), b"."), peer)
+        return []
+
+    def connect(self, who, protocol, port, address, target):
+        """connect WHO PROTOCOL PORT ADDRESS PORT"""
+        try:
+            self.socket(who, protocol, port).connect((address, int(target)))
+        except TimeoutError:
+            return ["nothing"]
+        except ConnectionRefusedError:
+            return ["refused"]
+        return ["connected"]
+
+    def accept(self, who, protocol, port):
+        """accept WHO PROTOCOL PORT: ADDRESS PORT of the client, to whom what is said there goes from now on."""
+        listening = self.listening[who, protocol, port]
+        if not select.select([listening], [], [], PATIENCE)[0]:
+            return ["nothing"]
+        self.sockets[who, protocol, port], peer = listening.accept()
+        return [self.place(protocol, *peer[:2])]
+
+    def say(self, who, protocol, port, text):
+        """say WHO PROTOCOL PORT TEXT: in a stream."""
+        self.socket(who, protocol, port).send(text.encode())
+        return []
+
+    def end(self, who, protocol, port):
+        """end WHO PROTOCOL PORT: says no more."""
+        self.socket(who, protocol, port).shutdown(socket.SHUT_WR)
+        return []
+
+    def abort(self, who, protocol, port):
+        """abort WHO PROTOCOL PORT: resets the connection."""
+        sock = self.sockets.pop((who, protocol, port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        return []
+
+
+if __name__ == "__main__":
+    Stage().play()

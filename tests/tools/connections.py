@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""TCP connections by the thousand: each asks for one byte, gets it, and is reset.
+
+tests/tools/connections.py serve ADDRESS PORTS        answers at PORTS ports from 7000 on; "ready" says that it does.
+                                                At SIGTERM: a line "COUNT ADDRESS" for each client address seen.
+tests/tools/connections.py open COUNT ADDRESS PORTS   opens COUNT connections to these, one after the other, and
+                                                prints how many had their answer
+"""
+
+import collections
+import selectors
+import signal
+import socket
+import struct
+import sys
+
+FIRST = 7000
+PATIENCE = 20
+# Linger for no time: a connection ends by a reset, and its port can be had again at once.
+RESET = struct.pack("ii", 1, 0)
+
+
+class Ended(Exception):
+    pass
+
+
+def end(*_):
+    raise Ended
+
+
+def serve(address, ports):
+    seen, ready = collections.Counter(), selectors.DefaultSelector()
+    for port in range(FIRST, FIRST + int(ports)):
+        ready.register(socket.create_server((address, port), backlog=4096), selectors.EVENT_READ)
+    signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
+    try:
+        while True:
+            for key, _ in ready.select():
+                if isinstance(key.data, str):
+                    answer(key.fileobj, ready)
+                else:
+                    accept(key.fileobj, seen, ready)
+    except Ended:
+        for source, count in seen.items():
+            print(count, source)
+
+
+def accept(listener, seen, ready):
+    connection, peer = listener.accept()
+    seen[peer[0]] += 1
+    ready.register(connection, selectors.EVENT_READ, "connection")
+
+
+def answer(connection, ready):
+    """The first byte is answered; then its client resets it."""
+    try:
+        question = connection.recv(1)
+        connection.sendall(question)
+    except ConnectionResetError:
+        question = b""
+    if not question:
+        ready.unregister(connection)
+        connection.close()
+
+
+def open_one(address, port):
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.settimeout(PATIENCE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.connect((address, port))
+        sock.sendall(b"?")
+        return sock.recv(1) == b"?"
+
+
+def open_all(count, address, ports):
+    answered = 0
+    for number in range(int(count)):
+        try:
+            answered += open_one(address, FIRST + number % int(ports))
+        except OSError as error:
+            print(f"connection {number}: {error}", file=sys.stderr)
+    print(answered)
+
+
+if __name__ == "__main__":
+    {"serve": serve, "open": open_all}[sys.argv[1]](*sys.argv[2:])
