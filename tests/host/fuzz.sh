@@ -43,7 +43,7 @@ fuzz() {
 	program=$(echo "$built"/*/release/"$target")
 	found=$built/found/$target
 	log=$scratch/$target.log
-	runs=$(share "$2")
+	runs=$(scaled "$2")
 	mkdir -p "$found" "$scratch/$target"
 	if "${repeatable[@]}" "$program" -seed="$SEED" -reload=0 -runs="$runs" -max_len=512 -timeout=10 \
 		-artifact_prefix="$found/" "$scratch/$target" "$fuzz/corpus/$target" > "$log" 2>&1; then

@@ -9,8 +9,8 @@ cd "$(dirname "$(readlink -f "$0")")/../.." || exit
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
-refused() {
+# check_kdir_refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
+check_kdir_refused() {
 	local output
 	if output=$(make KDIR="$3" module 2>&1); then
 		echo "not ok - $1 is refused"
@@ -35,20 +35,20 @@ rustc=$("${RUSTC:-/usr/bin/rustc}" --version)
 base=(RUST=y "RUSTC_VERSION_TEXT=\"$rustc\"" MODULES=y INET=y IPV6=y EVENT_TRACING=y NETFILTER=y
 	NETFILTER_XTABLES=m NF_CONNTRACK=m NF_NAT=m)
 
-refused "a folder that is not there" "no such folder" "$scratch/nothing"
-refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"
+check_kdir_refused "a folder that is not there" "no such folder" "$scratch/nothing"
+check_kdir_refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"
 configured MODULES=y
-refused "a kernel without Rust" "CONFIG_RUST is not set" "$tree"
+check_kdir_refused "a kernel without Rust" "CONFIG_RUST is not set" "$tree"
 configured "${base[@]}"
 rm "$tree/rust/libkernel.rmeta"
-refused "a header package" "no Rust metadata" "$tree"
+check_kdir_refused "a header package" "no Rust metadata" "$tree"
 configured "${base[@]/"$rustc"/rustc 1.0.0}"
-refused "another compiler's kernel" 'built by "rustc 1.0.0"' "$tree"
+check_kdir_refused "another compiler's kernel" 'built by "rustc 1.0.0"' "$tree"
 configured "${base[@]}"
-refused "a kernel without NF_NAT_MASQUERADE" "lacks CONFIG_NF_NAT_MASQUERADE" "$tree"
+check_kdir_refused "a kernel without NF_NAT_MASQUERADE" "lacks CONFIG_NF_NAT_MASQUERADE" "$tree"
 configured "${base[@]}" NF_NAT_MASQUERADE=y
 rm "$tree/Module.symvers"
-refused "a tree that was not built to its end" "no Module.symvers" "$tree"
+check_kdir_refused "a tree that was not built to its end" "no Module.symvers" "$tree"
 
 # On a fresh machine there is none until a recipe has built it, so no recipe before may ask where it
 # is: what was asked for once stays as it was answered.

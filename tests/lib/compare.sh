@@ -7,7 +7,7 @@
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# --- The network: home's with IPv6, a second client, and addresses to choose from.
+# --- The network: setup_lan's with IPv6, a second client, and addresses to choose from.
 # The server knows no way to the LAN.
 #
 #     lan                   router                       server
@@ -27,11 +27,11 @@ declare -A client=([4]=172.18.0.2 [6]=fd00:18::2) second=([4]=172.18.0.3 [6]=fd0
 	server=([4]=203.0.113.2 [6]=2001:db8:1::2) other=([4]=203.0.113.3 [6]=2001:db8:1::3) \
 	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
 
-two_clients() {
+setup_two_clients() {
 	local name
 	modprobe -a nf_conntrack_netlink sctp || bail "modules"
-	home
-	home_ipv6
+	setup_lan
+	setup_lan_ipv6
 	ip -n lan -batch - <<-END || bail "the LAN's addresses"
 		addr add 172.18.0.3/16 dev lan0
 		addr add fd00:18::3/64 dev lan0 nodad preferred_lft 0
@@ -51,22 +51,22 @@ two_clients() {
 	END
 	for name in lan router server; do
 		# Errors without a limit, no advice about shorter ways, and a port of TCP can be had again at once.
-		on $name sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
+		ns_exec $name sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
 			echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets
 			echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects /proc/sys/net/ipv6/conf/*/accept_redirects' > /dev/null
 	done
-	on router sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
+	ns_exec router sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
 	# IPv6 advises of shorter ways all the same, once a second.
-	on router "$IP6TABLES" -w -t raw -A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP || bail "rule"
+	ns_exec router "$IP6TABLES" -w -t raw -A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP || bail "rule"
 	# Neighbours know each other: no first packet waits, and none is lost.
 	for name in lan@172.18.0.1 lan@fd00:18::1 server@203.0.113.1 server@2001:db8:1::1; do
-		on "${name%%@*}" ping -q -c 1 -W 5 "${name#*@}" > /dev/null || bail "no way from $name"
+		ns_exec "${name%%@*}" ping -q -c 1 -W 5 "${name#*@}" > /dev/null || bail "no way from $name"
 	done
 }
 
-compare_on() {
-	stage_on compare.py
-	play routers_are 203.0.113.1 203.0.113.9 198.51.100.1 172.18.0.1 2001:db8:1::1 2001:db8:2::1 fd00:18::1
+start_compare_peers() {
+	peers_start compare.py
+	peers routers_are 203.0.113.1 203.0.113.9 198.51.100.1 172.18.0.1 2001:db8:1::1 2001:db8:2::1 fd00:18::1
 }
 
 # --- Cases: functions that send packets, and say what must arrive of them
@@ -77,13 +77,13 @@ variant='' case='' target='' wrong='' mask=() sabotage=()
 # For how many seconds a host listens for what should come, where cases say so.
 patience=5
 
-# note PROPERTY WHAT
-note() { noted[$variant $case $1]+="$2"$'\n'; }
+# note_property PROPERTY WHAT
+note_property() { noted[$variant $case $1]+="$2"$'\n'; }
 
-# rules RULE...: the router's rules for POSTROUTING of table nat, in both families and
+# set_rules RULE...: the router's rules for POSTROUTING of table nat, in both families and
 # with their counters at 0. TARGET in them is the one whose turn it is; a rule that
 # begins with 4 or 6 is for that family alone; one may begin with a chain.
-rules() {
+set_rules() {
 	local family rule text waiting=()
 	for family in 4 6; do
 		text=$'*nat\n'
@@ -97,57 +97,57 @@ rules() {
 			if [[ $wrong ]]; then rule=${rule/TARGET*/$wrong}; else rule=${rule/TARGET/$target}; fi
 			text+="-A $rule"$'\n'
 		done
-		on router "${iptables[$family]}-restore" -w <<< "${text}COMMIT" &
+		ns_exec router "${iptables[$family]}-restore" -w <<< "${text}COMMIT" &
 		waiting+=($!)
 	done
 	for rule in "${waiting[@]}"; do wait "$rule" || bail "rules: $*"; done
-	[[ ! ${sabotage[*]} ]] || meddle -I
-	play anew router "${mask[@]}"
+	[[ ! ${sabotage[*]} ]] || wrong_rule -I
+	peers anew router "${mask[@]}"
 }
 
-# counters: what `rules` counted.
-counters() {
+# note_counters: what set_rules counted.
+note_counters() {
 	local family line waiting
-	on router "${iptables[6]}-save" -c -t nat > "$scratch/counters6" &
+	ns_exec router "${iptables[6]}-save" -c -t nat > "$scratch/counters6" &
 	waiting=$!
-	on router "${iptables[4]}-save" -c -t nat > "$scratch/counters4"
+	ns_exec router "${iptables[4]}-save" -c -t nat > "$scratch/counters4"
 	wait $waiting
 	for family in 4 6; do
 		while IFS= read -r line; do
 			case $line in
-			:POSTROUTING*) note counters "IPv$family, policy: ${line##* }" ;;
-			*" -A POSTROUTING "*) note counters "IPv$family: ${line%% *}" ;;
+			:POSTROUTING*) note_property counters "IPv$family, policy: ${line##* }" ;;
+			*" -A POSTROUTING "*) note_property counters "IPv$family: ${line%% *}" ;;
 			esac
 		done < "$scratch/counters$family"
 	done
 }
 
-# meddle -I|-D: puts the wrong rule in, or takes it out. It is HOST PROGRAM TABLE CHAIN RULE...
-meddle() {
-	on "${sabotage[0]}" "${sabotage[1]}" -w -t "${sabotage[2]}" "$1" "${sabotage[@]:3}"
+# wrong_rule -I|-D: puts the wrong rule in, or takes it out. It is HOST PROGRAM TABLE CHAIN RULE...
+wrong_rule() {
+	ns_exec "${sabotage[0]}" "${sabotage[1]}" -w -t "${sabotage[2]}" "$1" "${sabotage[@]:3}"
 }
 
-# look: what conntrack has at the end of a case. A case may look itself, before it takes something away.
+# look_at_conntrack: what conntrack has at the end of a case. A case may look itself, before it takes something away.
 looked=''
-look() { play look router && looked=$said; }
+look_at_conntrack() { peers look router && looked=$said; }
 
-# run VARIANT TARGET CASE
-run() {
+# run_case VARIANT TARGET CASE
+run_case() {
 	local line property
 	variant=$1 target=$2 case=$3 v=4 mask=()
 	for property in "${properties[@]}"; do unset "noted[$variant $case $property]"; done
 	looked=''
 	if [[ $1 == wrong ]]; then patience=1; else patience=5; fi
 	"$case"
-	[[ $looked ]] || look
+	[[ $looked ]] || look_at_conntrack
 	while IFS= read -r line; do
-		[[ ! $line ]] || note "${line%% *}" "${line#* }"
+		[[ ! $line ]] || note_property "${line%% *}" "${line#* }"
 	done <<< "$looked"
-	counters
+	note_counters
 }
 
-# difference VARIANT VARIANT: the properties of the case that differ, into `differing`.
-difference() {
+# find_difference VARIANT VARIANT: the properties of the case that differ, into `differing`.
+find_difference() {
 	local property
 	differing=''
 	for property in "${properties[@]}"; do
@@ -155,8 +155,8 @@ difference() {
 	done
 }
 
-# explained VARIANT VARIANT: how they differ.
-explained() {
+# explain_difference VARIANT VARIANT: how they differ.
+explain_difference() {
 	local property
 	for property in $differing; do
 		echo "$property:"
@@ -164,72 +164,72 @@ explained() {
 	done
 }
 
-# same CASE...: each is the same with MASQUERADE and with RUSTMASQ, where they are compared.
-same() {
+# check_same CASE...: each is the same with MASQUERADE and with RUSTMASQ, where they are compared.
+check_same() {
 	local name
 	for name; do
-		if compared; then run MASQUERADE MASQUERADE "$name"; fi
-		run RUSTMASQ RUSTMASQ "$name"
+		if compared; then run_case MASQUERADE MASQUERADE "$name"; fi
+		run_case RUSTMASQ RUSTMASQ "$name"
 		compared || continue
-		difference MASQUERADE RUSTMASQ
+		find_difference MASQUERADE RUSTMASQ
 		if [[ ! $differing ]]; then
 			ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ"
 		else
-			not_ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ" "$(explained MASQUERADE RUSTMASQ)"
+			not_ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ" "$(explain_difference MASQUERADE RUSTMASQ)"
 		fi
 	done
 }
 
-# noticed "PROPERTY..." CASE WRONG: that stands in place of TARGET and what follows it; or, if WRONG is HOST PROGRAM
+# check_wrong_rule "PROPERTY..." CASE WRONG: that stands in place of TARGET and what follows it; or, if WRONG is HOST PROGRAM
 # TABLE CHAIN RULE..., beside RUSTMASQ's rules. Those properties differ from MASQUERADE's, and no others.
-noticed() {
+check_wrong_rule() {
 	if (($# == 3)); then
 		wrong=$3
-		run wrong RUSTMASQ "$2"
+		run_case wrong RUSTMASQ "$2"
 		wrong=
 	else
 		sabotage=("${@:3}")
-		run wrong RUSTMASQ "$2"
-		meddle -D 2> /dev/null
+		run_case wrong RUSTMASQ "$2"
+		wrong_rule -D 2> /dev/null
 		sabotage=()
 	fi
-	difference MASQUERADE wrong
+	find_difference MASQUERADE wrong
 	if [[ $differing == "$1" ]]; then
 		ok "a wrong rule is noticed ($1): ${*:3}"
 	else
-		not_ok "a wrong rule is noticed ($1): ${*:3}" "$(explained MASQUERADE wrong)"
+		not_ok "a wrong rule is noticed ($1): ${*:3}" "$(explain_difference MASQUERADE wrong)"
 	fi
 }
 
 # --- What cases do. A wrong rule may stop packets; with the right ones, what must arrive is checked, too.
 
-# must WHAT PATTERN GOT
-must() {
+# must_match WHAT PATTERN GOT
+must_match() {
 	[[ $variant == wrong ]] || check_match "$variant: ${case//_/ }: IPv$v, $1" "^$2$" "$3"
 }
 
-# marked MARK: conntrack(8) shows it for both families' flows.
-marked() {
+# must_show_flag MARK: conntrack(8) shows it for both families' flows.
+must_show_flag() {
 	local marks
 	marks=$(tracked -p udp | grep -o '\[[A-Z]*\]')
-	note flags "conntrack(8): ${marks//$'\n'/ }"
-	must "conntrack(8) says $1" "\\[$1\\] \\[$1\\]" "${marks//$'\n'/ }"
+	note_property flags "conntrack(8): ${marks//$'\n'/ }"
+	must_match "conntrack(8) says $1" "\\[$1\\] \\[$1\\]" "${marks//$'\n'/ }"
 }
 
-# seen ADDRESS PATTERN WHAT: $said is what a host heard of a packet, or whom it accepted; the
+# must_come_from ADDRESS PATTERN WHAT: $said is what a host heard of a packet, or whom it accepted; the
 # source must be that.
-seen() {
+must_come_from() {
 	local address port text
 	read -r address port text <<< "$said"
-	note delivered "IPv$v, $3: ${text:-$address}"
-	note source "IPv$v, $3: $address"
-	note port "IPv$v, $3: $port"
-	must "$3" "$1 $2.*" "$said"
+	note_property delivered "IPv$v, $3: ${text:-$address}"
+	note_property source "IPv$v, $3: $address"
+	note_property port "IPv$v, $3: $port"
+	must_match "$3" "$1 $2.*" "$said"
 }
 
-# heard WHO PROTOCOL PORT WHAT PATTERN: what a client heard.
-heard() {
-	play hear "$1" "$2" "$3" $((patience * slow))
-	note client "IPv$v, $4: $said"
-	must "$4" "$5" "$said"
+# must_hear WHO PROTOCOL PORT WHAT PATTERN: what a client heard.
+must_hear() {
+	peers hear "$1" "$2" "$3" $((patience * slow))
+	note_property client "IPv$v, $4: $said"
+	must_match "$4" "$5" "$said"
 }

@@ -7,36 +7,42 @@
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# says WHAT ANSWER COMMAND...: what the command says is that.
-says() {
-	play "${@:3}"
+# check_said WHAT ANSWER COMMAND...: what the command says is that.
+check_said() {
+	peers "${@:3}"
 	check_equal "$1" "$2" "$said"
 }
 
-# says_like WHAT PATTERN COMMAND...: it matches the extended regular expression.
-says_like() {
-	play "${@:3}"
+# check_said_like WHAT PATTERN COMMAND...: it matches the extended regular expression.
+check_said_like() {
+	peers "${@:3}"
 	check_match "$1" "$2" "$said"
 }
 
-# heard WHAT EXPECTED HOST PROTOCOL PORT: the server there hears just that, soon.
-heard() {
+# end_conversations: all hang up, and the router forgets its flows.
+end_conversations() {
+	peers hang_up
+	ns_exec router conntrack -F 2> /dev/null
+}
+
+# check_heard WHAT EXPECTED HOST PROTOCOL PORT: the server there hears just that, soon.
+check_heard() {
 	local end=$((SECONDS + 20 * slow)) all=
 	while ((SECONDS < end)); do
-		play heard "${@:3}"
+		peers heard "${@:3}"
 		all+=${all:+$'\n'}$said
 		all=${all%$'\n'}
 		[[ $all != "$2" ]] || break
-		nap 0.05
+		pause 0.05
 	done
 	check_equal "$1" "$2" "$all"
 }
 
-# nf_conntrack: the router's /proc/net/nf_conntrack in order, without times, counts of users, and what is zero. A source
+# list_conntrack: the router's /proc/net/nf_conntrack in order, without times, counts of users, and what is zero. A source
 # port that NAT moved into $range (FIRST-LAST) is called MOVED, a query identifier that it moved, OTHER.
 range=32768-65535
-nf_conntrack() {
-	on router cat /proc/net/nf_conntrack | awk -v first="${range%-*}" -v last="${range#*-}" '
+list_conntrack() {
+	ns_exec router cat /proc/net/nf_conntrack | awk -v first="${range%-*}" -v last="${range#*-}" '
 	{
 		line = $3
 		state = $6 ~ /^[A-Z]/ ? $6 : ""
@@ -58,7 +64,7 @@ nf_conntrack() {
 	}' | LC_ALL=C sort
 }
 
-# tracks WHAT LINES: that is what the router tracks, in this form, and nothing else.
-tracks() {
-	check_equal "$1" "$(LC_ALL=C sort <<< "$2")" "$(nf_conntrack)"
+# check_tracked WHAT LINES: that is what the router tracks, in this form, and nothing else.
+check_tracked() {
+	check_equal "$1" "$(LC_ALL=C sort <<< "$2")" "$(list_conntrack)"
 }

@@ -7,10 +7,10 @@
 tracing=/sys/kernel/tracing
 buffer=$tracing/instances/scenario
 
-# watch EVENT...: records these events from now on, and no others.
-watch() {
+# record_events EVENT...: records these events from now on, and no others.
+record_events() {
 	local event
-	unwatch
+	stop_recording
 	modprobe rustmasq || bail "the module"
 	mkdir "$buffer" || bail "a trace buffer"
 	for event; do
@@ -18,10 +18,16 @@ watch() {
 	done
 }
 
-# unwatch: records nothing, and forgets what was recorded.
-unwatch() { [[ ! -e $buffer ]] || rmdir "$buffer"; }
+# stop_recording: records nothing, and forgets what was recorded.
+stop_recording() { [[ ! -e $buffer ]] || rmdir "$buffer"; }
 
 forget_events() { : > "$buffer/trace"; }
+
+# forget_flows: the router's flows and what was recorded are forgotten.
+forget_flows() {
+	ns_exec router conntrack -F 2> /dev/null
+	forget_events
+}
 
 # events EVENT [PATTERN]: what was recorded, a line each, without time and task.
 events() {
@@ -34,8 +40,8 @@ events() {
 	done
 }
 
-# take EVENT NAME...: sets `taken` to the event with these fields alone, in this order.
-take() {
+# pick_fields EVENT NAME...: sets `taken` to the event with these fields alone, in this order.
+pick_fields() {
 	local name
 	taken=
 	for name in "${@:2}"; do
@@ -45,23 +51,23 @@ take() {
 
 # fields EVENT NAME...: prints that.
 fields() {
-	take "$@"
+	pick_fields "$@"
 	printf '%s' "$taken"
 }
 
 # field NAME EVENT: what the event has under that name.
 field() {
-	take "$2" "$1"
+	pick_fields "$2" "$1"
 	printf '%s' "${taken#*=}"
 }
 
 # netns HOST: the number of its namespace.
 netns() { stat -L -c %i "/run/netns/$1"; }
 
-# endpoints: what `conntrack -L` or /proc/net/nf_conntrack says, in the events'
+# as_endpoints: what `conntrack -L` or /proc/net/nf_conntrack says, in the events'
 # words: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P plain=A:P->B:P, a line
 # a flow. An identifier of ICMP stands where its client's port would.
-endpoints() {
+as_endpoints() {
 	awk '
 	function end(address, port) { return (address ~ /:/ ? "[" address "]" : address) ":" port + 0 }
 	function tuple(n) {
@@ -91,18 +97,18 @@ endpoints() {
 	}'
 }
 
-# flows: the router's conntrack entries of both families in that form.
-flows() {
+# list_flows: the router's conntrack entries of both families in that form.
+list_flows() {
 	{
 		tracked -f ipv4 -o id
 		tracked -f ipv6 -o id
-	} | endpoints
+	} | as_endpoints
 }
 
 # --- The hooks behind the events
 
-# everywhere COUNT: in every namespace so many are ours.
-everywhere() {
+# hooks_everywhere COUNT: in every namespace so many are ours.
+hooks_everywhere() {
 	local name hooks others ours='[rustmasq]'
 	# shellcheck disable=SC2154 # lib.sh's
 	for name in '' "${hosts[@]}"; do
@@ -111,27 +117,27 @@ everywhere() {
 		((${#hooks} - ${#others} == $1 * ${#ours})) || return 1
 	done
 }
-nowhere() { everywhere 0; }
+no_hooks_anywhere() { hooks_everywhere 0; }
 
 # --- Flows to look at
 
-# two_flows: home's network with IPv6, and a router that masquerades without us.
-two_flows() {
-	home
-	home_ipv6
+# setup_two_flows: setup_lan's network with IPv6, and a router that masquerades without us.
+setup_two_flows() {
+	setup_lan
+	setup_lan_ipv6
 	serve server UDP 53
 	serve server UDP6 54
-	rule -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
-	rule6 -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
+	add_rule -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
+	add_rule6 -o wan0 -p udp -j MASQUERADE --to-ports 6000-6999 || bail "rule"
 	me=$(netns router)
 	number=4000
 	outside='[2001:0db8:0001:0000:0000:0000:0000:0001]'
 }
 
-# ask_both: a flow of each family, from port $number, works.
-ask_both() {
-	[[ $(ask lan UDP 203.0.113.2 53 "sourceport=$number") == 203.0.113.1:* &&
-		$(ask lan UDP6 '[2001:db8:1::2]' 54 "sourceport=$number") == "$outside":* ]]
+# probe_both: a flow of each family, from port $number, works.
+probe_both() {
+	[[ $(probe lan UDP 203.0.113.2 53 "sourceport=$number") == 203.0.113.1:* &&
+		$(probe lan UDP6 '[2001:db8:1::2]' 54 "sourceport=$number") == "$outside":* ]]
 }
 
 # both_seen: the watch saw both flows.
@@ -139,11 +145,11 @@ both_seen() {
 	[[ $(events flow_confirm "^netns=$me .*original=[^ ]*:$number->" | wc -l) == 2 ]]
 }
 
-# flows_are_seen WHAT: both work, and the watch saw them.
-flows_are_seen() {
+# check_flows_seen WHAT: both work, and the watch saw them.
+check_flows_seen() {
 	number=$((number + 1))
-	check "$1: flows work" ask_both
+	check "$1: flows work" probe_both
 	check "$1: ... and are seen" both_seen
 }
 
-trap 'unwatch; leave' EXIT
+trap 'stop_recording; cleanup' EXIT

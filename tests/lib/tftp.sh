@@ -27,18 +27,18 @@ declare -A client=([4]=172.18.0.2 [6]='[fd00:18::2]') \
 	other=([4]=203.0.113.3 [6]='[2001:db8:1::3]') \
 	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
 
-# bare ADDRESS VARIABLE: sets it to the address without brackets.
-bare() {
+# strip_brackets ADDRESS VARIABLE: sets it to the address without brackets.
+strip_brackets() {
 	local stripped=${1#[}
 	printf -v "$2" %s "${stripped%]}"
 }
 
-two_routers() {
+setup_two_routers() {
 	local router
-	host lan r1 r2 server
-	link lan lan0 172.18.0.2/16 r1 lan0 172.18.0.1/16
-	link r1 wan0 192.0.2.2/24 r2 lan0 192.0.2.1/24
-	link r2 wan0 203.0.113.1/24 server eth0 203.0.113.2/24
+	setup_ns lan r1 r2 server
+	setup_link lan lan0 172.18.0.2/16 r1 lan0 172.18.0.1/16
+	setup_link r1 wan0 192.0.2.2/24 r2 lan0 192.0.2.1/24
+	setup_link r2 wan0 203.0.113.1/24 server eth0 203.0.113.2/24
 	ip -n lan -batch - <<-END || bail "the LAN's addresses"
 		addr add fd00:18::2/64 dev lan0 nodad
 		route add default via 172.18.0.1
@@ -66,21 +66,21 @@ two_routers() {
 		route add default via 2001:db8:1::1
 	END
 	for router in r1 r2; do
-		forwarding $router
-		for v in 4 6; do firewall $router; done
+		enable_forwarding $router
+		for v in 4 6; do setup_firewall $router; done
 	done
 	for v in 4 6; do translate none; done
 	v=4
 }
 
-# firewall ROUTER: who is refused is told so, without a limit.
+# setup_firewall ROUTER: who is refused is told so, without a limit.
 # shellcheck disable=SC2034 # for scenarios
 declare -A refused=([4]="ICMP 3 13" [6]="ICMP 1 1")
-firewall() {
+setup_firewall() {
 	local neighbours='' reject=icmp-admin-prohibited
 	[[ $v == 4 ]] || neighbours="-A INPUT -p ipv6-icmp -j ACCEPT" reject=icmp6-adm-prohibited
-	on "$1" sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit'
-	on "$1" "${iptables[$v]}-restore" -w <<-END || bail "the filter of $1"
+	ns_exec "$1" sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit'
+	ns_exec "$1" "${iptables[$v]}-restore" -w <<-END || bail "the filter of $1"
 		*filter
 		:outside -
 		$neighbours
@@ -94,24 +94,24 @@ firewall() {
 	END
 }
 
-# filtered ROUTER: what its filter let in as ESTABLISHED, of UDP as RELATED, and what it refused, since filtered_anew.
-filtered() {
-	on "$1" "${iptables[$v]}" -w -L outside -v | awk '
+# filter_counts ROUTER: what its filter let in as ESTABLISHED, of UDP as RELATED, and what it refused, since zero_filter_counts.
+filter_counts() {
+	ns_exec "$1" "${iptables[$v]}" -w -L outside -v | awk '
 		/ESTABLISHED/ { established = $1 } / udp .* RELATED/ { related = $1 } /REJECT/ { refused = $1 }
 		END { print established, related, refused }'
 }
-filtered_anew() {
-	on r1 "${iptables[$v]}" -w -Z outside
-	on r2 "${iptables[$v]}" -w -Z outside
+zero_filter_counts() {
+	ns_exec r1 "${iptables[$v]}" -w -Z outside
+	ns_exec r2 "${iptables[$v]}" -w -Z outside
 }
 
 # --- Rules
 
-# helper_on ROUTER HELPER: rules name it for the ports that TFTP servers have here.
-helper_on() {
+# assign_helper ROUTER HELPER: rules name it for the ports that TFTP servers have here.
+assign_helper() {
 	local version
 	for version in 4 6; do
-		on "$1" "${iptables[$version]}-restore" -w <<-END || bail "rules with the helper $2"
+		ns_exec "$1" "${iptables[$version]}-restore" -w <<-END || bail "rules with the helper $2"
 			*raw
 			-A PREROUTING -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
 			-A OUTPUT -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
@@ -120,9 +120,9 @@ helper_on() {
 	done
 }
 
-helper_off() {
-	on "$1" "$IPTABLES" -w -t raw -F
-	on "$1" "$IP6TABLES" -w -t raw -F
+unassign_helper() {
+	ns_exec "$1" "$IPTABLES" -w -t raw -F
+	ns_exec "$1" "$IP6TABLES" -w -t raw -F
 }
 
 # translate ARGUMENT...: both routers do so, and nothing else, to what leaves them. For SNAT, ADDRESS stands for
@@ -132,10 +132,10 @@ translate() {
 	for router in r1 r2; do
 		local -n address=$router
 		own=${address[$v]} rule="-A POSTROUTING -o wan0 $*" before=
-		[[ $rule == *ADDRESS:* ]] || bare "$own" own
+		[[ $rule == *ADDRESS:* ]] || strip_brackets "$own" own
 		[[ $1 != none ]] || rule=
 		[[ $router == r1 ]] || before=${dnat:-}
-		on "$router" "${iptables[$v]}-restore" -w <<-END || bail "rule $*"
+		ns_exec "$router" "${iptables[$v]}-restore" -w <<-END || bail "rule $*"
 			*nat
 			$before
 			${rule//ADDRESS/$own}
@@ -144,15 +144,15 @@ translate() {
 	done
 }
 
-# --- The stage: client, server and others
+# --- Peers: client, server and others
 
-tftp_on() {
+start_tftp_peers() {
 	local router
-	stage_on tftp.py play
+	peers_start tftp.py play
 	for router in r1 r2; do
 		# Flows must have been born with events to tell of what they expect.
-		on "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
-		play events "$router"
+		ns_exec "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
+		peers events "$router"
 	done
 }
 
@@ -160,22 +160,24 @@ tftp_on() {
 
 declare -A noted=()
 helper='' function='' case=''
+# The command that tidies up after each case.
+after_case=(:)
 
-# note WHAT LINES: something that is to be the same with each helper.
-note() { noted[$helper $function]+="$case: $1: ${2//helper $helper/helper NAME}"$'\n'; }
+# note_result WHAT LINES: something that is to be the same with each helper.
+note_result() { noted[$helper $function]+="$case: $1: ${2//helper $helper/helper NAME}"$'\n'; }
 
-# look WHEN: notes what conntrack has in both routers.
-look() {
+# note_conntrack WHEN: notes what conntrack has in both routers.
+note_conntrack() {
 	local router
 	for router in r1 r2; do
-		play flows $router && note "$1, the flows of $router" "$said"
-		play expected $router && note "$1, what $router expects" "$said"
+		peers flows $router && note_result "$1, the flows of $router" "$said"
+		peers expected $router && note_result "$1, what $router expects" "$said"
 	done
 }
 
-# equal WHAT EXPECTED GOT: as check_equal, with the helper and the case in front; and noted.
-equal() {
-	note "$1" "$3"
+# check_case WHAT EXPECTED GOT: as check_equal, with the helper and the case in front; and noted.
+check_case() {
+	note_result "$1" "$3"
 	check_equal "$helper: $case: $1" "$2" "$3"
 }
 
@@ -184,22 +186,22 @@ equal() {
 with_each_helper() {
 	local router
 	for helper in $HELPERS; do
-		for router in r1 r2; do helper_on "$router" "$helper"; done
+		for router in r1 r2; do assign_helper "$router" "$helper"; done
 		for function; do
 			case=${function//_/ } v=4
 			"$function"
-			tidy
+			"${after_case[@]}"
 		done
-		for router in r1 r2; do helper_off "$router"; done
+		for router in r1 r2; do unassign_helper "$router"; done
 	done
 	for helper in $HELPERS; do
 		[[ $helper != "${HELPERS%% *}" ]] || continue
-		for function; do compare "${HELPERS%% *}" "$helper"; done
+		for function; do compare_helpers "${HELPERS%% *}" "$helper"; done
 	done
 }
 
-# compare HELPER HELPER: what both had to be noted is the same.
-compare() {
+# compare_helpers HELPER HELPER: what both had to be noted is the same.
+compare_helpers() {
 	local difference
 	if difference=$(diff <(echo "${noted[$1 $function]-}") <(echo "${noted[$2 $function]-}")); then
 		ok "${function//_/ }: the same with $1 and with $2"
@@ -208,5 +210,3 @@ compare() {
 	fi
 }
 
-# tidy: after each case. A scenario may need more.
-tidy() { :; }

@@ -13,9 +13,6 @@ if [[ ! -e /sys/kernel/debug/failslab/require-start || ! -e /sys/kernel/debug/fa
 	exit 0
 fi
 
-unloaded() { ! grep -q '^rustmasq ' /proc/modules; }
-unload() { modprobe -r rustmasq && unloaded; }
-
 # in_use CACHE: how many objects of a slab cache are.
 in_use() {
 	echo 1 > "/sys/kernel/slab/$1/shrink"
@@ -23,28 +20,28 @@ in_use() {
 }
 none_in_use() { [[ $(in_use "$1") == 0 ]]; }
 # The last one that went keeps its memory until another one goes.
-no_namespace() { unshare --net true && nap 0.5 && (($(in_use net_namespace) <= 1)); }
+no_namespace() { unshare --net true && pause 0.5 && (($(in_use net_namespace) <= 1)); }
 
-wait_until unload || bail "the module can be removed before the test"
+wait_until unload_module || bail "the module can be removed before the test"
 # What the module builds on, so that only itself is loaded; and who lists targets and hooks.
 modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat nf_log_syslog ||
 	bail "modules to build on"
 
-host other
+setup_ns other
 "$tools/faults.py" module rules || not_ok "faults without a network ended well"
 
-home
-home_ipv6
+setup_lan
+setup_lan_ipv6
 "$tools/faults.py" packets || not_ok "faults of packets ended well"
-rules_off
-check "the module can be unloaded after all that" wait_until unload
+flush_rules
+check "the module can be unloaded after all that" wait_until unload_module
 
 "$tools/faults.py" pulls || not_ok "data that moves ended well"
-rules_off
-check "the module can be unloaded after that, too" wait_until unload
+flush_rules
+check "the module can be unloaded after that, too" wait_until unload_module
 
 stop_servers
-hosts_off
+remove_ns
 for cache in nf_conntrack nf_conntrack_expect; do
 	check "nothing of $cache is left" wait_until none_in_use $cache
 done

@@ -17,8 +17,8 @@ xtlibdir=$(sed -n 's/^prefix=/prefix=/p; s/^exec_prefix=/exec_prefix=/p; s/^xtli
 extension=$xtlibdir/libxt_RUSTMASQ.so
 man=/usr/share/man/man8
 page=$man/libxt_RUSTMASQ.8
-reader=/usr/sbin/rustmasq-watch
-reader_page=$man/rustmasq-watch.8
+viewer=/usr/sbin/rustmasq-watch
+viewer_page=$man/rustmasq-watch.8
 module=$modules/updates/rustmasq.ko
 
 # The guest uses the staged files where they lie: from there one finds the stage.
@@ -28,14 +28,14 @@ stage=${staged%"$extension"}
 
 # --- What is staged
 
-for file in "$module" "$extension" "$page" "$reader_page"; do
+for file in "$module" "$extension" "$page" "$viewer_page"; do
 	check "$file is staged" test -s "$stage$file"
 	check_equal "... for all to read" 644 "$(stat -c %a "$stage$file")"
 done
-check "$reader is staged" test -s "$stage$reader"
-check_equal "... for all to run" 755 "$(stat -c %a "$stage$reader")"
+check "$viewer is staged" test -s "$stage$viewer"
+check_equal "... for all to run" 755 "$(stat -c %a "$stage$viewer")"
 check_equal "nothing else is, but the kernel's own modules" \
-	"$(printf '%s\n' "$reader_page" "$page" "$reader" "$extension")" \
+	"$(printf '%s\n' "$viewer_page" "$page" "$viewer" "$extension")" \
 	"$(cd "$stage" && find . -path "./lib/modules/$release" -prune -o -type f -print | sed 's/^\.//' | sort -r)"
 check_equal "... and one module in updates" "$module" \
 	"$(cd "$stage" && find ".$modules/updates" -type f | sed 's/^\.//')"
@@ -55,20 +55,17 @@ uncover() {
 	local folder
 	for folder in "${covered[@]}"; do umount "$folder"; done
 }
-unload() { modprobe -r rustmasq && ! grep -q '^rustmasq ' /proc/modules; }
-loaded() { grep -q '^rustmasq ' /proc/modules; }
 
-host router
-nat() { on router "$program" -w -t nat "$@"; }
+setup_ns router
 
-wait_until unload || bail "the module can be removed"
+wait_until unload_module || bail "the module can be removed"
 put_back() {
 	ip netns del router
 	hosts=()
-	wait_until unload
+	wait_until unload_module
 	uncover
 }
-trap 'put_back; leave' EXIT
+trap 'put_back; cleanup' EXIT
 cover "$modules"
 cover "$xtlibdir"
 cover "$man"
@@ -77,11 +74,11 @@ depmod "$release"
 
 program=$IPTABLES
 check_fails "without it, modprobe finds no module" modprobe rustmasq
-check_fails "without it, iptables finds no extension" nat -A POSTROUTING -j RUSTMASQ
+check_fails "without it, iptables finds no extension" nat_table -A POSTROUTING -j RUSTMASQ
 install -D -m 644 "$stage$extension" "$extension"
 check_match "with the extension alone, iptables says what is missing" "missing kernel module\?" \
-	"$(nat -A POSTROUTING -j RUSTMASQ 2>&1)"
-check_equal "... and adds no rule" 0 "$(nat -S 2> /dev/null | grep -c RUSTMASQ)"
+	"$(nat_table -A POSTROUTING -j RUSTMASQ 2>&1)"
+check_equal "... and adds no rule" 0 "$(nat_table -S 2> /dev/null | grep -c RUSTMASQ)"
 
 # --- With it
 
@@ -100,20 +97,20 @@ check_match "modinfo: it depends on NAT" "nf_nat" "$(modinfo -F depends rustmasq
 check_match "modinfo: it is for this kernel" "^$release " "$(modinfo -F vermagic rustmasq)"
 
 check "modprobe rustmasq" modprobe rustmasq
-check "... loads it" loaded
-check "modprobe -r rustmasq" unload
+check "... loads it" module_loaded
+check "modprobe -r rustmasq" unload_module
 
 for program in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do
-	check "$program: a rule" nat -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 1000-2000 --random
-	check "$program: ... loads the module by itself" loaded
+	check "$program: a rule" nat_table -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 1000-2000 --random
+	check "$program: ... loads the module by itself" module_loaded
 	check_equal "$program: ... and is shown" "-A POSTROUTING -p tcp -j RUSTMASQ --to-ports 1000-2000 --random" \
-		"$(nat -S 2> /dev/null | grep RUSTMASQ)"
-	nat -F
-	check "$program: without rule the module can go" wait_until unload
+		"$(nat_table -S 2> /dev/null | grep RUSTMASQ)"
+	nat_table -F
+	check "$program: without rule the module can go" wait_until unload_module
 done
 check_match "iptables -j RUSTMASQ -h" "RUSTMASQ target options:" "$(iptables -j RUSTMASQ -h)"
 
 # The reader needs nothing of the checkout.
-check_match "rustmasq-watch --help" "^usage: rustmasq-watch" "$(cp "$stage$reader" "$scratch" && "$scratch/rustmasq-watch" --help)"
-check_match "the reader's man page is one" '(^|'$'\n'')\.TH RUSTMASQ.*WATCH 8 .*\.SH NAME' "$(< "$stage$reader_page")"
+check_match "rustmasq-watch --help" "^usage: rustmasq-watch" "$(cp "$stage$viewer" "$scratch" && "$scratch/rustmasq-watch" --help)"
+check_match "the reader's man page is one" '(^|'$'\n'')\.TH RUSTMASQ.*WATCH 8 .*\.SH NAME' "$(< "$stage$viewer_page")"
 check_match "the man page is one" '(^|'$'\n'')\.TH LIBXT_RUSTMASQ 8 .*\.SH NAME' "$(< "$page")"

@@ -7,22 +7,22 @@
 # which anything may be wrong do no harm, whether they come to us or not.
 . "$(dirname "$0")/../../lib/lib.sh"
 
-host router
+setup_ns router
 # These tools speak the kernel's own language; this loads the modules for them.
 modprobe nfnetlink_hook
 for program in "$IPTABLES" "$IP6TABLES"; do
-	on router "$program" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "a rule of $program"
-	on router "$program" -w -t nat -F
+	ns_exec router "$program" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "a rule of $program"
+	ns_exec router "$program" -w -t nat -F
 done
-on router "$tools/rule_abi.py" "${IPTABLES#*-}" > "$scratch/rule_abi" 2>&1
+ns_exec router "$tools/rule_abi.py" "${IPTABLES#*-}" > "$scratch/rule_abi" 2>&1
 check_equal "rule_abi.py ran to its end" 0 $?
 cat "$scratch/rule_abi"
 
 # Each rule of nftables takes its time.
-count=$(share 10000)
-[[ $IPTABLES != *-nft ]] || count=$(share 3000)
+count=$(scaled 10000)
+[[ $IPTABLES != *-nft ]] || count=$(scaled 3000)
 echo "# seed $SEED"
-on router "$tools/rule_abi_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED" > "$scratch/fuzz" 2>&1
+ns_exec router "$tools/rule_abi_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED" > "$scratch/fuzz" 2>&1
 check_equal "rule_abi_fuzz.py ran to its end" 0 $?
 cat "$scratch/fuzz"
-check_fails "no rule left conntrack on" grep -q nf_conntrack <(on router nft list hooks)
+check_fails "no rule left conntrack on" grep -q nf_conntrack <(ns_exec router nft list hooks)

@@ -6,20 +6,20 @@
 # within --to-ports where it is given, and the answers find their way back.
 . "$(dirname "$0")/../../lib/lib.sh"
 
-home
+setup_lan
 serve server TCP 80
 serve server UDP 53
 
 # Without the feature there is no way back, and nothing is heard.
-check_equal "without a rule TCP gets no answer" "" "$(ask_in_vain lan TCP 203.0.113.2 80)"
+check_equal "without a rule TCP gets no answer" "" "$(probe_briefly lan TCP 203.0.113.2 80)"
 
-rule -s 172.18.0.0/16 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for TCP"
-rule -s 172.18.0.0/16 -o wan0 -p udp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for UDP"
-rule -s 172.18.0.0/16 -o wan0 -j RUSTMASQ || bail "rule for the rest"
+add_rule -s 172.18.0.0/16 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for TCP"
+add_rule -s 172.18.0.0/16 -o wan0 -p udp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for UDP"
+add_rule -s 172.18.0.0/16 -o wan0 -j RUSTMASQ || bail "rule for the rest"
 
 for protocol in TCP:80 UDP:53; do
 	name=${protocol%:*} port=${protocol#*:}
-	seen=$(ask lan "$name" 203.0.113.2 "$port" sourceport=40000)
+	seen=$(probe lan "$name" 203.0.113.2 "$port" sourceport=40000)
 	check_equal "$name: the server saw the router's address" 203.0.113.1 "${seen%:*}"
 	check_port "$name: ... and a port of the range" 55666 55680 "${seen##*:}"
 	entry=$(tracked -p "${name,,}" --orig-port-src 40000)
@@ -29,32 +29,32 @@ for protocol in TCP:80 UDP:53; do
 		"src=203.0.113.2 dst=203.0.113.1 sport=$port dport=${seen##*:} " "$entry"
 done
 
-check "ping is answered" on lan ping -c 1 -W 5 203.0.113.2
+check "ping is answered" ns_exec lan ping -c 1 -W 5 203.0.113.2
 check_match "ping: conntrack's REPLY tuple is the router's" \
 	"src=203.0.113.2 dst=203.0.113.1 type=0" "$(tracked -p icmp)"
 
 # What no rule is for stays as it is.
-check "the router itself reaches the server" on router ping -c 1 -W 5 203.0.113.2
+check "the router itself reaches the server" ns_exec router ping -c 1 -W 5 203.0.113.2
 
 # A range of one port serves two flows only if their destinations differ.
-rules_off
-rule -p udp -j RUSTMASQ --to-ports 6000 || bail "rule with one port"
+flush_rules
+add_rule -p udp -j RUSTMASQ --to-ports 6000 || bail "rule with one port"
 serve server UDP 54
-check_equal "one port: the first flow" "203.0.113.1:6000" "$(ask lan UDP 203.0.113.2 53)"
-check_equal "one port: another destination" "203.0.113.1:6000" "$(ask lan UDP 203.0.113.2 54)"
-check_equal "one port: the same destination again finds none free" "" "$(ask_in_vain lan UDP 203.0.113.2 53)"
+check_equal "one port: the first flow" "203.0.113.1:6000" "$(probe lan UDP 203.0.113.2 53)"
+check_equal "one port: another destination" "203.0.113.1:6000" "$(probe lan UDP 203.0.113.2 54)"
+check_equal "one port: the same destination again finds none free" "" "$(probe_briefly lan UDP 203.0.113.2 53)"
 
 # A source port that is free is kept, unless --random says otherwise.
-rules_off
-rule -p udp -j RUSTMASQ || bail "rule without ports"
+flush_rules
+add_rule -p udp -j RUSTMASQ || bail "rule without ports"
 check_equal "without ports the source port stays" "203.0.113.1:40001" \
-	"$(ask lan UDP 203.0.113.2 53 sourceport=40001)"
+	"$(probe lan UDP 203.0.113.2 53 sourceport=40001)"
 for option in --random --random-fully; do
-	rules_off
-	rule -p udp -j RUSTMASQ "$option" || bail "rule with $option"
+	flush_rules
+	add_rule -p udp -j RUSTMASQ "$option" || bail "rule with $option"
 	moved=0
 	for source in 40010 40011 40012; do
-		seen=$(ask lan UDP 203.0.113.2 53 sourceport=$source)
+		seen=$(probe lan UDP 203.0.113.2 53 sourceport=$source)
 		check_equal "$option: the address" 203.0.113.1 "${seen%:*}"
 		[[ ${seen##*:} == "$source" ]] || moved=$((moved + 1))
 	done

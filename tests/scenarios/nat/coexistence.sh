@@ -14,36 +14,32 @@
 # shellcheck source-path=SCRIPTDIR source=../../lib/conversation.sh
 . "$(dirname "$0")/../../lib/conversation.sh"
 
-home
+setup_lan
 ip -n lan addr add 172.18.0.18/16 dev lan0
 # What SNAT and NETMAP give.
 for address in 203.0.113.10 203.0.113.18; do ip -n router addr add $address/32 dev wan0; done
 
-stage_on conversation.py
+peers_start conversation.py
 for port in 7 1001 1002 1003 1004; do
-	play serve server UDP 0.0.0.0 $port
-	play serve server TCP 0.0.0.0 $port
+	peers serve server UDP 0.0.0.0 $port
+	peers serve server TCP 0.0.0.0 $port
 done
-play serve server UDP 0.0.0.0 9 mute
-for protocol in UDP TCP; do play serve router $protocol 0.0.0.0 2009; done
+peers serve server UDP 0.0.0.0 9 mute
+for protocol in UDP TCP; do peers serve router $protocol 0.0.0.0 2009; done
 
-nat() {
-	on router "$IPTABLES-restore" -w || bail "rules of table nat"
-	on router conntrack -F 2> /dev/null
-}
-begin_anew() {
-	play hang_up
-	on router conntrack -F 2> /dev/null
+restore_nat() {
+	ns_exec router "$IPTABLES-restore" -w || bail "rules of table nat"
+	ns_exec router conntrack -F 2> /dev/null
 }
 
 # packets PATTERN: how many the rule of POSTROUTING that matches it counted, by iptables.
 packets() {
-	on router "$IPTABLES" -w -t nat -S POSTROUTING -v | sed -nE "/$1/s/.* -c ([0-9]+) .*/\1/p"
+	ns_exec router "$IPTABLES" -w -t nat -S POSTROUTING -v | sed -nE "/$1/s/.* -c ([0-9]+) .*/\1/p"
 }
 
 # --- The same table
 
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A PREROUTING -p udp --dport 2001 -j DNAT --to-destination 203.0.113.2:7
 	-A PREROUTING -p tcp --dport 2001 -j DNAT --to-destination 203.0.113.2:7
@@ -63,19 +59,19 @@ nat <<-'END'
 	COMMIT
 END
 for protocol in UDP TCP; do
-	says "$protocol: SNAT's flow gets SNAT's source" "203.0.113.10:5000 hello" \
+	check_said "$protocol: SNAT's flow gets SNAT's source" "203.0.113.10:5000 hello" \
 		ask lan $protocol 203.0.113.2 1001 :2501 hello
-	says "... MASQUERADE's gets MASQUERADE's" "203.0.113.1:6000 hello" ask lan $protocol 203.0.113.2 1002 :2502 hello
-	says "... NETMAP's gets NETMAP's" "203.0.113.18:2503 hello" \
+	check_said "... MASQUERADE's gets MASQUERADE's" "203.0.113.1:6000 hello" ask lan $protocol 203.0.113.2 1002 :2502 hello
+	check_said "... NETMAP's gets NETMAP's" "203.0.113.18:2503 hello" \
 		ask lan $protocol 203.0.113.2 1003 172.18.0.18:2503 hello
-	says "... RUSTMASQ's gets its own, though SNAT stands behind it" "203.0.113.1:7000 hello" \
+	check_said "... RUSTMASQ's gets its own, though SNAT stands behind it" "203.0.113.1:7000 hello" \
 		ask lan $protocol 203.0.113.2 1003 :2504 hello
-	says "... after DNAT, RUSTMASQ's as well" "203.0.113.1:7000 hello" ask lan $protocol 203.0.113.9 2001 :2505 hello
-	says "... after NETMAP too" "203.0.113.1:7000 hello" ask lan $protocol 198.51.100.2 1004 :2506 hello
-	says "... REDIRECT's stays here, as it came" "172.18.0.2:2507 hello" ask lan $protocol 203.0.113.9 2002 :2507 hello
+	check_said "... after DNAT, RUSTMASQ's as well" "203.0.113.1:7000 hello" ask lan $protocol 203.0.113.9 2001 :2505 hello
+	check_said "... after NETMAP too" "203.0.113.1:7000 hello" ask lan $protocol 198.51.100.2 1004 :2506 hello
+	check_said "... REDIRECT's stays here, as it came" "172.18.0.2:2507 hello" ask lan $protocol 203.0.113.9 2002 :2507 hello
 done
-says "ICMP: the rule without ports" "answer from 203.0.113.2" ping lan 203.0.113.2 5
-tracks "conntrack has each of these, and nothing else" "$(
+check_said "ICMP: the rule without ports" "answer from 203.0.113.2" ping lan 203.0.113.2 5
+check_tracked "conntrack has each of these, and nothing else" "$(
 	for protocol in udp 'tcp ESTABLISHED'; do
 		[[ $protocol == udp ]] && end='' || end=' [ASSURED]'
 		cat <<-END
@@ -91,7 +87,7 @@ tracks "conntrack has each of these, and nothing else" "$(
 	echo "icmp src=172.18.0.2 dst=203.0.113.2 type=8 code=0 id=5 src=203.0.113.2 dst=203.0.113.1 type=0 code=0 id=5"
 )"
 check_equal "SNAT behind RUSTMASQ saw nothing" 0 "$(packets '-p udp .*:9000')"
-play hang_up
+peers hang_up
 
 for order in "SNAT RUSTMASQ 203.0.113.10:9000" "RUSTMASQ SNAT 203.0.113.1:7000"; do
 	read -r first second source <<< "$order"
@@ -99,20 +95,20 @@ for order in "SNAT RUSTMASQ 203.0.113.10:9000" "RUSTMASQ SNAT 203.0.113.1:7000";
 		[SNAT]="-A POSTROUTING -o wan0 -p udp -j SNAT --to-source 203.0.113.10:9000"
 		[RUSTMASQ]="-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 7000"
 	)
-	nat <<< "*nat"$'\n'"${rules[$first]}"$'\n'"${rules[$second]}"$'\nCOMMIT'
-	says "$first above $second decides" "$source hello" ask lan UDP 203.0.113.2 7 :2510 hello
+	restore_nat <<< "*nat"$'\n'"${rules[$first]}"$'\n'"${rules[$second]}"$'\nCOMMIT'
+	check_said "$first above $second decides" "$source hello" ask lan UDP 203.0.113.2 7 :2510 hello
 done
 
 # --- nftables' masquerading in a table of its own
 
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 7000
 	COMMIT
 END
 # other PRIORITY: a chain that masquerades, before ours or after it.
 other() {
-	on router nft -f - <<-END || bail "nftables' table"
+	ns_exec router nft -f - <<-END || bail "nftables' table"
 		table ip other
 		delete table ip other
 		table ip other {
@@ -122,30 +118,30 @@ other() {
 			}
 		}
 	END
-	begin_anew
-	on router "$IPTABLES" -w -t nat -Z
+	end_conversations
+	ns_exec router "$IPTABLES" -w -t nat -Z
 }
-other_packets() { on router nft list table ip other | sed -nE 's/.*counter packets ([0-9]+) .*/\1/p'; }
+other_packets() { ns_exec router nft list table ip other | sed -nE 's/.*counter packets ([0-9]+) .*/\1/p'; }
 
 other 90
-says "an earlier chain of nftables' is the one that decides" "203.0.113.1:6000 hello" ask lan UDP 203.0.113.2 7 :2520 hello
+check_said "an earlier chain of nftables' is the one that decides" "203.0.113.1:6000 hello" ask lan UDP 203.0.113.2 7 :2520 hello
 check_equal "... and RUSTMASQ is not even asked" "1 0" "$(other_packets) $(packets RUSTMASQ)"
-says "... except for what the other leaves alone" "203.0.113.1:7000 hello" ask lan UDP 203.0.113.2 1001 :2521 hello
+check_said "... except for what the other leaves alone" "203.0.113.1:7000 hello" ask lan UDP 203.0.113.2 1001 :2521 hello
 check_equal "... of which each counts its own" "1 1" "$(other_packets) $(packets RUSTMASQ)"
 other 110
-says "a later chain comes too late" "203.0.113.1:7000 hello" ask lan UDP 203.0.113.2 7 :2522 hello
+check_said "a later chain comes too late" "203.0.113.1:7000 hello" ask lan UDP 203.0.113.2 7 :2522 hello
 check_equal "... and is not asked" "0 1" "$(other_packets) $(packets RUSTMASQ)"
-on router nft delete table ip other
+ns_exec router nft delete table ip other
 
 # --- A flowtable
 
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 7000-7009
 	-A POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 7000-7009
 	COMMIT
 END
-on router nft -f - <<-'END' || bail "a flowtable"
+ns_exec router nft -f - <<-'END' || bail "a flowtable"
 	table inet fast {
 		flowtable fast {
 			hook ingress priority 0
@@ -161,50 +157,50 @@ on router nft -f - <<-'END' || bail "a flowtable"
 		}
 	}
 END
-slowly() { on router nft list chain inet fast slow | sed -nE 's/.*counter packets ([0-9]+) .*/\1/p'; }
-offloaded() { on router grep -qE "^ipv4 +2 +${1,,} .* sport=$2 dport=7 .*dst=203.0.113.1 sport=7 dport=700[0-9] .*\[OFFLOAD\]" /proc/net/nf_conntrack; }
+slowly() { ns_exec router nft list chain inet fast slow | sed -nE 's/.*counter packets ([0-9]+) .*/\1/p'; }
+is_offloaded() { ns_exec router grep -qE "^ipv4 +2 +${1,,} .* sport=$2 dport=7 .*dst=203.0.113.1 sport=7 dport=700[0-9] .*\[OFFLOAD\]" /proc/net/nf_conntrack; }
 
 declare -A own=([TCP]=2530 [UDP]=2531) source=()
 for protocol in TCP UDP; do
-	play open $protocol lan $protocol 203.0.113.2 7 ":${own[$protocol]}"
-	says_like "$protocol and a flowtable: the flow begins with a port of the range" '^203.0.113.1:700[0-9] one$' \
+	peers open $protocol lan $protocol 203.0.113.2 7 ":${own[$protocol]}"
+	check_said_like "$protocol and a flowtable: the flow begins with a port of the range" '^203.0.113.1:700[0-9] one$' \
 		say $protocol one
 	source[$protocol]=${said% one}
-	says "... says more" "${source[$protocol]} two" say $protocol two
-	check "... and is offloaded" wait_until offloaded $protocol "${own[$protocol]}"
+	check_said "... says more" "${source[$protocol]} two" say $protocol two
+	check "... and is offloaded" wait_until is_offloaded $protocol "${own[$protocol]}"
 	check_match "... as conntrack -L says too" "\[OFFLOAD\]" "$(tracked -p "${protocol,,}" --orig-port-src "${own[$protocol]}")"
 done
 before=$(slowly)
 for protocol in TCP UDP; do
-	says "$protocol: it works on, both ways" "${source[$protocol]} three" say $protocol three
-	says "... and on" "${source[$protocol]} four" say $protocol four
+	check_said "$protocol: it works on, both ways" "${source[$protocol]} three" say $protocol three
+	check_said "... and on" "${source[$protocol]} four" say $protocol four
 done
 check_equal "... past the chain forward" "$before" "$(slowly)"
-on router nft delete table inet fast || bail "removing the flowtable"
+ns_exec router nft delete table inet fast || bail "removing the flowtable"
 for protocol in TCP UDP; do
-	says "$protocol: without the flowtable it goes on as well" "${source[$protocol]} five" say $protocol five
-	check_fails "... and is not offloaded any more" offloaded $protocol "${own[$protocol]}"
+	check_said "$protocol: without the flowtable it goes on as well" "${source[$protocol]} five" say $protocol five
+	check_fails "... and is not offloaded any more" is_offloaded $protocol "${own[$protocol]}"
 done
 
 # --- conntrack -E and -L while flows come
 
-begin_anew
-start router conntrack -E -e NEW -p udp -o id -b 4194304 > "$scratch/events" 2> /dev/null
+end_conversations
+ns_start router conntrack -E -e NEW -p udp -o id -b 4194304 > "$scratch/events" 2> /dev/null
 listener=$!
 knock() {
-	play tell lan UDP 203.0.113.2 9 :19999 knock
-	play hang_up
-	on router conntrack -D -p udp --orig-port-src 19999 > /dev/null 2>&1
+	peers tell lan UDP 203.0.113.2 9 :19999 knock
+	peers hang_up
+	ns_exec router conntrack -D -p udp --orig-port-src 19999 > /dev/null 2>&1
 	grep -q sport=19999 "$scratch/events"
 }
 check "conntrack -E hears of new flows" wait_until knock
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
 	COMMIT
 END
-play heard server UDP 9
-start lan "$tools/flows.py" 300 203.0.113.2
+peers heard server UDP 9
+ns_start lan "$tools/flows.py" 300 203.0.113.2
 flood=$!
 looks=0 bad=0
 while kill -0 $flood 2> /dev/null; do
@@ -216,7 +212,7 @@ while kill -0 $flood 2> /dev/null; do
 done
 check "conntrack -L was called meanwhile ($looks times)" test $looks -gt 0
 check_equal "... and said nothing wrong" 0 $bad
-arrived() { play sources server UDP 9 && [[ $said == "$1 "* ]]; }
+server_counted() { peers sources server UDP 9 && [[ $said == "$1 "* ]]; }
 news() { grep -E 'src=172.18.0.2 .* sport=2[0-9]{4} dport=9 ' "$scratch/events"; }
 all_heard() { [[ $(news | wc -l) -ge 300 ]]; }
 check "conntrack -E tells of each new flow" wait_until all_heard
@@ -225,58 +221,58 @@ check_equal "... with tuples of RUSTMASQ's" 300 "$(news | grep -cE ' src=203.0.1
 check_equal "... that are all different" 300 "$(news | grep -oE ' dst=203.0.113.1 sport=9 dport=[0-9]+' | sort -u | wc -l)"
 check_equal "... and of flows that conntrack -L lists afterwards" "" \
 	"$(diff <(news | grep -oE ' id=[0-9]+' | sort) <(tracked -p udp -o id | grep 'dport=9 ' | grep -oE ' id=[0-9]+' | sort))"
-check "all arrive" wait_until arrived 300
-play sources server UDP 9
+check "all arrive" wait_until server_counted 300
+peers sources server UDP 9
 check_equal "... from the router" "300 from 203.0.113.1" "$said"
 kill "$listener"
 
 # --- conntrack -F while flows live
 
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 7000-7009
 	-A POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 8000
 	COMMIT
 END
-begin_anew
-play open TCP lan TCP 203.0.113.2 7 :2540
-play open UDP lan UDP 203.0.113.2 7 :2541
+end_conversations
+peers open TCP lan TCP 203.0.113.2 7 :2540
+peers open UDP lan UDP 203.0.113.2 7 :2541
 for n in 1 2 3 4; do
-	says "conntrack -F, $n: the connection goes on from its one port" "203.0.113.1:8000 $n" say TCP $n
-	says_like "... the datagrams from any of their range" "^203.0.113.1:700[0-9] $n$" say UDP $n
-	check_match "... as conntrack has it" "udp src=172.18.0.2 .* sport=2541 .* dst=203.0.113.1 sport=7 dport=700[0-9]" "$(nf_conntrack)"
-	on router conntrack -F 2> /dev/null
-	tracks "... until it is emptied" ""
+	check_said "conntrack -F, $n: the connection goes on from its one port" "203.0.113.1:8000 $n" say TCP $n
+	check_said_like "... the datagrams from any of their range" "^203.0.113.1:700[0-9] $n$" say UDP $n
+	check_match "... as conntrack has it" "udp src=172.18.0.2 .* sport=2541 .* dst=203.0.113.1 sport=7 dport=700[0-9]" "$(list_conntrack)"
+	ns_exec router conntrack -F 2> /dev/null
+	check_tracked "... until it is emptied" ""
 done
-play hang_up
+peers hang_up
 
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
 	COMMIT
 END
-play heard server UDP 9
-start lan "$tools/flows.py" 200 203.0.113.2
+peers heard server UDP 9
+ns_start lan "$tools/flows.py" 200 203.0.113.2
 flood=$! flushes=0
 while kill -0 $flood 2> /dev/null; do
-	on router conntrack -F 2> /dev/null
+	ns_exec router conntrack -F 2> /dev/null
 	flushes=$((flushes + 1))
 done
 check "conntrack -F as new flows come ($flushes times)" test $flushes -gt 0
-check "... all arrive" wait_until arrived 200
-play sources server UDP 9
+check "... all arrive" wait_until server_counted 200
+peers sources server UDP 9
 check_equal "... from the router's address" "200 from 203.0.113.1" "$said"
 check "... though not each is remembered" test "$(tracked -p udp | grep -c 'dport=9 ')" -lt 200
 
 # --- Zones: another LAN, with the same addresses
 
-host lan2
-link lan2 lan0 172.18.0.2/16 router lan1 172.18.0.1/32
+setup_ns lan2
+setup_link lan2 lan0 172.18.0.2/16 router lan1 172.18.0.1/32
 ip -n lan2 route add default via 172.18.0.1
 # What belongs to lan2's flows goes there.
 ip -n router route add 172.18.0.0/16 dev lan1 table 2
 ip -n router rule add fwmark 2 lookup 2
-on router "$IPTABLES-restore" -w <<-'END' || bail "marks"
+ns_exec router "$IPTABLES-restore" -w <<-'END' || bail "marks"
 	*mangle
 	-A PREROUTING -i lan1 -j CONNMARK --set-mark 2
 	-A PREROUTING -i wan0 -j CONNMARK --restore-mark
@@ -284,35 +280,35 @@ on router "$IPTABLES-restore" -w <<-'END' || bail "marks"
 END
 # zones RULE...: of table raw's chain PREROUTING.
 zones() {
-	printf '%s\n' "*raw" "${@/#/-A PREROUTING }" COMMIT | on router "$IPTABLES-restore" -w || bail "zones"
-	begin_anew
+	printf '%s\n' "*raw" "${@/#/-A PREROUTING }" COMMIT | ns_exec router "$IPTABLES-restore" -w || bail "zones"
+	end_conversations
 }
-nat <<-'END'
+restore_nat <<-'END'
 	*nat
 	-A POSTROUTING -p tcp -j RUSTMASQ --to-ports 32768-65535
 	-A POSTROUTING -p udp -j RUSTMASQ --to-ports 32768-65535
 	COMMIT
 END
 
-play open 1 lan UDP 203.0.113.2 7 :40000
-play open 2 lan2 UDP 203.0.113.2 7 :40000
-says "two LANs with the same addresses: the first one's flow works" "203.0.113.1:40000 hello" say 1 hello
-says "without zones, the other's is taken for the same" "203.0.113.1:40000 hello" say 2 hello
-says "... and takes the first one's answers away" silence vain-say 1 hello
+peers open 1 lan UDP 203.0.113.2 7 :40000
+peers open 2 lan2 UDP 203.0.113.2 7 :40000
+check_said "two LANs with the same addresses: the first one's flow works" "203.0.113.1:40000 hello" say 1 hello
+check_said "without zones, the other's is taken for the same" "203.0.113.1:40000 hello" say 2 hello
+check_said "... and takes the first one's answers away" silence vain-say 1 hello
 
 # For the questions a zone each, for the answers one for all: NAT tells them apart.
 zones "-i lan0 -j CT --zone-orig 1" "-i lan1 -j CT --zone-orig 2"
 for protocol in UDP TCP; do
-	for n in 1 2; do play open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000; done
-	says "$protocol, zones for questions: the first flow works" "203.0.113.1:40000 one" say ${protocol}1 one
-	says_like "... the other one, too" "^203.0.113.1:[0-9]+ two$" say ${protocol}2 two
+	for n in 1 2; do peers open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000; done
+	check_said "$protocol, zones for questions: the first flow works" "203.0.113.1:40000 one" say ${protocol}1 one
+	check_said_like "... the other one, too" "^203.0.113.1:[0-9]+ two$" say ${protocol}2 two
 	port=${said% two} port=${port#*:}
 	check_port "... from another port of the range" 32768 65535 "$port"
 	check "... not from the same" test "$port" != 40000
-	says "... and again the first" "203.0.113.1:40000 three" say ${protocol}1 three
-	says "... and the other" "203.0.113.1:$port four" say ${protocol}2 four
+	check_said "... and again the first" "203.0.113.1:40000 three" say ${protocol}1 three
+	check_said "... and the other" "203.0.113.1:$port four" say ${protocol}2 four
 done
-tracks "... conntrack has them by their zones" "$(cat <<-'END'
+check_tracked "... conntrack has them by their zones" "$(cat <<-'END'
 	udp src=172.18.0.2 dst=203.0.113.2 sport=40000 dport=7 zone-orig=1 src=203.0.113.2 dst=203.0.113.1 sport=7 dport=40000
 	udp src=172.18.0.2 dst=203.0.113.2 sport=40000 dport=7 zone-orig=2 src=203.0.113.2 dst=203.0.113.1 sport=7 dport=MOVED mark=2
 	tcp ESTABLISHED src=172.18.0.2 dst=203.0.113.2 sport=40000 dport=7 zone-orig=1 src=203.0.113.2 dst=203.0.113.1 sport=7 dport=40000 [ASSURED]
@@ -321,25 +317,25 @@ END
 )"
 
 # A zone for each LAN and its own uplink: all that is the same may stay so.
-host server2
-link server2 eth0 203.0.113.2/24 router wan1 203.0.113.1/24
+setup_ns server2
+setup_link server2 eth0 203.0.113.2/24 router wan1 203.0.113.1/24
 ip -n router route add 203.0.113.0/24 dev wan1 table 3
 ip -n router rule add iif lan1 lookup 3
 ip -n router rule add iif wan1 lookup 2
-for protocol in UDP TCP; do play serve server2 $protocol 0.0.0.0 7; done
+for protocol in UDP TCP; do peers serve server2 $protocol 0.0.0.0 7; done
 zones "-i lan0 -j CT --zone 1" "-i wan0 -j CT --zone 1" "-i lan1 -j CT --zone 2" "-i wan1 -j CT --zone 2"
-on router "$IPTABLES" -w -t mangle -F
-play heard server UDP 7
+ns_exec router "$IPTABLES" -w -t mangle -F
+peers heard server UDP 7
 for protocol in UDP TCP; do
 	for n in 1 2; do
-		play open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000
-		says "$protocol, zones with an uplink each: the flow of zone $n keeps its port" "203.0.113.1:40000 one" \
+		peers open $protocol$n "lan${n#1}" $protocol 203.0.113.2 7 :40000
+		check_said "$protocol, zones with an uplink each: the flow of zone $n keeps its port" "203.0.113.1:40000 one" \
 			say $protocol$n one
 	done
-	for n in 1 2; do says "... and works on in zone $n" "203.0.113.1:40000 two" say $protocol$n two; done
-	heard "... the second one's server is the second" "203.0.113.1:40000 one"$'\n'"203.0.113.1:40000 two" server2 $protocol 7
+	for n in 1 2; do check_said "... and works on in zone $n" "203.0.113.1:40000 two" say $protocol$n two; done
+	check_heard "... the second one's server is the second" "203.0.113.1:40000 one"$'\n'"203.0.113.1:40000 two" server2 $protocol 7
 done
-tracks "... conntrack has each in its zone" "$(
+check_tracked "... conntrack has each in its zone" "$(
 	for n in 1 2; do
 		cat <<-END
 			udp src=172.18.0.2 dst=203.0.113.2 sport=40000 dport=7 src=203.0.113.2 dst=203.0.113.1 sport=7 dport=40000 zone=$n

@@ -8,8 +8,8 @@
 # shellcheck source-path=SCRIPTDIR source=../../lib/compare.sh
 . "$(dirname "$0")/../../lib/compare.sh"
 
-two_clients
-compare_on
+setup_two_clients
+start_compare_peers
 
 # --- Traffic
 
@@ -19,27 +19,27 @@ exchange() {
 	local me=lan@${client[$v]} it=server@${server[$v]}
 	case $1 in
 	udp)
-		play open "$it" udp 53
-		play send "$me" udp "$2" "${server[$v]}" 53 question
-		play hear "$it" udp 53
-		seen "${outside[$v]}" "$3" "udp from $2"
-		play answer "$it" udp 53 answer
-		heard "$me" udp "$2" "udp answer" "${server[$v]} 53 answer" ;;
+		peers open "$it" udp 53
+		peers send "$me" udp "$2" "${server[$v]}" 53 question
+		peers hear "$it" udp 53
+		must_come_from "${outside[$v]}" "$3" "udp from $2"
+		peers answer "$it" udp 53 answer
+		must_hear "$me" udp "$2" "udp answer" "${server[$v]} 53 answer" ;;
 	icmp)
-		play open "$it" icmp 0
-		play send "$me" icmp "$2" "${server[$v]}" 0 question
-		play hear "$it" icmp 0
-		seen "${outside[$v]}" "$3" "icmp from $2"
-		heard "$me" icmp "$2" "icmp answer" "${server[$v]} $2 question" ;;
+		peers open "$it" icmp 0
+		peers send "$me" icmp "$2" "${server[$v]}" 0 question
+		peers hear "$it" icmp 0
+		must_come_from "${outside[$v]}" "$3" "icmp from $2"
+		must_hear "$me" icmp "$2" "icmp answer" "${server[$v]} $2 question" ;;
 	tcp | sctp)
-		play open "$it" "$1" 80
-		play connect "$me" "$1" "$2" "${server[$v]}" 80
-		note client "IPv$v, $1: $said"
-		play accept "$it" "$1" 80
-		seen "${outside[$v]}" "$3" "$1 from $2"
-		play say "$it" "$1" 80 answer
-		heard "$me" "$1" "$2" "$1 answer" answer
-		play until router established ;;
+		peers open "$it" "$1" 80
+		peers connect "$me" "$1" "$2" "${server[$v]}" 80
+		note_property client "IPv$v, $1: $said"
+		peers accept "$it" "$1" 80
+		must_come_from "${outside[$v]}" "$3" "$1 from $2"
+		peers say "$it" "$1" 80 answer
+		must_hear "$me" "$1" "$2" "$1 answer" answer
+		peers until router established ;;
 	esac
 }
 
@@ -54,13 +54,13 @@ all_protocols() {
 
 # with_ports OPTIONS: a rule with --to-ports for each protocol; but MASQUERADE takes no identifiers of ICMPv6.
 with_ports() {
-	rules "-p udp -j TARGET $1" "-p tcp -j TARGET $1" "-p sctp -j TARGET $1" "4 -p icmp -j TARGET $1" "6 -j TARGET"
+	set_rules "-p udp -j TARGET $1" "-p tcp -j TARGET $1" "-p sctp -j TARGET $1" "4 -p icmp -j TARGET $1" "6 -j TARGET"
 }
 
 # --- One flow of each protocol and family
 
 no_options() {
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	all_protocols 40000
 }
 
@@ -84,7 +84,7 @@ one_port() {
 random() {
 	local protocol
 	mask=(1024-65535)
-	rules "-o wan0 -j TARGET --random"
+	set_rules "-o wan0 -j TARGET --random"
 	for v in 4 6; do
 		for protocol in udp tcp sctp; do exchange $protocol 40000 '\[1024-65535\]#.'; done
 	done
@@ -93,7 +93,7 @@ random() {
 random_fully() {
 	local protocol
 	mask=(1024-65535)
-	rules "-o wan0 -j TARGET --random-fully"
+	set_rules "-o wan0 -j TARGET --random-fully"
 	for v in 4 6; do
 		for protocol in udp tcp sctp; do exchange $protocol 40000 '\[1024-65535\]#.'; done
 	done
@@ -101,7 +101,7 @@ random_fully() {
 
 random_identifiers() {
 	mask=(0-65535)
-	rules "-o wan0 -j TARGET --random"
+	set_rules "-o wan0 -j TARGET --random"
 	for v in 4 6; do exchange icmp 40000 '\[0-65535\]#.'; done
 }
 
@@ -113,74 +113,74 @@ a_random_port_of_a_range() {
 
 # --- UDP: the life of a flow
 
-# udp FROM PORT TO TEXT PORTS [SIZE]: a datagram from an address of the LAN's host to port 53 of the server's.
-udp() {
-	play open "server@$3" udp 53
-	play send "lan@$1" udp "$2" "$3" 53 "$4" ${6:+"$6"}
-	play hear "server@$3" udp 53
-	seen "${from:-${outside[$v]}}" "$5" "$4"
+# pass_datagram FROM PORT TO TEXT PORTS [SIZE]: a datagram from an address of the LAN's host to port 53 of the server's.
+pass_datagram() {
+	peers open "server@$3" udp 53
+	peers send "lan@$1" udp "$2" "$3" 53 "$4" ${6:+"$6"}
+	peers hear "server@$3" udp 53
+	must_come_from "${from:-${outside[$v]}}" "$5" "$4"
 }
 
 # again TEXT [SIZE]: another one of the same flow, from the client.
 again() {
-	play send "lan@${client[$v]}" udp 40000 "${server[$v]}" 53 "$@"
-	play hear "server@${server[$v]}" udp 53 "$patience"
-	note delivered "IPv$v, $1: ${said##* }"
-	must "$1" ".* $1" "$said"
+	peers send "lan@${client[$v]}" udp 40000 "${server[$v]}" 53 "$@"
+	peers hear "server@${server[$v]}" udp 53 "$patience"
+	note_property delivered "IPv$v, $1: ${said##* }"
+	must_match "$1" ".* $1" "$said"
 }
 
 unanswered_UDP() {
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	for v in 4 6; do
-		udp "${client[$v]}" 40000 "${server[$v]}" one 40000
+		pass_datagram "${client[$v]}" 40000 "${server[$v]}" one 40000
 		again two 100
 	done
-	marked UNREPLIED
+	must_show_flag UNREPLIED
 }
 
 # Conntrack takes a flow for a stream if it lasts for two seconds and more.
 long_UDP() {
 	local n
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	for v in 4 6; do exchange udp 40000 40000; done
 	for ((n = 0; n < 60; n++)); do
-		play until router assured 2 0.1
+		peers until router assured 2 0.1
 		[[ $said != yes ]] || break
 		for v in 4 6; do
-			play send "lan@${client[$v]}" udp 40000 "${server[$v]}" 53 more
-			play hear "server@${server[$v]}" udp 53
+			peers send "lan@${client[$v]}" udp 40000 "${server[$v]}" 53 more
+			peers hear "server@${server[$v]}" udp 53
 		done
 	done
-	marked ASSURED
+	must_show_flag ASSURED
 }
 
 # Ports below 512, those below 1024, and all others keep to their own kind, if another client was first.
 port_classes() {
 	local class
 	mask=(1-511 600-1023 1024-65535 100 700 40000)
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	for class in "100 1 511" "700 600 1023" "40000 1024 65535"; do
 		# shellcheck disable=SC2086 # words
 		set -- $class
 		for v in 4 6; do
-			udp "${client[$v]}" "$1" "${server[$v]}" "first$1" "$1"
-			udp "${second[$v]}" "$1" "${server[$v]}" "second$1" "\\[$2-$3\\]#."
+			pass_datagram "${client[$v]}" "$1" "${server[$v]}" "first$1" "$1"
+			pass_datagram "${second[$v]}" "$1" "${server[$v]}" "second$1" "\\[$2-$3\\]#."
 		done
 	done
 }
 
 # The port can be had once for each server, and what finds none is dropped.
 one_port_is_taken() {
-	rules "-o wan0 -p udp -j TARGET --to-ports 7000"
+	set_rules "-o wan0 -p udp -j TARGET --to-ports 7000"
 	for v in 4 6; do
-		udp "${client[$v]}" 40000 "${server[$v]}" first 7000
-		udp "${second[$v]}" 40000 "${other[$v]}" elsewhere 7000
+		pass_datagram "${client[$v]}" 40000 "${server[$v]}" first 7000
+		pass_datagram "${second[$v]}" 40000 "${other[$v]}" elsewhere 7000
 		# It would come before the other's next one.
-		play send "lan@${second[$v]}" udp 40001 "${server[$v]}" 53 lost
-		udp "${client[$v]}" 40000 "${server[$v]}" next 7000
+		peers send "lan@${second[$v]}" udp 40001 "${server[$v]}" 53 lost
+		pass_datagram "${client[$v]}" 40000 "${server[$v]}" next 7000
 	done
-	play dropped router 2 "$patience"
-	must "the drops are counted" yes "$said"
+	peers dropped router 2 "$patience"
+	must_match "the drops are counted" yes "$said"
 }
 
 # --- TCP and SCTP
@@ -188,52 +188,52 @@ one_port_is_taken() {
 # connected PROTOCOL: from port 40000 to 80.
 connected() {
 	me=lan@${client[$v]} it=server@${server[$v]}
-	play open "$it" "$1" 80
-	play connect "$me" "$1" 40000 "${server[$v]}" 80
-	note client "IPv$v, $1: $said"
-	play accept "$it" "$1" 80
-	seen "${outside[$v]}" 40000 "$1"
+	peers open "$it" "$1" 80
+	peers connect "$me" "$1" 40000 "${server[$v]}" 80
+	note_property client "IPv$v, $1: $said"
+	peers accept "$it" "$1" 80
+	must_come_from "${outside[$v]}" 40000 "$1"
 }
 
 # count is how many flows should have come so far.
 TCP_closes() {
 	local me it count=0
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	for v in 4 6; do
 		connected tcp
-		play end "$me" tcp 40000
-		heard "$it" tcp 80 "the client's end" closed
+		peers end "$me" tcp 40000
+		must_hear "$it" tcp 80 "the client's end" closed
 		# Else one packet may be acknowledgement and end at once.
-		play until router close-wait
-		play end "$it" tcp 80
-		heard "$me" tcp 40000 "the server's end" closed
-		play until router time-wait $((++count))
-		must "conntrack knows" yes "$said"
+		peers until router close-wait
+		peers end "$it" tcp 80
+		must_hear "$me" tcp 40000 "the server's end" closed
+		peers until router time-wait $((++count))
+		must_match "conntrack knows" yes "$said"
 	done
 }
 
 TCP_is_reset() {
 	local me it count=0
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	v=4
 	connected tcp
-	play abort "$me" tcp 40000
-	heard "$it" tcp 80 "the client's reset" reset
-	play until router close $((++count))
+	peers abort "$me" tcp 40000
+	must_hear "$it" tcp 80 "the client's reset" reset
+	peers until router close $((++count))
 	v=6
 	connected tcp
-	play abort "$it" tcp 80
-	heard "$me" tcp 40000 "the server's reset" reset
-	play until router close $((++count))
-	must "conntrack knows" yes "$said"
+	peers abort "$it" tcp 80
+	must_hear "$me" tcp 40000 "the server's reset" reset
+	peers until router close $((++count))
+	must_match "conntrack knows" yes "$said"
 }
 
 TCP_is_refused() {
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	for v in 4 6; do
-		play connect "lan@${client[$v]}" tcp 40000 "${server[$v]}" 81
-		note client "IPv$v: $said"
-		must "the client is told" refused "$said"
+		peers connect "lan@${client[$v]}" tcp 40000 "${server[$v]}" 81
+		note_property client "IPv$v: $said"
+		must_match "the client is told" refused "$said"
 	done
 }
 
@@ -242,80 +242,80 @@ TCP_is_refused() {
 ICMP_errors() {
 	local -A error=([4]="ICMP 3 3" [6]="ICMP 1 4")
 	mask=(6000-6999)
-	rules "-o wan0 -p udp -j TARGET --to-ports 6000-6999"
+	set_rules "-o wan0 -p udp -j TARGET --to-ports 6000-6999"
 	for v in 4 6; do
-		play send "lan@${client[$v]}" udp 40000 "${server[$v]}" 9 question
-		heard "lan@${client[$v]}" udp 40000 "port unreachable" "${error[$v]} from ${server[$v]}"
+		peers send "lan@${client[$v]}" udp 40000 "${server[$v]}" 9 question
+		must_hear "lan@${client[$v]}" udp 40000 "port unreachable" "${error[$v]} from ${server[$v]}"
 	done
 }
 
 fragments() {
-	rules "-o wan0 -p udp -j TARGET --to-ports 7000" "-o wan0 -j TARGET"
+	set_rules "-o wan0 -p udp -j TARGET --to-ports 7000" "-o wan0 -j TARGET"
 	for v in 4 6; do
-		udp "${client[$v]}" 40000 "${server[$v]}" question 7000 5000
-		play answer "server@${server[$v]}" udp 53 answer 5000
-		heard "lan@${client[$v]}" udp 40000 "a large answer" "${server[$v]} 53 answer 5000"
-		play open "server@${server[$v]}" icmp 0
-		play send "lan@${client[$v]}" icmp 77 "${server[$v]}" 0 ping 4000
-		play hear "server@${server[$v]}" icmp 0
-		seen "${outside[$v]}" 77 "a large ping"
-		heard "lan@${client[$v]}" icmp 77 "its echo" "${server[$v]} 77 ping 4000"
+		pass_datagram "${client[$v]}" 40000 "${server[$v]}" question 7000 5000
+		peers answer "server@${server[$v]}" udp 53 answer 5000
+		must_hear "lan@${client[$v]}" udp 40000 "a large answer" "${server[$v]} 53 answer 5000"
+		peers open "server@${server[$v]}" icmp 0
+		peers send "lan@${client[$v]}" icmp 77 "${server[$v]}" 0 ping 4000
+		peers hear "server@${server[$v]}" icmp 0
+		must_come_from "${outside[$v]}" 77 "a large ping"
+		must_hear "lan@${client[$v]}" icmp 77 "its echo" "${server[$v]} 77 ping 4000"
 	done
 }
 
 which_address() {
 	local from
-	rules "-o wan0 -j TARGET"
+	set_rules "-o wan0 -j TARGET"
 	v=4
-	udp "${client[4]}" 40001 203.0.113.2 primary 40001
+	pass_datagram "${client[4]}" 40001 203.0.113.2 primary 40001
 	from=198.51.100.1
-	udp "${client[4]}" 40002 198.51.100.2 subnet 40002
-	udp "${client[4]}" 40003 192.0.2.9 next-hop 40003
+	pass_datagram "${client[4]}" 40002 198.51.100.2 subnet 40002
+	pass_datagram "${client[4]}" 40003 192.0.2.9 next-hop 40003
 	v=6 from=2001:db8:1::1
-	udp "${client[6]}" 40001 2001:db8:1::2 prefix 40001
+	pass_datagram "${client[6]}" 40001 2001:db8:1::2 prefix 40001
 	from=2001:db8:2::1
-	udp "${client[6]}" 40002 2001:db8:2::2 prefix2 40002
+	pass_datagram "${client[6]}" 40002 2001:db8:2::2 prefix2 40002
 }
 
 # What the router says itself, and what it lets through with its own address already.
 the_router_itself() {
 	mask=(6000-6999)
-	rules "-o wan0 -p udp --dport 53 -j TARGET --to-ports 6000-6999" "-o wan0 -j TARGET"
+	set_rules "-o wan0 -p udp --dport 53 -j TARGET --to-ports 6000-6999" "-o wan0 -j TARGET"
 	for v in 4 6; do
-		play open "server@${server[$v]}" udp 53
-		play send "router@${outside[$v]}" udp 40000 "${server[$v]}" 53 question
-		play hear "server@${server[$v]}" udp 53
-		seen "${outside[$v]}" '\[6000-6999\]#.' question
-		play answer "server@${server[$v]}" udp 53 answer
-		heard "router@${outside[$v]}" udp 40000 "the answer" "${server[$v]} 53 answer"
-		play open "server@${server[$v]}" tcp 80
-		play connect "router@${inside[$v]}" tcp 40000 "${server[$v]}" 80
-		note client "IPv$v, tcp: $said"
-		play accept "server@${server[$v]}" tcp 80
-		seen "${outside[$v]}" 40000 "tcp from its inner address"
+		peers open "server@${server[$v]}" udp 53
+		peers send "router@${outside[$v]}" udp 40000 "${server[$v]}" 53 question
+		peers hear "server@${server[$v]}" udp 53
+		must_come_from "${outside[$v]}" '\[6000-6999\]#.' question
+		peers answer "server@${server[$v]}" udp 53 answer
+		must_hear "router@${outside[$v]}" udp 40000 "the answer" "${server[$v]} 53 answer"
+		peers open "server@${server[$v]}" tcp 80
+		peers connect "router@${inside[$v]}" tcp 40000 "${server[$v]}" 80
+		note_property client "IPv$v, tcp: $said"
+		peers accept "server@${server[$v]}" tcp 80
+		must_come_from "${outside[$v]}" 40000 "tcp from its inner address"
 	done
 }
 
 # A host of the LAN asks another one by the router's outer address.
 hairpin() {
-	rules "4 PREROUTING -p udp --dport 8053 -j DNAT --to-destination 172.18.0.3:53" \
+	set_rules "4 PREROUTING -p udp --dport 8053 -j DNAT --to-destination 172.18.0.3:53" \
 		"6 PREROUTING -p udp --dport 8053 -j DNAT --to-destination [fd00:18::3]:53" \
 		"-o lan0 -j TARGET"
 	for v in 4 6; do
-		play open "lan@${second[$v]}" udp 53
-		play send "lan@${client[$v]}" udp 40000 "${outside[$v]}" 8053 question
-		play hear "lan@${second[$v]}" udp 53
-		seen "${inside[$v]}" 40000 question
-		play answer "lan@${second[$v]}" udp 53 answer
-		heard "lan@${client[$v]}" udp 40000 "the answer" "${outside[$v]} 8053 answer"
+		peers open "lan@${second[$v]}" udp 53
+		peers send "lan@${client[$v]}" udp 40000 "${outside[$v]}" 8053 question
+		peers hear "lan@${second[$v]}" udp 53
+		must_come_from "${inside[$v]}" 40000 question
+		peers answer "lan@${second[$v]}" udp 53 answer
+		must_hear "lan@${client[$v]}" udp 40000 "the answer" "${outside[$v]} 8053 answer"
 	done
 }
 
 # A flow that leaves conntrack's way, by nftables' flowtable.
 offloaded() {
 	local word
-	rules "-o wan0 -p udp -j TARGET --to-ports 7000"
-	on router nft -f - <<-END || bail "a flowtable"
+	set_rules "-o wan0 -p udp -j TARGET --to-ports 7000"
+	ns_exec router nft -f - <<-END || bail "a flowtable"
 		table inet fast {
 			flowtable lanes { hook ingress priority 0; devices = { lan0, wan0 }; }
 			chain forward {
@@ -326,19 +326,19 @@ offloaded() {
 	END
 	for v in 4 6; do
 		for word in one two three; do
-			udp "${client[$v]}" 40000 "${server[$v]}" $word 7000
-			play answer "server@${server[$v]}" udp 53 $word
-			heard "lan@${client[$v]}" udp 40000 "$word comes back" "${server[$v]} 53 $word"
+			pass_datagram "${client[$v]}" 40000 "${server[$v]}" $word 7000
+			peers answer "server@${server[$v]}" udp 53 $word
+			must_hear "lan@${client[$v]}" udp 40000 "$word comes back" "${server[$v]} 53 $word"
 		done
 	done
-	play until router offload 2
-	must "both flows are" yes "$said"
-	marked OFFLOAD
-	look
-	on router nft delete table inet fast
+	peers until router offload 2
+	must_match "both flows are" yes "$said"
+	must_show_flag OFFLOAD
+	look_at_conntrack
+	ns_exec router nft delete table inet fast
 }
 
-same no_options a_range a_range_that_holds_the_port one_port \
+check_same no_options a_range a_range_that_holds_the_port one_port \
 	random random_fully random_identifiers a_random_port_of_a_range \
 	unanswered_UDP long_UDP port_classes one_port_is_taken \
 	TCP_closes TCP_is_reset TCP_is_refused \
@@ -348,104 +348,104 @@ same no_options a_range a_range_that_holds_the_port one_port \
 
 # One flow that is answered, and then goes on.
 a_flow() {
-	rules "4 -o wan0 -p udp -j TARGET"
+	set_rules "4 -o wan0 -p udp -j TARGET"
 	v=4
 	exchange udp 40000 40000
 	again more 100
 }
 
-same a_flow
+check_same a_flow
 if compared; then
-	noticed "source reply" a_flow "SNAT --to-source 203.0.113.9"
-	noticed "reply" ICMP_errors "RUSTMASQ --to-ports 8000-8999"
-	noticed "port reply" a_flow "RUSTMASQ --to-ports 7000"
-	noticed "counters" a_flow "RUSTMASQ -c 5 500"
-	noticed "delivered" a_flow router "$IPTABLES" mangle FORWARD -p udp --dport 53 \
+	check_wrong_rule "source reply" a_flow "SNAT --to-source 203.0.113.9"
+	check_wrong_rule "reply" ICMP_errors "RUSTMASQ --to-ports 8000-8999"
+	check_wrong_rule "port reply" a_flow "RUSTMASQ --to-ports 7000"
+	check_wrong_rule "counters" a_flow "RUSTMASQ -c 5 500"
+	check_wrong_rule "delivered" a_flow router "$IPTABLES" mangle FORWARD -p udp --dport 53 \
 		-m conntrack --ctstate ESTABLISHED -j DROP
-	noticed "client" a_flow lan "$IPTABLES" raw PREROUTING -p udp -j DROP
-	noticed "original" a_flow lan "$IPTABLES" nat POSTROUTING -p udp -j SNAT --to-source 172.18.0.3
-	noticed "flags events" a_flow router "$IPTABLES" raw PREROUTING -p udp --dport 53 -j CT --helper tftp
-	noticed "events" a_flow router "$IPTABLES" raw PREROUTING -p udp --dport 53 -j CT --ctevents new,destroy
-	noticed "counters statistics" one_port_is_taken router "$IPTABLES" filter FORWARD -p udp --sport 40001 -j DROP
+	check_wrong_rule "client" a_flow lan "$IPTABLES" raw PREROUTING -p udp -j DROP
+	check_wrong_rule "original" a_flow lan "$IPTABLES" nat POSTROUTING -p udp -j SNAT --to-source 172.18.0.3
+	check_wrong_rule "flags events" a_flow router "$IPTABLES" raw PREROUTING -p udp --dport 53 -j CT --helper tftp
+	check_wrong_rule "events" a_flow router "$IPTABLES" raw PREROUTING -p udp --dport 53 -j CT --ctevents new,destroy
+	check_wrong_rule "counters statistics" one_port_is_taken router "$IPTABLES" filter FORWARD -p udp --sport 40001 -j DROP
 fi
 
 # --- What is meant to differ. Each has the field for itself: their notifiers forget each other's flows.
 
-# used PATTERN: how many of the router's flows leave with such an address.
-used() { tracked | grep -cE "dst=$1 [^=]*=[0-9]+ dport=[0-9]+ (\[[A-Z]+\] )?(mark|use)="; }
-used_by_none() { [[ $(used "$1") == 0 ]]; }
+# flows_leaving_as PATTERN: how many of the router's flows leave with such an address.
+flows_leaving_as() { tracked | grep -cE "dst=$1 [^=]*=[0-9]+ dport=[0-9]+ (\[[A-Z]+\] )?(mark|use)="; }
+none_leaving_as() { [[ $(flows_leaving_as "$1") == 0 ]]; }
 
-# flows COUNT ADDRESS...: from the LAN's host; a packet to each from so many ports.
-flows() {
+# send_udp_flows COUNT ADDRESS...: from the LAN's host; a packet to each from so many ports.
+send_udp_flows() {
 	local port address
 	for address in "${@:2}"; do
 		for ((port = 40000; port < 40000 + $1; port++)); do
-			play send lan@172.18.0.2 udp $port "$address" 9 x
+			peers send lan@172.18.0.2 udp $port "$address" 9 x
 		done
 	done
 }
 
-# marker: a plain address goes, and its flow is forgotten soon.
-marker() {
+# marker_is_flushed: a plain address goes, and its flow is forgotten soon.
+marker_is_flushed() {
 	local n
 	ip -n router addr add 10.2.0.1/24 dev wan0
-	flows 1 10.2.0.2
+	send_udp_flows 1 10.2.0.2
 	ip -n router addr del 10.2.0.1/24 dev wan0
 	for n in {1..20}; do
-		used_by_none 10.2.0.1 && return
-		nap 0.05
+		none_leaving_as 10.2.0.1 && return
+		pause 0.05
 	done
 	return 1
 }
 # all_is_done TARGET: what went before this was worked off.
-all_is_done() { check "$1: a plain address goes, its flow is forgotten" wait_until marker; }
+all_is_done() { check "$1: a plain address goes, its flow is forgotten" wait_until marker_is_flushed; }
 
 # numbered add|del: a hundred addresses in one batch, and at a priority that lets no other work come between, which
 # might keep up on a fast day.
 numbered() {
 	local n
 	for n in {1..100}; do echo "addr $1 10.1.$n.1/24 dev wan0"; done > "$scratch/batch"
-	on router chrt --fifo 50 taskset --cpu-list 0 ip -batch "$scratch/batch" || bail "a hundred addresses"
+	ns_exec router chrt --fifo 50 taskset --cpu-list 0 ip -batch "$scratch/batch" || bail "a hundred addresses"
 }
 
 # addresses_go TARGET PATTERN: how many flows stay, when addresses go.
 addresses_go() {
 	ip -n router addr add 10.0.0.1 peer 10.0.0.2/32 dev wan0
-	flows 5 10.0.0.2
-	check_equal "$1: 5 flows leave with a point-to-point address" 5 "$(used 10.0.0.1)"
+	send_udp_flows 5 10.0.0.2
+	check_equal "$1: 5 flows leave with a point-to-point address" 5 "$(flows_leaving_as 10.0.0.1)"
 	ip -n router addr del 10.0.0.1 peer 10.0.0.2/32 dev wan0
 	all_is_done "$1"
-	check_match "$1: it goes; of the flows stay" "^($2)$" "$(used 10.0.0.1)"
+	check_match "$1: it goes; of the flows stay" "^($2)$" "$(flows_leaving_as 10.0.0.1)"
 
-	flows 5 10.9.0.2
-	check_equal "$1: 5 flows leave with an address that lo lent" 5 "$(used 192.0.2.1)"
+	send_udp_flows 5 10.9.0.2
+	check_equal "$1: 5 flows leave with an address that lo lent" 5 "$(flows_leaving_as 192.0.2.1)"
 	ip -n router addr del 192.0.2.1/32 dev lo
 	all_is_done "$1"
-	check_match "$1: it goes; of the flows stay" "^($2)$" "$(used 192.0.2.1)"
+	check_match "$1: it goes; of the flows stay" "^($2)$" "$(flows_leaving_as 192.0.2.1)"
 	ip -n router addr add 192.0.2.1/32 dev lo
 
 	numbered add
-	flows 2 10.1.{1..100}.2
-	check_equal "$1: 200 flows leave with 100 addresses" 200 "$(used '10\.1\.[0-9]+\.1')"
+	send_udp_flows 2 10.1.{1..100}.2
+	check_equal "$1: 200 flows leave with 100 addresses" 200 "$(flows_leaving_as '10\.1\.[0-9]+\.1')"
 	numbered del
 	all_is_done "$1"
-	check_match "$1: all go at once; of the flows stay" "^($3)$" "$(used '10\.1\.[0-9]+\.1')"
-	on router conntrack -F 2> /dev/null
+	check_match "$1: all go at once; of the flows stay" "^($3)$" "$(flows_leaving_as '10\.1\.[0-9]+\.1')"
+	ns_exec router conntrack -F 2> /dev/null
 }
 
 # no_address TARGET DROPS: no flow leaves with what is no source; so many drops are counted.
 no_address() {
-	play anew router
-	play open server@203.0.113.2 udp 53
-	play send lan@172.18.0.2 udp 40000 203.0.113.2 53 question
-	play hear server@203.0.113.2 udp 53 0.5
+	peers anew router
+	peers open server@203.0.113.2 udp 53
+	peers send lan@172.18.0.2 udp 40000 203.0.113.2 53 question
+	peers hear server@203.0.113.2 udp 53 0.5
 	check_equal "$1: no usable address: nothing leaves" nothing "$said"
-	play look router
+	peers look router
 	check_equal "$1: ... and what conntrack counts is" "$2" "$said"
 }
 
-# refused WHAT PATTERN COMMAND...: as check_fails; and the message matches.
-refused() {
+# check_rule_refused WHAT PATTERN COMMAND...: as check_fails; and the message matches.
+check_rule_refused() {
 	local output
 	if output=$("${@:3}" 2>&1); then
 		not_ok "RUSTMASQ: $1" "it was accepted"
@@ -454,49 +454,49 @@ refused() {
 	check_match "RUSTMASQ: $1" "$2" "$output"
 }
 
-rules
+set_rules
 ip -n router link add wan1 type dummy
 ip -n router link set wan1 up
 ip -n router addr add 192.0.2.1/32 dev lo
 ip -n router route add 10.9.0.0/16 dev wan1
 # Packets need not arrive; flows end by the flush alone.
 ip -n router link set wan0 arp off
-on router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
+ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
 
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "MASQUERADE is not loaded" no_other_masquerade
-rule -j RUSTMASQ || bail "rule"
+add_rule -j RUSTMASQ || bail "rule"
 addresses_go RUSTMASQ 0 0
-rules_off
+flush_rules
 check "RUSTMASQ is not loaded" rmmod rustmasq
-rule -j MASQUERADE || bail "rule"
+add_rule -j MASQUERADE || bail "rule"
 addresses_go MASQUERADE 5 '[1-9][0-9]*'
 
 # --- Rules that make no sense
 
-rules_off
-check "MASQUERADE: port 0 is accepted" rule -p udp -j MASQUERADE --to-ports 0
-refused "port 0 is refused" "to-ports" rule -p udp -j RUSTMASQ --to-ports 0
-check "MASQUERADE: a port where the protocol is all but TCP is accepted" rule ! -p tcp -j MASQUERADE --to-ports 5
-refused "a port where the protocol is all but TCP is refused" "to-ports" rule ! -p tcp -j RUSTMASQ --to-ports 5
-check_fails "MASQUERADE: identifiers of ICMPv6 are refused" rule6 -p ipv6-icmp -j MASQUERADE --to-ports 5
-check "RUSTMASQ: identifiers of ICMPv6 are accepted" rule6 -p ipv6-icmp -j RUSTMASQ --to-ports 5
+flush_rules
+check "MASQUERADE: port 0 is accepted" add_rule -p udp -j MASQUERADE --to-ports 0
+check_rule_refused "port 0 is refused" "to-ports" add_rule -p udp -j RUSTMASQ --to-ports 0
+check "MASQUERADE: a port where the protocol is all but TCP is accepted" add_rule ! -p tcp -j MASQUERADE --to-ports 5
+check_rule_refused "a port where the protocol is all but TCP is refused" "to-ports" add_rule ! -p tcp -j RUSTMASQ --to-ports 5
+check_fails "MASQUERADE: identifiers of ICMPv6 are refused" add_rule6 -p ipv6-icmp -j MASQUERADE --to-ports 5
+check "RUSTMASQ: identifiers of ICMPv6 are accepted" add_rule6 -p ipv6-icmp -j RUSTMASQ --to-ports 5
 
 # --- No usable address: these have link scope
 
-rules_off
+flush_rules
 ip -n router -4 addr flush dev wan0
 ip -n router addr del 192.0.2.1/32 dev lo
 ip -n router addr flush dev lan0 scope global
 ip -n router addr add 172.18.0.1/16 dev lan0 scope link
 ip -n router route replace 203.0.113.0/24 dev wan0
 mask=() target=MASQUERADE
-rules "4 -o wan0 -j TARGET"
+set_rules "4 -o wan0 -j TARGET"
 no_address MASQUERADE ""
 target=RUSTMASQ
-rules "4 -o wan0 -j TARGET"
+set_rules "4 -o wan0 -j TARGET"
 no_address RUSTMASQ "statistics drop=1"
 
-rules
+set_rules
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "MASQUERADE is unloaded" no_other_masquerade

@@ -8,37 +8,37 @@
 # Their notifiers would flush our flows too, and prove nothing about ours.
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 
-home
+setup_lan
 # Packets need not arrive: a neighbour that is never asked for needs no answer.
 ip -n router link set wan0 arp off
-rule -j RUSTMASQ || bail "rule"
+add_rule -j RUSTMASQ || bail "rule"
 # Flows shall end by the flush alone.
-on router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
+ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
 check "no other masquerading module is loaded" no_other_masquerade
 
-# flows PORTS ADDRESS...: from the LAN host; a packet to each from each port.
-flows() { on lan "$tools/flows.py" "$@"; }
-# used ADDRESS: how many of the router's flows leave with ADDRESS.
-used() { tracked --reply-dst "$1" | wc -l; }
-used_by_none() { [[ $(used "$1") == 0 ]]; }
+# send_flows PORTS ADDRESS...: from the LAN host; a packet to each from each port.
+send_flows() { ns_exec lan "$tools/flows.py" "$@"; }
+# flows_from ADDRESS: how many of the router's flows leave with ADDRESS.
+flows_from() { tracked --reply-dst "$1" | wc -l; }
+no_flows_from() { [[ $(flows_from "$1") == 0 ]]; }
 
 # --- An address goes; its neighbour on the same device stays
 
 ip -n router addr add 198.51.100.1/24 dev wan0
-flows 20 203.0.113.9 198.51.100.9
-check_equal "20 flows leave with the first address" 20 "$(used 203.0.113.1)"
-check_equal "20 flows leave with the second address" 20 "$(used 198.51.100.1)"
+send_flows 20 203.0.113.9 198.51.100.9
+check_equal "20 flows leave with the first address" 20 "$(flows_from 203.0.113.1)"
+check_equal "20 flows leave with the second address" 20 "$(flows_from 198.51.100.1)"
 ip -n router addr del 198.51.100.1/24 dev wan0
-check "an address goes: its flows are forgotten" wait_until used_by_none 198.51.100.1
-check_equal "... and no others" 20 "$(used 203.0.113.1)"
+check "an address goes: its flows are forgotten" wait_until no_flows_from 198.51.100.1
+check_equal "... and no others" 20 "$(flows_from 203.0.113.1)"
 
 # --- A point-to-point address: our own counts, not the peer's
 
 ip -n router addr add 10.0.0.1 peer 10.0.0.2/32 dev wan0
-flows 5 10.0.0.2
-check_equal "5 flows leave with the point-to-point address" 5 "$(used 10.0.0.1)"
+send_flows 5 10.0.0.2
+check_equal "5 flows leave with the point-to-point address" 5 "$(flows_from 10.0.0.1)"
 ip -n router addr del 10.0.0.1 peer 10.0.0.2/32 dev wan0
-check "a point-to-point address goes: its flows are forgotten" wait_until used_by_none 10.0.0.1
+check "a point-to-point address goes: its flows are forgotten" wait_until no_flows_from 10.0.0.1
 
 # --- An address that another device lent: wan1 has none of its own
 
@@ -48,88 +48,88 @@ ip -n router link add holder type dummy
 ip -n router link set holder up
 ip -n router addr add 192.0.2.1/32 dev lo
 ip -n router route add 10.9.0.0/16 dev wan1
-flows 5 10.9.0.2
+send_flows 5 10.9.0.2
 lent=$(tracked --orig-dst 10.9.0.2 | sed -nE 's/.*src=10.9.0.2 dst=([0-9.]+).*/\1/p' | sort -u)
 check_match "an unnumbered device borrows an address" '^[0-9.]+$' "$lent"
 [[ $lent != 172.18.0.2 ]] || not_ok "... and does not leave with the LAN host's" "$lent"
 holder=$(ip -n router -o addr show | awk -v a="$lent/" 'index($4, a) == 1 { print $2 " " $4; exit }')
 # shellcheck disable=SC2086 # device and address
 set -- $holder
-before=$(used 203.0.113.1)
+before=$(flows_from 203.0.113.1)
 ip -n router addr del "$2" dev "$1"
-check "a lent address goes from $1: its flows are forgotten" wait_until used_by_none "$lent"
-[[ $lent == 203.0.113.1 ]] || check_equal "... and no others" "$before" "$(used 203.0.113.1)"
+check "a lent address goes from $1: its flows are forgotten" wait_until no_flows_from "$lent"
+[[ $lent == 203.0.113.1 ]] || check_equal "... and no others" "$before" "$(flows_from 203.0.113.1)"
 ip -n router addr add "$2" dev "$1"
 
 # --- The same address twice in a namespace: the flow's own device still has it
 
 ip -n router addr add 192.0.2.50/24 dev wan0
 ip -n router addr add 192.0.2.50/32 dev holder
-flows 5 192.0.2.9
-check_equal "5 flows leave with an address that is there twice" 5 "$(used 192.0.2.50)"
+send_flows 5 192.0.2.9
+check_equal "5 flows leave with an address that is there twice" 5 "$(flows_from 192.0.2.50)"
 ip -n router addr del 192.0.2.50/32 dev holder
 # A second change after it, whose effect can be waited for.
 ip -n router addr add 198.51.101.1/24 dev wan0
-flows 1 198.51.101.9
+send_flows 1 198.51.101.9
 ip -n router addr del 198.51.101.1/24 dev wan0
-check "a marker flow is forgotten" wait_until used_by_none 198.51.101.1
-check_equal "the other device's copy goes: the flows stay" 5 "$(used 192.0.2.50)"
+check "a marker flow is forgotten" wait_until no_flows_from 198.51.101.1
+check_equal "the other device's copy goes: the flows stay" 5 "$(flows_from 192.0.2.50)"
 ip -n router addr del 192.0.2.50/24 dev wan0
 
 # --- Another namespace with the same addresses keeps its flows
 
-host other client
-link client eth0 172.18.0.2/16 other lan0 172.18.0.1/16
-link other wan0 203.0.113.1/24 server eth1 -
+setup_ns other client
+setup_link client eth0 172.18.0.2/16 other lan0 172.18.0.1/16
+setup_link other wan0 203.0.113.1/24 server eth1 -
 ip -n client route add default via 172.18.0.1
 ip -n other link set wan0 arp off
-forwarding other
-on other "$IPTABLES" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "rule in the other namespace"
-on client "$tools/flows.py" 10 203.0.113.9
-rules_off
-rule -j RUSTMASQ
-flows 10 203.0.113.9
+enable_forwarding other
+ns_exec other "$IPTABLES" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "rule in the other namespace"
+ns_exec client "$tools/flows.py" 10 203.0.113.9
+flush_rules
+add_rule -j RUSTMASQ
+send_flows 10 203.0.113.9
 ip -n router addr del 203.0.113.1/24 dev wan0
-check "the address goes in one namespace: its flows are forgotten" wait_until used_by_none 203.0.113.1
-check_equal "... and the other namespace's stay" 10 "$(on other conntrack -L --reply-dst 203.0.113.1 2> /dev/null | wc -l)"
+check "the address goes in one namespace: its flows are forgotten" wait_until no_flows_from 203.0.113.1
+check_equal "... and the other namespace's stay" 10 "$(ns_exec other conntrack -L --reply-dst 203.0.113.1 2> /dev/null | wc -l)"
 ip -n router addr add 203.0.113.1/24 dev wan0
 
 # --- A device goes down, and is up again before anyone could look
 
-flows 10 203.0.113.9
-check_equal "10 flows leave by the device" 10 "$(used 203.0.113.1)"
+send_flows 10 203.0.113.9
+check_equal "10 flows leave by the device" 10 "$(flows_from 203.0.113.1)"
 ip -n router link set wan0 down
-check "the device goes down: its flows are forgotten" wait_until used_by_none 203.0.113.1
+check "the device goes down: its flows are forgotten" wait_until no_flows_from 203.0.113.1
 ip -n router link set wan0 up
-flows 10 203.0.113.9
-check_equal "10 flows leave by the device again" 10 "$(used 203.0.113.1)"
+send_flows 10 203.0.113.9
+check_equal "10 flows leave by the device again" 10 "$(flows_from 203.0.113.1)"
 printf 'link set wan0 down\nlink set wan0 up\n' | ip -n router -batch -
-check "the device goes down for a moment: its flows are forgotten" wait_until used_by_none 203.0.113.1
+check "the device goes down for a moment: its flows are forgotten" wait_until no_flows_from 203.0.113.1
 
 # --- ... and who comes when it is up again is not taken for one of those before
 
 # What the LAN's host sends takes a moment only: a datagram for each address/port that it is told.
 mkfifo "$scratch/targets"
 # shellcheck disable=SC2016 # The inner shell expands it.
-start lan bash -c 'while read -r target; do echo x > "/dev/udp/$target"; done < "$0"' "$scratch/targets"
+ns_start lan bash -c 'while read -r target; do echo x > "/dev/udp/$target"; done < "$0"' "$scratch/targets"
 exec {targets}> "$scratch/targets"
-to_port() { tracked -p udp --orig-port-dst "$1" | wc -l; }
-forgotten() { [[ $(to_port "$1") == 0 ]]; }
-arrived() { [[ $(to_port "$1") == 1 ]]; }
+flows_to_port() { tracked -p udp --orig-port-dst "$1" | wc -l; }
+no_flow_to_port() { [[ $(flows_to_port "$1") == 0 ]]; }
+one_flow_to_port() { [[ $(flows_to_port "$1") == 1 ]]; }
 stayed=0
 for n in {1..6}; do
 	echo 203.0.113.9/$((1000 + n)) >&"$targets"
-	wait_until arrived $((1000 + n)) || not_ok "flow $n before the change"
+	wait_until one_flow_to_port $((1000 + n)) || not_ok "flow $n before the change"
 	# Another change at once: a worker that waits for a pause begins anew.
 	printf 'link set %s\n' 'wan0 down' 'wan0 up' 'holder down' 'holder up' | ip -n router -batch -
 	echo 203.0.113.9/$((2000 + n)) >&"$targets"
-	wait_until forgotten $((1000 + n)) || not_ok "flow $n is forgotten"
+	wait_until no_flow_to_port $((1000 + n)) || not_ok "flow $n is forgotten"
 	ip -n router addr add 198.51.101.1/24 dev wan0
 	echo 198.51.101.9/$((3000 + n)) >&"$targets"
-	wait_until arrived $((3000 + n)) || not_ok "marker flow $n"
+	wait_until one_flow_to_port $((3000 + n)) || not_ok "marker flow $n"
 	ip -n router addr del 198.51.101.1/24 dev wan0
-	wait_until forgotten $((3000 + n)) || not_ok "marker flow $n is forgotten"
-	stayed=$((stayed + $(to_port $((2000 + n)))))
+	wait_until no_flow_to_port $((3000 + n)) || not_ok "marker flow $n is forgotten"
+	stayed=$((stayed + $(flows_to_port $((2000 + n)))))
 done
 exec {targets}>&-
 # The worker and the packet set out at the same moment.
@@ -137,39 +137,39 @@ check "flows of a device that is up again stay, most of them ($stayed of 6)" tes
 
 # --- IPv6, whose notifier is atomic
 
-rule6 -j RUSTMASQ || bail "rule for IPv6"
+add_rule6 -j RUSTMASQ || bail "rule for IPv6"
 ip -n lan addr add fd00::2/64 dev lan0 nodad
 ip -n router addr add fd00::1/64 dev lan0 nodad
 ip -n lan -6 route add default via fd00::1
 ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
 ip -n router addr add 2001:db8:2::1/64 dev wan0 nodad
-used6() { tracked -f ipv6 --reply-dst "$1" | wc -l; }
-used6_by_none() { [[ $(used6 "$1") == 0 ]]; }
-flows 10 2001:db8:1::9 2001:db8:2::9
-check_equal "IPv6: 10 flows leave with the first address" 10 "$(used6 2001:db8:1::1)"
-check_equal "IPv6: 10 flows leave with the second address" 10 "$(used6 2001:db8:2::1)"
+flows6_from() { tracked -f ipv6 --reply-dst "$1" | wc -l; }
+no_flows6_from() { [[ $(flows6_from "$1") == 0 ]]; }
+send_flows 10 2001:db8:1::9 2001:db8:2::9
+check_equal "IPv6: 10 flows leave with the first address" 10 "$(flows6_from 2001:db8:1::1)"
+check_equal "IPv6: 10 flows leave with the second address" 10 "$(flows6_from 2001:db8:2::1)"
 ip -n router addr del 2001:db8:1::1/64 dev wan0
-check "IPv6: an address goes: its flows are forgotten" wait_until used6_by_none 2001:db8:1::1
-check_equal "IPv6: ... and no others" 10 "$(used6 2001:db8:2::1)"
+check "IPv6: an address goes: its flows are forgotten" wait_until no_flows6_from 2001:db8:1::1
+check_equal "IPv6: ... and no others" 10 "$(flows6_from 2001:db8:2::1)"
 ip -n router link set wan0 down
-check "IPv6: the device goes down: its flows are forgotten" wait_until used6_by_none 2001:db8:2::1
+check "IPv6: the device goes down: its flows are forgotten" wait_until no_flows6_from 2001:db8:2::1
 ip -n router link set wan0 up
 
 # --- More addresses at once than can be marked one by one: none is skipped
 
-rules_off
-rule -j RUSTMASQ
+flush_rules
+add_rule -j RUSTMASQ
 for n in $(seq 60); do echo "addr add 10.1.$n.1/24 dev wan0"; done | ip -n router -batch -
-flows 10 10.1.1-60.2 203.0.113.9
-batch_used() { tracked | grep -c 'dst=10\.1\.[0-9]*\.1 '; }
-batch_used_by_none() { [[ $(batch_used) == 0 ]]; }
-check_equal "600 flows leave with 60 addresses" 600 "$(batch_used)"
+send_flows 10 10.1.1-60.2 203.0.113.9
+batch_flows() { tracked | grep -c 'dst=10\.1\.[0-9]*\.1 '; }
+no_batch_flows() { [[ $(batch_flows) == 0 ]]; }
+check_equal "600 flows leave with 60 addresses" 600 "$(batch_flows)"
 tracing=/sys/kernel/tracing/instances/flush
 mkdir $tracing
 echo 1 > $tracing/events/workqueue/workqueue_execute_start/enable
 for n in $(seq 60); do echo "addr del 10.1.$n.1/24 dev wan0"; done | ip -n router -batch -
-check "60 addresses go at once: all of their flows are forgotten" wait_until batch_used_by_none
-check_equal "... and no others" 10 "$(used 203.0.113.1)"
+check "60 addresses go at once: all of their flows are forgotten" wait_until no_batch_flows
+check_equal "... and no others" 10 "$(flows_from 203.0.113.1)"
 echo 0 > $tracing/events/workqueue/workqueue_execute_start/enable
 runs=$(grep -c 'rustmasq.*change.*run' $tracing/trace)
 rmdir $tracing
@@ -177,19 +177,18 @@ check_match "... by one or two runs of the worker" '^[12]$' "$runs"
 
 # --- Work that is pending when the module or the namespace goes
 
-flows 10 203.0.113.9
+send_flows 10 203.0.113.9
 printf 'addr del 203.0.113.1/24 dev wan0\n' | ip -n router -batch -
-rules_off
-on other "$IPTABLES" -w -t nat -F
+flush_rules
+ns_exec other "$IPTABLES" -w -t nat -F
 check "the module goes while a flush is pending" rmmod rustmasq
-rule -j RUSTMASQ || bail "rule after reloading"
+add_rule -j RUSTMASQ || bail "rule after reloading"
 ip -n router addr add 203.0.113.1/24 dev wan0
-flows 10 203.0.113.9
+send_flows 10 203.0.113.9
 ip -n router addr del 203.0.113.1/24 dev wan0
 stop_servers
 check "a namespace goes while a flush is pending" ip netns del router
 hosts=(lan server other client)
-unused() { [[ $(cat /sys/module/rustmasq/refcnt) == 0 ]]; }
-check "... and nothing of it is left" wait_until unused
+check "... and nothing of it is left" wait_until module_unused
 check "the module can be removed" rmmod rustmasq
 check "no other masquerading module was loaded meanwhile" no_other_masquerade

@@ -13,36 +13,36 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 packets=$tools/packets.py
 
-home
-home_ipv6
+setup_lan
+setup_lan_ipv6
 declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2)
 declare -A router_of=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
-# echo_server FAMILY PORT [OPTION...]
-echo_server() {
+# serve_udp_echo FAMILY PORT [OPTION...]
+serve_udp_echo() {
 	local log=$scratch/echo-$1-$2
-	start server "$packets" echo "${server_of[$1]}" "${@:2}" > "$log"
+	ns_start server "$packets" echo "${server_of[$1]}" "${@:2}" > "$log"
 	wait_until grep -q ready "$log" || bail "no echo server on port $2"
 }
 
 # big FAMILY PORT [OPTION...]: the address and port that the server saw of a
 # datagram that came back unharmed.
 big() {
-	on lan "$packets" send "${server_of[$1]}" "${@:2}"
+	ns_exec lan "$packets" send "${server_of[$1]}" "${@:2}"
 }
 
 # reassembled HOST FAMILY: how many packets it has put together of fragments.
 reassembled() {
 	case $2 in
-	4) on "$1" cat /proc/net/snmp | awk '/^Ip: [0-9]/ { print $16 }' ;;
-	6) on "$1" cat /proc/net/snmp6 | awk '/^Ip6ReasmOKs/ { print $2 }' ;;
+	4) ns_exec "$1" cat /proc/net/snmp | awk '/^Ip: [0-9]/ { print $16 }' ;;
+	6) ns_exec "$1" cat /proc/net/snmp6 | awk '/^Ip6ReasmOKs/ { print $2 }' ;;
 	esac
 }
 
 for family in 4 6; do
-	echo_server $family 7
+	serve_udp_echo $family 7
 	# This one sends the fragments of its answers in the wrong order.
-	echo_server $family 8 --reverse
+	serve_udp_echo $family 8 --reverse
 done
 
 # Without the feature nothing comes back. All at once, for each takes its time.
@@ -50,7 +50,7 @@ waiting=()
 for family in 4 6; do
 	big $family 7 --size 8000 --patience 1 > "$scratch/vain-udp-$family" &
 	waiting+=($!)
-	on lan ping -$family -q -c 1 -W 1 -s 8000 "${server_of[$family]}" > "$scratch/vain-ping-$family" &
+	ns_exec lan ping -$family -q -c 1 -W 1 -s 8000 "${server_of[$family]}" > "$scratch/vain-ping-$family" &
 	waiting+=($!)
 done
 wait "${waiting[@]}"
@@ -59,14 +59,14 @@ for family in 4 6; do
 	check_match "IPv$family: without a rule ping gets no answer" \
 		" 0 received" "$(< "$scratch/vain-ping-$family")"
 done
-on router conntrack -F 2> /dev/null
+ns_exec router conntrack -F 2> /dev/null
 
 # The ports are chosen for the one fragment that shows them, and stand for all.
-rule -p udp -j RUSTMASQ --to-ports 6000-6099 || bail "rule for UDP"
-rule -j RUSTMASQ || bail "rule for the rest"
+add_rule -p udp -j RUSTMASQ --to-ports 6000-6099 || bail "rule for UDP"
+add_rule -j RUSTMASQ || bail "rule for the rest"
 for protocol in '-p udp' ''; do
 	# shellcheck disable=SC2086 # Words or none.
-	rule6 $protocol -j RUSTMASQ \
+	add_rule6 $protocol -j RUSTMASQ \
 		${protocol:+--to-ports 6000-6099} || bail "rule for IPv6"
 done
 
@@ -88,5 +88,5 @@ for family in 4 6; do
 	passes "the answer's last fragment first" $family 8 --size 8000
 	passes "both reversed" $family 8 --size 8000 --reverse
 	check "IPv$family: a ping of 8 kB is answered" \
-		on lan ping -$family -q -c 1 -W 5 -s 8000 "${server_of[$family]}"
+		ns_exec lan ping -$family -q -c 1 -W 5 -s 8000 "${server_of[$family]}"
 done

@@ -15,12 +15,12 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 packets=$tools/packets.py
 
-host lan inner router near far server
-link lan lan0 172.18.0.2/24 inner lan0 172.18.0.1/24
-link inner up0 172.19.0.2/24 router lan0 172.19.0.1/24
-link router wan0 203.0.113.1/24 near wan0 203.0.113.2/24
-link near up0 198.51.100.1/24 far up0 198.51.100.2/24
-link far net0 192.0.2.1/24 server eth0 192.0.2.2/24
+setup_ns lan inner router near far server
+setup_link lan lan0 172.18.0.2/24 inner lan0 172.18.0.1/24
+setup_link inner up0 172.19.0.2/24 router lan0 172.19.0.1/24
+setup_link router wan0 203.0.113.1/24 near wan0 203.0.113.2/24
+setup_link near up0 198.51.100.1/24 far up0 198.51.100.2/24
+setup_link far net0 192.0.2.1/24 server eth0 192.0.2.2/24
 for place in lan:lan0:fd00:18::2 inner:lan0:fd00:18::1 inner:up0:fd00:19::2 router:lan0:fd00:19::1 \
 	router:wan0:2001:db8:1::1 near:wan0:2001:db8:1::2 near:up0:2001:db8:2::1 far:up0:2001:db8:2::2 \
 	far:net0:2001:db8:3::1 server:eth0:2001:db8:3::2; do
@@ -45,10 +45,10 @@ far 2001:db8:1::/64 2001:db8:2::1
 server default 192.0.2.1
 server default 2001:db8:3::1
 ROUTES
-for name in inner router near far; do forwarding $name; done
+for name in inner router near far; do enable_forwarding $name; done
 for name in "${hosts[@]}"; do
 	# No error is to be missing because there were some before it.
-	on "$name" sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit'
+	ns_exec "$name" sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit'
 done
 # Networks that are not there, so that nobody waits for a neighbour's answer.
 ip -n far route add unreachable 192.0.2.64/26
@@ -57,7 +57,7 @@ ip -n far route add unreachable 2001:db8:3:0:1::/80
 # provoke ADDRESS PORT [OPTION...]: the ICMP error that lan gets for a datagram:
 # who sent it, its type and code, and the MTU in it.
 provoke() {
-	on lan "$packets" provoke "$@"
+	ns_exec lan "$packets" provoke "$@"
 }
 
 # Without the feature nothing comes back. All at once, for each takes its time.
@@ -69,12 +69,12 @@ waiting+=($!)
 wait "${waiting[@]}"
 check_equal "IPv4: without a rule no error is heard" "" "$(< "$scratch/vain-4")"
 check_equal "IPv6: without a rule no error is heard" "" "$(< "$scratch/vain-6")"
-on router conntrack -F 2> /dev/null
+ns_exec router conntrack -F 2> /dev/null
 
-rule -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
-rule -o wan0 -j RUSTMASQ || bail "rule"
-rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
-rule6 -o wan0 -j RUSTMASQ || bail "rule"
+add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
+add_rule -o wan0 -j RUSTMASQ || bail "rule"
+add_rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
+add_rule6 -o wan0 -j RUSTMASQ || bail "rule"
 
 # --- From outside to the host inside
 
@@ -93,7 +93,7 @@ check_equal "IPv6: time exceeded, two routers outside" \
 
 # An error of another protocol than UDP, and the programs that people use.
 hops() {
-	on lan traceroute -n -q 1 -w 3 "$@" | awk 'NR > 1 { printf "%s%s", (NR > 2 ? " " : ""), $2 }'
+	ns_exec lan traceroute -n -q 1 -w 3 "$@" | awk 'NR > 1 { printf "%s%s", (NR > 2 ? " " : ""), $2 }'
 }
 for method in '' -I -T; do
 	# shellcheck disable=SC2086 # A word or none.
@@ -109,16 +109,16 @@ done
 # A server answers when its client is gone: the client's host says so, and the
 # server hears it from the router.
 for place in 192.0.2.2:53 2001:db8:3::2:54; do
-	start server "$packets" echo "${place%:*}" "${place##*:}" > "$scratch/echo-${place##*:}"
+	ns_start server "$packets" echo "${place%:*}" "${place##*:}" > "$scratch/echo-${place##*:}"
 	wait_until grep -q ready "$scratch/echo-${place##*:}" || bail "no server for echoes"
 done
-seen=$(on lan "$packets" send 192.0.2.2 53)
-seen6=$(on lan "$packets" send 2001:db8:3::2 54)
+seen=$(ns_exec lan "$packets" send 192.0.2.2 53)
+seen6=$(ns_exec lan "$packets" send 2001:db8:3::2 54)
 stop_servers
 check_equal "IPv4: port unreachable from inside shows the router's address" "203.0.113.1 3 3 0" \
-	"$(on server "$packets" provoke 203.0.113.1 "${seen##* }" --from-port 53)"
+	"$(ns_exec server "$packets" provoke 203.0.113.1 "${seen##* }" --from-port 53)"
 check_equal "IPv6: port unreachable from inside shows the router's address" "2001:db8:1::1 1 4 0" \
-	"$(on server "$packets" provoke 2001:db8:1::1 "${seen6##* }" --from-port 54)"
+	"$(ns_exec server "$packets" provoke 2001:db8:1::1 "${seen6##* }" --from-port 54)"
 
 # --- Path MTU
 
@@ -136,7 +136,7 @@ path_mtu() {
 	ip -n "$1" route get "$2" | grep -o 'mtu [0-9]*'
 }
 
-forget() {
+flush_route_caches() {
 	local name
 	for name in "${hosts[@]}"; do
 		ip -n "$name" route flush cache
@@ -144,16 +144,16 @@ forget() {
 	done
 }
 
-download() {
-	on lan timeout 10 socat -u "$1:$2:82" - < /dev/null | sha256sum
+download_sum() {
+	ns_exec lan timeout 10 socat -u "$1:$2:82" - < /dev/null | sha256sum
 }
 
 upload() {
-	on lan timeout 10 socat -t 10 - "$1:$2:83" < "$scratch/file"
+	ns_exec lan timeout 10 socat -t 10 - "$1:$2:83" < "$scratch/file"
 }
 
 for what in "82,fork,reuseaddr OPEN:$scratch/file,rdonly" "83,fork,reuseaddr EXEC:sha256sum"; do
-	start server socat "TCP6-LISTEN:${what% *},ipv6only=0" "${what#* }" 2> "$scratch/files"
+	ns_start server socat "TCP6-LISTEN:${what% *},ipv6only=0" "${what#* }" 2> "$scratch/files"
 	wait_until listening server TCP "${what%%,*}" || bail "no server for files"
 done
 
@@ -163,7 +163,7 @@ check_equal "IPv4: fragmentation needed" "203.0.113.2 3 4 1300" "$(provoke 192.0
 check_equal "IPv4: ... and the LAN host knows the path's MTU" "mtu 1300" "$(path_mtu lan 192.0.2.2)"
 check_equal "IPv6: packet too big" "2001:db8:1::2 2 0 1300" "$(provoke 2001:db8:3::2 9 --size 1400)"
 check_equal "IPv6: ... and the LAN host knows the path's MTU" "mtu 1300" "$(path_mtu lan 2001:db8:3::2)"
-forget
+flush_route_caches
 check_equal "IPv4: an upload over the narrow path is whole" "$sum" "$(upload TCP 192.0.2.2)"
 check_equal "IPv4: ... TCP learnt the path's MTU" "mtu 1300" "$(path_mtu lan 192.0.2.2)"
 check_equal "IPv6: an upload over the narrow path is whole" "$sum" "$(upload TCP6 '[2001:db8:3::2]')"
@@ -173,8 +173,8 @@ check_equal "IPv6: ... TCP learnt the path's MTU" "mtu 1300" "$(path_mtu lan 200
 # error comes from the router and must not speak of the LAN.
 cable 1500 near up0 far up0
 cable 1300 inner up0 router lan0
-forget
-check_equal "IPv4: a download into the narrow LAN is whole" "$sum" "$(download TCP 192.0.2.2)"
+flush_route_caches
+check_equal "IPv4: a download into the narrow LAN is whole" "$sum" "$(download_sum TCP 192.0.2.2)"
 check_equal "IPv4: ... the server learnt the path's MTU" "mtu 1300" "$(path_mtu server 203.0.113.1)"
-check_equal "IPv6: a download into the narrow LAN is whole" "$sum" "$(download TCP6 '[2001:db8:3::2]')"
+check_equal "IPv6: a download into the narrow LAN is whole" "$sum" "$(download_sum TCP6 '[2001:db8:3::2]')"
 check_equal "IPv6: ... the server learnt the path's MTU" "mtu 1300" "$(path_mtu server 2001:db8:1::1)"

@@ -10,30 +10,30 @@
 #     fd00:18::2/64    fd00:18::1   2001:db8:1::1    2001:db8:1::2/64
 . "$(dirname "$0")/../../lib/lib.sh"
 
-host lan router server
-link lan lan0 fd00:18::2/64 router lan0 fd00:18::1/64
-link router wan0 2001:db8:1::1/64 server eth0 2001:db8:1::2/64
+setup_ns lan router server
+setup_link lan lan0 fd00:18::2/64 router lan0 fd00:18::1/64
+setup_link router wan0 2001:db8:1::1/64 server eth0 2001:db8:1::2/64
 ip -n lan route add default via fd00:18::1
-forwarding router
+enable_forwarding router
 # As socat writes the router's address.
 outside='[2001:0db8:0001:0000:0000:0000:0000:0001]'
 
 # ask6 PROTOCOL PORT [OPTION,...]
 ask6() {
-	ask lan "$1" '[2001:db8:1::2]' "${@:2}"
+	probe lan "$1" '[2001:db8:1::2]' "${@:2}"
 }
 
 serve server TCP6 80
 serve server UDP6 53
 
 # Without the feature there is no way back, and nothing is heard.
-check_equal "without a rule TCP gets no answer" "" "$(ask_in_vain lan TCP6 '[2001:db8:1::2]' 80)"
-check_equal "without a rule UDP gets no answer" "" "$(ask_in_vain lan UDP6 '[2001:db8:1::2]' 53)"
-check_fails "without a rule ping gets no answer" on lan ping -6 -c 1 -W 1 2001:db8:1::2
+check_equal "without a rule TCP gets no answer" "" "$(probe_briefly lan TCP6 '[2001:db8:1::2]' 80)"
+check_equal "without a rule UDP gets no answer" "" "$(probe_briefly lan UDP6 '[2001:db8:1::2]' 53)"
+check_fails "without a rule ping gets no answer" ns_exec lan ping -6 -c 1 -W 1 2001:db8:1::2
 
-rule6 -s fd00:18::/64 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for TCP"
-rule6 -s fd00:18::/64 -o wan0 -p udp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for UDP"
-rule6 -s fd00:18::/64 -o wan0 -j RUSTMASQ || bail "rule for the rest"
+add_rule6 -s fd00:18::/64 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for TCP"
+add_rule6 -s fd00:18::/64 -o wan0 -p udp -j RUSTMASQ --to-ports 55666-55680 || bail "rule for UDP"
+add_rule6 -s fd00:18::/64 -o wan0 -j RUSTMASQ || bail "rule for the rest"
 
 for protocol in TCP:80 UDP:53; do
 	name=${protocol%:*} port=${protocol#*:}
@@ -47,29 +47,29 @@ for protocol in TCP:80 UDP:53; do
 		"src=2001:db8:1::2 dst=2001:db8:1::1 sport=$port dport=${seen##*:} " "$entry"
 done
 
-check "ping is answered" on lan ping -6 -c 1 -W 5 2001:db8:1::2
+check "ping is answered" ns_exec lan ping -6 -c 1 -W 5 2001:db8:1::2
 check_match "ping: conntrack's REPLY tuple is the router's" \
 	"src=2001:db8:1::2 dst=2001:db8:1::1 type=129" "$(tracked -f ipv6 -p icmpv6)"
 
 # What no rule is for stays as it is.
-check "the router itself reaches the server" on router ping -6 -c 1 -W 5 2001:db8:1::2
+check "the router itself reaches the server" ns_exec router ping -6 -c 1 -W 5 2001:db8:1::2
 
 # A range of one port serves two flows only if their destinations differ.
-rules_off
-rule6 -p udp -j RUSTMASQ --to-ports 6000 || bail "rule with one port"
+flush_rules
+add_rule6 -p udp -j RUSTMASQ --to-ports 6000 || bail "rule with one port"
 serve server UDP6 54
 check_equal "one port: the first flow" "$outside:6000" "$(ask6 UDP6 53)"
 check_equal "one port: another destination" "$outside:6000" "$(ask6 UDP6 54)"
 check_equal "one port: the same destination again finds none free" "" \
-	"$(ask_in_vain lan UDP6 '[2001:db8:1::2]' 53)"
+	"$(probe_briefly lan UDP6 '[2001:db8:1::2]' 53)"
 
 # A source port that is free is kept, unless --random says otherwise.
-rules_off
-rule6 -p udp -j RUSTMASQ || bail "rule without ports"
+flush_rules
+add_rule6 -p udp -j RUSTMASQ || bail "rule without ports"
 check_equal "without ports the source port stays" "$outside:40001" "$(ask6 UDP6 53 sourceport=40001)"
 for option in --random --random-fully; do
-	rules_off
-	rule6 -p udp -j RUSTMASQ "$option" || bail "rule with $option"
+	flush_rules
+	add_rule6 -p udp -j RUSTMASQ "$option" || bail "rule with $option"
 	moved=0
 	for source in 40010 40011 40012; do
 		seen=$(ask6 UDP6 53 sourceport=$source)

@@ -18,44 +18,37 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 . "$(dirname "$0")/../../lib/events.sh"
 
-home
+setup_lan
 me=$(netns router)
 
 # --- Connections that last, and say what the server sees of them
 
-declare -A clients to from
+declare -A clients
 
 # serve_on PORT: says what it sees as the source, and then all that it hears.
 serve_on() {
 	# shellcheck disable=SC2016 # socat's shell expands it
-	start server socat "TCP-LISTEN:$1,fork,reuseaddr" 'SYSTEM:echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"; exec cat' \
+	ns_start server socat "TCP-LISTEN:$1,fork,reuseaddr" 'SYSTEM:echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"; exec cat' \
 		2> "$scratch/server-$1"
 	wait_until listening server TCP "$1" || bail "no server on port $1"
 }
 
 # connect NAME HOST SOURCE-PORT [OPTION,...]: to the server's port $port, in the background.
 connect() {
-	local write read
-	mkfifo "$scratch/$1-to" "$scratch/$1-from"
-	# Opened for both directions, so that nobody waits for the other end.
-	exec {write}<> "$scratch/$1-to" {read}<> "$scratch/$1-from"
-	rm "$scratch/$1-to" "$scratch/$1-from"
-	to[$1]=$write from[$1]=$read
-	enter "$2" socat - "TCP:203.0.113.2:$port,sourceport=$3,reuseaddr${4:+,$4}" \
-		<&"$write" >&"$read" 2> "$scratch/$1-log" &
-	clients[$1]=$!
+	open_connection "$1" "$2" "TCP:203.0.113.2:$port,sourceport=$3,reuseaddr${4:+,$4}"
+	clients[$1]=$connection
 }
 
 # hears NAME: the next line that comes to the client.
 hears() {
 	local line=
-	IFS= read -r -t "$patience" -u "${from[$1]}" line
+	IFS= read -r -t "$patience" -u "${from_connection[$1]}" line
 	printf '%s' "$line"
 }
 
-# says NAME TEXT: it goes there and back.
-says() {
-	echo "$2" >&"${to[$1]}"
+# is_echoed NAME TEXT: it goes there and back.
+is_echoed() {
+	echo "$2" >&"${to_connection[$1]}"
 	[[ $(hears "$1") == "$2" ]]
 }
 
@@ -65,11 +58,11 @@ port=8000
 part() {
 	local name write read
 	for name; do
-		write=${to[$name]} read=${from[$name]}
+		write=${to_connection[$name]} read=${from_connection[$name]}
 		kill "${clients[$name]}" 2> /dev/null
 		wait "${clients[$name]}" 2> /dev/null
 		exec {write}>&- {read}<&-
-		unset "clients[$name]" "to[$name]" "from[$name]"
+		unset "clients[$name]" "to_connection[$name]" "from_connection[$name]"
 	done
 }
 
@@ -77,17 +70,17 @@ part() {
 scene() {
 	port=$((port + 1))
 	serve_on $port
-	on router conntrack -F 2> /dev/null
+	ns_exec router conntrack -F 2> /dev/null
 	forget_events
 }
 
-# entry MARK: the router's conntrack entry that CONNMARK gave it: 1 is the plain
+# entry_with_mark MARK: the router's conntrack entry that CONNMARK gave it: 1 is the plain
 # one, 2 the thief. Earlier scenes' connections may still take their leave.
-entry() { tracked -p tcp --orig-port-dst $port --mark "$1"; }
+entry_with_mark() { tracked -p tcp --orig-port-dst $port --mark "$1"; }
 
 # replies_to MARK: where conntrack expects the answers: ADDRESS:PORT.
 replies_to() {
-	entry "$1" | sed -E 's/.* src=203.0.113.2 dst=([^ ]*) sport=[0-9]+ dport=([0-9]+) .*/\1:\2/'
+	entry_with_mark "$1" | sed -E 's/.* src=203.0.113.2 dst=([^ ]*) sport=[0-9]+ dport=([0-9]+) .*/\1:\2/'
 }
 
 # begun SOURCE: the event of a flow's first packet from there.
@@ -95,9 +88,9 @@ begun() { events flow_new "original=$1->203.0.113.2:$port "; }
 # confirmed MARK: the event of the flow's confirmation.
 confirmed() { events flow_confirm "->203.0.113.2:$port reply=.* mark=0x$1( |$)"; }
 
-# watched WHAT MARK MOVED SOURCE OUTSIDE: the watch tells of this flow, from its
+# check_watched WHAT MARK MOVED SOURCE OUTSIDE: the watch tells of this flow, from its
 # SOURCE, that it leaves as OUTSIDE.
-watched() {
+check_watched() {
 	local event server=203.0.113.2:$port
 	event=$(confirmed "$2")
 	check_equal "$1: the watch says what moved" \
@@ -110,10 +103,10 @@ watched() {
 
 # --- Who is who
 
-on router "$IPTABLES" -w -t mangle -A OUTPUT -p tcp --sport 12345 -j CONNMARK --set-mark 1 || bail "mark"
-on router "$IPTABLES" -w -t mangle -A OUTPUT -p tcp --sport 54321 -j CONNMARK --set-mark 2 || bail "mark"
-on router "$IPTABLES" -w -t mangle -A PREROUTING -p tcp --sport 54321 -j CONNMARK --set-mark 2 || bail "mark"
-watch flow_new flow_confirm
+ns_exec router "$IPTABLES" -w -t mangle -A OUTPUT -p tcp --sport 12345 -j CONNMARK --set-mark 1 || bail "mark"
+ns_exec router "$IPTABLES" -w -t mangle -A OUTPUT -p tcp --sport 54321 -j CONNMARK --set-mark 2 || bail "mark"
+ns_exec router "$IPTABLES" -w -t mangle -A PREROUTING -p tcp --sport 54321 -j CONNMARK --set-mark 2 || bail "mark"
+record_events flow_new flow_confirm
 
 plain() { connect plain router 12345; }
 thief() { connect thief "$1" 54321 "${2:-}"; }
@@ -121,22 +114,22 @@ declare -A home_of=([lan]=172.18.0.2 [router]=203.0.113.1)
 # What the thief's rule moves.
 declare -A thieving=([lan]='source-address|source-port' [router]='source-port|source-port-alone')
 
-# rule_for TARGET: the thief's rule.
-rule_for() {
-	rules_off
+# set_thief_rule TARGET: the thief's rule.
+set_thief_rule() {
+	flush_rules
 	case $1 in
-	RUSTMASQ) rule -o wan0 -p tcp --sport 54321 -j RUSTMASQ --to-ports 12345 ;;
-	SNAT) rule -o wan0 -p tcp --sport 54321 -j SNAT --to-source 203.0.113.1:12345 ;;
+	RUSTMASQ) add_rule -o wan0 -p tcp --sport 54321 -j RUSTMASQ --to-ports 12345 ;;
+	SNAT) add_rule -o wan0 -p tcp --sport 54321 -j SNAT --to-source 203.0.113.1:12345 ;;
 	esac || bail "rule with $1"
 }
 
 # --- Without a thief
 
-rule_for RUSTMASQ
+set_thief_rule RUSTMASQ
 scene
 plain
 check_equal "without a thief: the plain connection keeps its port" 203.0.113.1:12345 "$(hears plain)"
-watched "without a thief" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
+check_watched "without a thief" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
 part plain
 
 # Whose rules are the thief's, and where from: ours, and the kernel's.
@@ -148,7 +141,7 @@ kinds=(RUSTMASQ:lan)
 for kind in "${kinds[@]}"; do
 	target=${kind%:*} place=${kind#*:}
 	what="thief first, $target, from $place"
-	rule_for "$target"
+	set_thief_rule "$target"
 	scene
 	thief "$place"
 	check_equal "$what: the thief gets the port" 203.0.113.1:12345 "$(hears thief)"
@@ -156,16 +149,16 @@ for kind in "${kinds[@]}"; do
 	seen=$(hears plain)
 	check_match "$what: the server sees the plain one from another port" '^203\.0\.113\.1:[0-9]+$' "$seen"
 	check_fails "$what: ... which is not its own" test "$seen" = 203.0.113.1:12345
-	check "$what: the thief's connection works" says thief "hello from the thief"
-	check "$what: the plain one works, too" says plain "hello from the plain one"
+	check "$what: the thief's connection works" is_echoed thief "hello from the thief"
+	check "$what: the plain one works, too" is_echoed plain "hello from the plain one"
 	check_match "$what: conntrack says that the plain one is the one from port 12345" \
-		"src=203.0.113.1 dst=203.0.113.2 sport=12345 dport=$port .* mark=1 " "$(entry 1)"
+		"src=203.0.113.1 dst=203.0.113.2 sport=12345 dport=$port .* mark=1 " "$(entry_with_mark 1)"
 	check_equal "$what: ... and that its answers go to the port that the server sees" "$seen" "$(replies_to 1)"
 	check_equal "$what: ... and the thief's to port 12345" 203.0.113.1:12345 "$(replies_to 2)"
 	check_match "$what: the rule counted the thief alone" '^1 ' \
-		"$(on router "$IPTABLES" -w -t nat -L POSTROUTING -n -v -x | grep -w "$target" | sed 's/^ *//')"
-	watched "$what: thief" 2 "${thieving[$place]}" "${home_of[$place]}:54321" 203.0.113.1:12345
-	watched "$what: plain" 1 'source-port|source-port-alone' 203.0.113.1:12345 "$seen"
+		"$(ns_exec router "$IPTABLES" -w -t nat -L POSTROUTING -n -v -x | grep -w "$target" | sed 's/^ *//')"
+	check_watched "$what: thief" 2 "${thieving[$place]}" "${home_of[$place]}:54321" 203.0.113.1:12345
+	check_watched "$what: plain" 1 'source-port|source-port-alone' 203.0.113.1:12345 "$seen"
 	part thief plain
 done
 
@@ -175,7 +168,7 @@ done
 held() { grep -c '^held' "$scratch/queue"; }
 holds() { [[ $(held) == 1 ]]; }
 hold() {
-	start router "$tools/nfqueue.py" 7 > "$scratch/queue"
+	ns_start router "$tools/nfqueue.py" 7 > "$scratch/queue"
 	queue=${servers[-1]}
 	wait_until grep -q ready "$scratch/queue" || bail "no queue"
 }
@@ -183,9 +176,9 @@ release() {
 	kill -USR1 "$queue"
 }
 # The chain of mangle comes before that of nat.
-on router "$IPTABLES" -w -t mangle -A POSTROUTING -p tcp --sport 12345 --syn -j NFQUEUE --queue-num 7 ||
+ns_exec router "$IPTABLES" -w -t mangle -A POSTROUTING -p tcp --sport 12345 --syn -j NFQUEUE --queue-num 7 ||
 	bail "NFQUEUE"
-rule_for RUSTMASQ
+set_thief_rule RUSTMASQ
 for theft in nobody lan router conntrack; do
 	what="race, $theft"
 	scene
@@ -193,69 +186,67 @@ for theft in nobody lan router conntrack; do
 	hold
 	plain
 	check "$what: the plain one's first packet is held" wait_until holds
-	check_equal "$what: conntrack has not confirmed it" "" "$(entry 1)"
+	check_equal "$what: conntrack has not confirmed it" "" "$(entry_with_mark 1)"
 	check_equal "$what: the watch saw it begin" 1 "$(begun 203.0.113.1:12345 | wc -l)"
 	check_equal "$what: ... and not yet confirmed" "" "$(confirmed 1)"
 	case $theft in
 	nobody) ;;
 	conntrack)
-		check "$what: an entry is inserted" on router conntrack -I -p tcp -t 60 --state ESTABLISHED -u ASSURED,SEEN_REPLY -m 2 \
+		check "$what: an entry is inserted" ns_exec router conntrack -I -p tcp -t 60 --state ESTABLISHED -u ASSURED,SEEN_REPLY -m 2 \
 			-s 172.18.0.2 -d 203.0.113.2 --sport 54321 --dport $port \
 			-r 203.0.113.2 -q 203.0.113.1 --reply-port-src $port --reply-port-dst 12345
 		;;
 	*)
 		thief "$theft"
 		check_equal "$what: the thief gets the port meanwhile" 203.0.113.1:12345 "$(hears thief)"
-		watched "$what: thief" 2 "${thieving[$theft]}" "${home_of[$theft]}:54321" 203.0.113.1:12345
+		check_watched "$what: thief" 2 "${thieving[$theft]}" "${home_of[$theft]}:54321" 203.0.113.1:12345
 		;;
 	esac
 	release
 	seen=$(hears plain)
 	if [[ $theft == nobody ]]; then
 		check_equal "$what: released, the plain one keeps its port" 203.0.113.1:12345 "$seen"
-		watched "$what: plain" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
+		check_watched "$what: plain" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
 	else
 		check_match "$what: released, the plain one is seen" '^203\.0\.113\.1:[0-9]+$' "$seen"
 		check_fails "$what: ... from a port that is not its own" test "$seen" = 203.0.113.1:12345
 		check_equal "$what: conntrack agrees" "$seen" "$(replies_to 1)"
 		check_equal "$what: the port is the thief's" 203.0.113.1:12345 "$(replies_to 2)"
-		watched "$what: plain" 1 'source-port|source-port-alone' 203.0.113.1:12345 "$seen"
+		check_watched "$what: plain" 1 'source-port|source-port-alone' 203.0.113.1:12345 "$seen"
 	fi
-	check "$what: the plain one works" says plain "hello from the plain one"
+	check "$what: the plain one works" is_echoed plain "hello from the plain one"
 	check_equal "$what: only that packet was held" 1 "$(held)"
 	case $theft in lan | router)
-		check "$what: the thief's connection works" says thief "hello from the thief"
+		check "$what: the thief's connection works" is_echoed thief "hello from the thief"
 		part thief
 		;;
 	esac
 	part plain
 	stop_servers
 done
-on router "$IPTABLES" -w -t mangle -F POSTROUTING
+ns_exec router "$IPTABLES" -w -t mangle -F POSTROUTING
 
 # --- The plain one first
 
-# statistic NAME: what conntrack counted, on all CPUs.
-statistic() { on router conntrack -S | grep -oE "\b$1=[0-9]+" | awk -F = '{ sum += $2 } END { print sum + 0 }'; }
-# counted TARGET: packets at its rule.
-counted() { on router "$IPTABLES" -w -t nat -L POSTROUTING -n -v -x | awk -v target="$1" '$3 == target { print $1 }'; }
+# rule_packets TARGET: packets at its rule.
+rule_packets() { ns_exec router "$IPTABLES" -w -t nat -L POSTROUTING -n -v -x | awk -v target="$1" '$3 == target { print $1 }'; }
 
 for kind in "${kinds[@]}"; do
 	target=${kind%:*} place=${kind#*:}
 	what="plain first, $target, from $place"
-	rule_for "$target"
+	set_thief_rule "$target"
 	scene
 	plain
 	check_equal "$what: the plain one keeps its port" 203.0.113.1:12345 "$(hears plain)"
-	drop=$(statistic drop) failed=$(statistic insert_failed)
+	drop=$(conntrack_statistic router drop) failed=$(conntrack_statistic router insert_failed)
 	thief "$place" connect-timeout=1
 	wait "${clients[thief]}"
 	check_match "$what: the thief does not get through" 'timed out' "$(< "$scratch/thief-log")"
-	tries=$(counted "$target")
+	tries=$(rule_packets "$target")
 	check "$what: the rule took its first packet, and each repetition ($tries)" test "$tries" -ge 1
-	check_equal "$what: conntrack -S counts as many as insert_failed" "$tries" $(($(statistic insert_failed) - failed))
-	check_equal "$what: ... and as drop" "$tries" $(($(statistic drop) - drop))
-	check_equal "$what: conntrack knows no thief" "" "$(entry 2)"
+	check_equal "$what: conntrack -S counts as many as insert_failed" "$tries" $(($(conntrack_statistic router insert_failed) - failed))
+	check_equal "$what: ... and as drop" "$tries" $(($(conntrack_statistic router drop) - drop))
+	check_equal "$what: conntrack knows no thief" "" "$(entry_with_mark 2)"
 	check_equal "$what: the watch saw each begin" "$tries" "$(begun "${home_of[$place]}:54321" | wc -l)"
 	check_equal "$what: ... and wanting the very tuple that the plain one has" \
 		"original=${home_of[$place]}:54321->203.0.113.2:$port reply=203.0.113.2:$port->203.0.113.1:12345 moved=${thieving[$place]}" \
@@ -263,8 +254,8 @@ for kind in "${kinds[@]}"; do
 			fields "$event" original reply moved
 			echo
 		done | uniq)"
-	check "$what: the plain connection works" says plain "hello from the plain one"
+	check "$what: the plain connection works" is_echoed plain "hello from the plain one"
 	check_equal "$what: ... with its own port" 203.0.113.1:12345 "$(replies_to 1)"
-	watched "$what: plain" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
+	check_watched "$what: plain" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
 	part thief plain
 done

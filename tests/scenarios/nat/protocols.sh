@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Every protocol that can cross a router: those with ports, with identifiers, and
-# those of which only the address can be translated. The network is home's, with
+# those of which only the address can be translated. The network is setup_lan's, with
 # IPv6 beside:
 #
 #     lan                 router                     server
@@ -12,8 +12,8 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 packets=$tools/packets.py
 
-home
-home_ipv6
+setup_lan
+setup_lan_ipv6
 
 # Protocols by name: a number is one that conntrack knows nothing of, GRE+key has
 # the optional field with a key in its header, SCTP's checksum is unlike all others.
@@ -25,10 +25,10 @@ declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2)
 declare -A long=([4]=203.0.113.1 [6]='[2001:0db8:0001:0000:0000:0000:0000:0001]')
 declare -A short=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
-# answer ADDRESS PROTOCOL: a server for a raw protocol.
-answer() {
+# serve_raw ADDRESS PROTOCOL: a server for a raw protocol.
+serve_raw() {
 	local log=$scratch/answer-$1-$2
-	start server "$packets" answer "$1" "$2" > "$log"
+	ns_start server "$packets" answer "$1" "$2" > "$log"
 	wait_until grep -q ready "$log" || bail "no server for protocol $2"
 }
 
@@ -40,10 +40,10 @@ try() {
 	[[ $2 == 4 ]] || port=81 suffix=6
 	case $1 in
 	TCP | UDP | SCTP) [[ $2 == 4 ]] || address=[$address]
-		ask lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
-	ICMP) on lan ping "-$2" -q -c 1 -W $((patience * slow)) "$address" > /dev/null &&
+		probe lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
+	ICMP) ns_exec lan ping "-$2" -q -c 1 -W $((patience * slow)) "$address" > /dev/null &&
 		tracked -f "ipv$2" -p "icmp${suffix:+v6}" --reply-src "$address" | grep -o 'dst=[^ ]*' | tail -n 1 ;;
-	*) on lan "$packets" ask --patience $((patience * slow)) "$address" "${number[$1]}" "${header[$1]}" ;;
+	*) ns_exec lan "$packets" ask --patience $((patience * slow)) "$address" "${number[$1]}" "${header[$1]}" ;;
 	esac
 }
 
@@ -51,7 +51,7 @@ for family in 4 6; do
 	port=80 suffix=''
 	[[ $family == 4 ]] || port=81 suffix=6
 	for name in TCP UDP SCTP; do serve server "$name$suffix" $port; done
-	for name in 47 253; do answer "${server_of[$family]}" $name; done
+	for name in 47 253; do serve_raw "${server_of[$family]}" $name; done
 done
 
 # Without the feature nothing comes back. All at once, for each takes its time.
@@ -70,10 +70,10 @@ for family in 4 6; do
 	done
 done
 patience=5 from=4050
-on router conntrack -F 2> /dev/null
+ns_exec router conntrack -F 2> /dev/null
 
-rule -o wan0 -j RUSTMASQ || bail "rule"
-rule6 -o wan0 -j RUSTMASQ || bail "rule for IPv6"
+add_rule -o wan0 -j RUSTMASQ || bail "rule"
+add_rule6 -o wan0 -j RUSTMASQ || bail "rule for IPv6"
 
 for family in 4 6; do
 	for name in "${names[@]}"; do
@@ -88,12 +88,12 @@ for family in 4 6; do
 done
 
 # Another port means another checksum, and another kind of checksum for each protocol.
-rules_off
-on router "$IP6TABLES" -w -t nat -F
+flush_rules
+ns_exec router "$IP6TABLES" -w -t nat -F
 from=4100
 for name in TCP UDP SCTP; do
-	rule -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 || bail "rule for $name"
-	rule6 -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 ||
+	add_rule -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 || bail "rule for $name"
+	add_rule6 -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 ||
 		bail "rule for $name, IPv6"
 	for family in 4 6; do
 		seen=$(try "$name" $family)

@@ -12,9 +12,9 @@
 #     fd00:18::2/64    fd00:18::1   ?, fe80::1     many, fe80::2
 . "$(dirname "$0")/../../lib/lib.sh"
 
-host lan router server
-link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
-link router wan0 - server eth0 -
+setup_ns lan router server
+setup_link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
+setup_link router wan0 - server eth0 -
 ip -n lan addr add fd00:18::2/64 dev lan0 nodad
 ip -n router addr add fd00:18::1/64 dev lan0 nodad
 ip -n router addr add fe80::1/64 dev wan0 nodad
@@ -31,39 +31,39 @@ done
 for address in 2001:db8:1::2 2001:db8:2::2 2001:db8:3::9 fd00:2::9; do
 	ip -n server addr add $address/128 dev eth0 nodad
 done
-forwarding router
+enable_forwarding router
 # One server for each target, and one that no rule is for.
 for port in 61 62 63; do
-	start server "$tools/packets.py" who :: $port > "$scratch/who-$port"
+	ns_start server "$tools/packets.py" who :: $port > "$scratch/who-$port"
 	wait_until grep -q ready "$scratch/who-$port" || bail "no server"
 done
 for command in "$IPTABLES" "$IP6TABLES"; do
-	on router "$command" -w -t nat -A POSTROUTING -o wan0 -p tcp --dport 61 -j MASQUERADE ||
+	ns_exec router "$command" -w -t nat -A POSTROUTING -o wan0 -p tcp --dport 61 -j MASQUERADE ||
 		bail "rule with MASQUERADE"
-	on router "$command" -w -t nat -A POSTROUTING -o wan0 -p tcp --dport 62 -j RUSTMASQ ||
+	ns_exec router "$command" -w -t nat -A POSTROUTING -o wan0 -p tcp --dport 62 -j RUSTMASQ ||
 		bail "rule with RUSTMASQ"
 done
 
-# seen ADDRESS PORT...: what the servers there see as the source: PORT ADDRESS, a
+# sources_seen ADDRESS PORT...: what the servers there see as the source: PORT ADDRESS, a
 # line each.
-seen() {
+sources_seen() {
 	# shellcheck disable=SC2016 # The inner shell expands it.
-	on lan timeout $((patience * slow)) bash -c 'for port; do
+	ns_exec lan timeout $((patience * slow)) bash -c 'for port; do
 		exec 3<> "/dev/tcp/$0/$port" && read -r line <&3 && echo "$port $line"
 	done' "$@" 2> /dev/null
 }
 
-seen_in_vain() {
+sources_seen_briefly() {
 	local patience=1
-	seen "$@"
+	sources_seen "$@"
 }
 
 # leaves_from ADDRESS DESTINATION WHAT: with our target, and with MASQUERADE where they are compared.
 leaves_from() {
 	if compared; then
-		check_equal "$3, so does MASQUERADE" "61 $1"$'\n'"62 $1" "$(seen "$2" 61 62)"
+		check_equal "$3, so does MASQUERADE" "61 $1"$'\n'"62 $1" "$(sources_seen "$2" 61 62)"
 	else
-		check_equal "$3" "62 $1" "$(seen "$2" 62)"
+		check_equal "$3" "62 $1" "$(sources_seen "$2" 62)"
 	fi
 }
 
@@ -84,13 +84,13 @@ addresses() {
 # --- IPv4
 
 addresses 203.0.113.1/24
-check_equal "without a rule no answer" "" "$(seen_in_vain 203.0.113.2 63)"
+check_equal "without a rule no answer" "" "$(sources_seen_briefly 203.0.113.2 63)"
 leaves_from 203.0.113.1 203.0.113.2 "one address"
 leaves_from 203.0.113.1 192.0.2.9 "one address, the destination elsewhere"
 
 addresses 203.0.113.1/24 203.0.113.9/24
 leaves_from 203.0.113.1 203.0.113.2 "the primary address, not the secondary"
-on router sh -c 'echo 1 > /proc/sys/net/ipv4/conf/wan0/promote_secondaries'
+ns_exec router sh -c 'echo 1 > /proc/sys/net/ipv4/conf/wan0/promote_secondaries'
 ip -n router addr del 203.0.113.1/24 dev wan0
 leaves_from 203.0.113.9 203.0.113.2 "a secondary address that was promoted"
 
@@ -143,7 +143,7 @@ leaves_from 198.51.100.7 203.0.113.2 "unnumbered: lo's address before others"
 
 ip -n router addr flush dev lo scope global
 addresses '2001:db8:1::1/64 nodad' '2001:db8:2::1/64 nodad'
-check_equal "IPv6: without a rule no answer" "" "$(seen_in_vain 2001:db8:1::2 63)"
+check_equal "IPv6: without a rule no answer" "" "$(sources_seen_briefly 2001:db8:1::2 63)"
 leaves_from 2001:db8:1::1 2001:db8:1::2 "IPv6: the longest matching prefix"
 leaves_from 2001:db8:2::1 2001:db8:2::2 "IPv6: the longest matching prefix is the other"
 leaves_from 2001:db8:2::1 2001:db8:3::9 "IPv6: the longer of two partial matches"
@@ -182,11 +182,11 @@ ip -n router addr flush dev lo scope global
 addresses
 ip -n router addr flush dev lan0 scope global
 ip -n router addr add 172.18.0.1/16 dev lan0 scope link
-check_equal "no usable address: the flow is dropped" "" "$(seen_in_vain 203.0.113.2 62)"
-check_equal "no usable address: MASQUERADE drops it too" "" "$(seen_in_vain 203.0.113.2 61)"
+check_equal "no usable address: the flow is dropped" "" "$(sources_seen_briefly 203.0.113.2 62)"
+check_equal "no usable address: MASQUERADE drops it too" "" "$(sources_seen_briefly 203.0.113.2 61)"
 
 # Nothing of MASQUERADE's stays behind: its notifiers forget flows of ours too.
-rules_off
-on router "$IP6TABLES" -w -t nat -F
+flush_rules
+ns_exec router "$IP6TABLES" -w -t nat -F
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is unloaded" no_other_masquerade

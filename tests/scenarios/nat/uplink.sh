@@ -14,12 +14,12 @@
 #                                 2001:db8:2::1/64  2001:db8:2::2
 . "$(dirname "$0")/../../lib/lib.sh"
 
-host lan router server
+setup_ns lan router server
 # Connections that were cut keep their namespace for minutes, and that its tables.
-trap 'on server nft flush ruleset; leave' EXIT
-link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
-link router wan0 203.0.113.1/24 server eth0 203.0.113.2/24
-link router wan1 198.51.100.1/24 server eth1 198.51.100.2/24
+trap 'ns_exec server nft flush ruleset; cleanup' EXIT
+setup_link lan lan0 172.18.0.2/16 router lan0 172.18.0.1/16
+setup_link router wan0 203.0.113.1/24 server eth0 203.0.113.2/24
+setup_link router wan1 198.51.100.1/24 server eth1 198.51.100.2/24
 ip -n lan addr add fd00:18::2/64 dev lan0 nodad
 ip -n router addr add fd00:18::1/64 dev lan0 nodad
 for n in 0 1; do
@@ -30,7 +30,7 @@ ip -n server addr add 192.0.2.80/32 dev lo
 ip -n server addr add 2001:db8:80::1/128 dev lo nodad
 ip -n lan route add default via 172.18.0.1
 ip -n lan route add default via fd00:18::1
-forwarding router
+enable_forwarding router
 
 declare -A service=([4]=192.0.2.80 [6]='[2001:db8:80::1]')
 declare -A old=([4]=203.0.113.1 [6]='[2001:0db8:0001:0000:0000:0000:0000:0001]')
@@ -38,7 +38,7 @@ declare -A new=([4]=198.51.100.1 [6]='[2001:0db8:0002:0000:0000:0000:0000:0001]'
 declare -A old_short=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
 # The server counts what comes by the new uplink, by source.
-on server nft -f - << 'COUNTERS' || bail "counters"
+ns_exec server nft -f - << 'COUNTERS' || bail "counters"
 table inet seen {
 	counter old4 {}
 	counter old6 {}
@@ -55,9 +55,9 @@ table inet seen {
 }
 COUNTERS
 
-# seen NAME: how many packets it counted.
-seen() {
-	on server nft list counter inet seen "$1" | grep -o 'packets [0-9]*' | cut -d ' ' -f 2
+# packets_by_new_uplink NAME: how many packets it counted.
+packets_by_new_uplink() {
+	ns_exec server nft list counter inet seen "$1" | grep -o 'packets [0-9]*' | cut -d ' ' -f 2
 }
 
 # uplink NUMBER: the default routes use it.
@@ -73,35 +73,35 @@ for family in 4 6; do
 	address=${service[$family]#[}
 	serve server "UDP$suffix" 5$family "${address%]}"
 	# Says all that it hears, for as long as the connection lasts.
-	start server socat "TCP$suffix-LISTEN:7$family,fork,reuseaddr" EXEC:cat 2> "$scratch/tcp$family"
+	ns_start server socat "TCP$suffix-LISTEN:7$family,fork,reuseaddr" EXEC:cat 2> "$scratch/tcp$family"
 	wait_until listening server TCP 7$family || bail "no TCP server"
 	serve server "TCP$suffix" 8$family
 done
 
 port=40000
 
-# udp FAMILY: what the server saw of a datagram from lan, always of one flow.
-udp() {
-	ask lan "UDP${1#4}" "${service[$1]}" 5"$1" "sourceport=$port"
+# probe_udp FAMILY: what the server saw of a datagram from lan, always of one flow.
+probe_udp() {
+	probe lan "UDP${1#4}" "${service[$1]}" 5"$1" "sourceport=$port"
 }
 
-# connect FAMILY: a TCP connection that stays, to be talked to by say and heard.
-connect() {
-	coproc talk {
-		enter lan socat -t 1 - "TCP${1#4}:${service[$1]}:7$1,sourceport=$port,reuseaddr" 2>&1
+# open_tcp FAMILY: a TCP connection that stays, for send_line and receive_line.
+open_tcp() {
+	coproc tcp {
+		ns_enter lan socat -t 1 - "TCP${1#4}:${service[$1]}:7$1,sourceport=$port,reuseaddr" 2>&1
 	}
 	# shellcheck disable=SC2154 # coproc sets it.
-	talker=$talk_PID
+	tcp_client=$tcp_PID
 }
-say() { printf '%s\n' "$1" >&"${talk[1]}"; }
-heard() {
+send_line() { printf '%s\n' "$1" >&"${tcp[1]}"; }
+receive_line() {
 	local line=''
-	IFS= read -r -t $((patience * slow)) -u "${talk[0]}" line
+	IFS= read -r -t $((patience * slow)) -u "${tcp[0]}" line
 	printf '%s' "$line"
 }
 
-# flow FAMILY PROTOCOL: its ORIGINAL and REPLY tuple on the router.
-flow() {
+# flow_tuples FAMILY PROTOCOL: its ORIGINAL and REPLY tuple on the router.
+flow_tuples() {
 	tracked -f "ipv$1" -p "$2" --orig-port-src $port
 }
 
@@ -110,52 +110,52 @@ modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is not loaded" no_other_masquerade
 for target in RUSTMASQ $(compared && echo MASQUERADE); do
 	for device in wan0 wan1; do
-		rule -o $device -j "$target" || bail "rule with $target"
-		on router "$IP6TABLES" -w -t nat -A POSTROUTING -o $device -j "$target" || bail "rule with $target, IPv6"
+		add_rule -o $device -j "$target" || bail "rule with $target"
+		ns_exec router "$IP6TABLES" -w -t nat -A POSTROUTING -o $device -j "$target" || bail "rule with $target, IPv6"
 	done
 	for family in 4 6; do
 		what="$target, IPv$family"
 		uplink 0
 		port=$((port + 10))
-		on server nft reset counters > /dev/null
+		ns_exec server nft reset counters > /dev/null
 		check_equal "$what, UDP: the flow leaves with the old uplink's address" \
-			"${old[$family]}:$port" "$(udp $family)"
-		connect $family
-		say one
-		check_equal "$what, TCP: the connection works" one "$(heard)"
+			"${old[$family]}:$port" "$(probe_udp $family)"
+		open_tcp $family
+		send_line one
+		check_equal "$what, TCP: the connection works" one "$(receive_line)"
 		check_match "$what, TCP: ... with the old uplink's address" \
-			" dst=${old_short[$family]} " "$(flow $family tcp)"
+			" dst=${old_short[$family]} " "$(flow_tuples $family tcp)"
 
 		uplink 1
 		patience=1
 		check_equal "$what, UDP: once the route has moved, the flow's next packet is dropped" \
-			"" "$(udp $family)"
+			"" "$(probe_udp $family)"
 		patience=5
-		check_equal "$what, UDP: ... and with it the flow" "" "$(flow $family udp)"
+		check_equal "$what, UDP: ... and with it the flow" "" "$(flow_tuples $family udp)"
 		check_equal "$what, UDP: its successor leaves with the new uplink's address" \
-			"${new[$family]}:$port" "$(udp $family)"
-		say two
-		check_match "$what, TCP: the connection is reset" "reset by peer" "$(heard)"
+			"${new[$family]}:$port" "$(probe_udp $family)"
+		send_line two
+		check_match "$what, TCP: the connection is reset" "reset by peer" "$(receive_line)"
 		# Where it was not, it would go on.
-		kill "$talker" 2> /dev/null
-		wait "$talker"
-		seen=$(ask lan "TCP${family#4}" "${service[$family]}" 8$family)
+		kill "$tcp_client" 2> /dev/null
+		wait "$tcp_client"
+		seen=$(probe lan "TCP${family#4}" "${service[$family]}" 8$family)
 		check_equal "$what, TCP: a new one leaves with the new uplink's address" "${new[$family]}" "${seen%:*}"
-		check_equal "$what: nothing left the new uplink with the old one's address" 0 "$(seen old$family)"
-		check "$what: ... where there was something to be counted" test "$(seen new$family)" -gt 0
+		check_equal "$what: nothing left the new uplink with the old one's address" 0 "$(packets_by_new_uplink old$family)"
+		check "$what: ... where there was something to be counted" test "$(packets_by_new_uplink new$family)" -gt 0
 	done
-	rules_off
-	on router "$IP6TABLES" -w -t nat -F
+	flush_rules
+	ns_exec router "$IP6TABLES" -w -t nat -F
 done
 
 # What a target without memory for devices does: there the counter counts.
 uplink 0
-rule -j SNAT --to-source 203.0.113.1 || bail "rule with SNAT"
+add_rule -j SNAT --to-source 203.0.113.1 || bail "rule with SNAT"
 port=40100
-check_equal "SNAT: the flow leaves with the old uplink's address" "203.0.113.1:40100" "$(udp 4)"
+check_equal "SNAT: the flow leaves with the old uplink's address" "203.0.113.1:40100" "$(probe_udp 4)"
 uplink 1
-check_equal "SNAT: ... and goes on with it by the new uplink" "203.0.113.1:40100" "$(udp 4)"
-check "SNAT: which is seen there" test "$(seen old4)" -gt 0
-rules_off
+check_equal "SNAT: ... and goes on with it by the new uplink" "203.0.113.1:40100" "$(probe_udp 4)"
+check "SNAT: which is seen there" test "$(packets_by_new_uplink old4)" -gt 0
+flush_rules
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is unloaded" no_other_masquerade

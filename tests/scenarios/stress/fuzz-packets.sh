@@ -39,10 +39,10 @@ wired() {
 	ip -n "$1" -6 route add default dev wan0
 }
 
-# settled ROUTER: nothing depends on time: no limits for errors, and patience for all that waits for something.
-settled() {
+# remove_time_limits ROUTER: nothing depends on time: no limits for errors, and patience for all that waits for something.
+remove_time_limits() {
 	# shellcheck disable=SC2016 # for that shell
-	on "$1" bash -c '
+	ns_exec "$1" bash -c '
 		cd /proc/sys/net
 		for file in netfilter/nf_conntrack_*timeout* netfilter/nf_conntrack_gre_timeout* ipv4/ipfrag_time ipv6/ip6frag_time; do
 			echo 3600 > $file
@@ -52,11 +52,11 @@ settled() {
 		' > /dev/null || bail "settings of $1"
 }
 
-# ruled ROUTER TARGET HELPER
-ruled() {
+# set_router_rules ROUTER TARGET HELPER
+set_router_rules() {
 	local program range="--to-ports 20000-59999"
 	for program in "$IPTABLES" "$IP6TABLES"; do
-		on "$1" "$program-restore" -w <<-END || bail "rules of $1"
+		ns_exec "$1" "$program-restore" -w <<-END || bail "rules of $1"
 			*raw
 			-A PREROUTING -p udp --dport 69 -j CT --helper $3
 			-A OUTPUT -p igmp -j DROP
@@ -71,9 +71,9 @@ ruled() {
 			COMMIT
 		END
 	done
-	on "$1" "$IPTABLES" -w -t nat -I POSTROUTING 5 -o wan0 -p icmp -j "$2" --to-ports 20000-59999 || bail "rules of $1"
+	ns_exec "$1" "$IPTABLES" -w -t nat -I POSTROUTING 5 -o wan0 -p icmp -j "$2" --to-ports 20000-59999 || bail "rules of $1"
 	# What IPv6 says of its own accord, once in a while.
-	on "$1" "$IP6TABLES-restore" -w -n <<-END || bail "rules of $1"
+	ns_exec "$1" "$IP6TABLES-restore" -w -n <<-END || bail "rules of $1"
 		*raw
 		-A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP
 		-A OUTPUT -p ipv6-icmp --icmpv6-type 131 -j DROP
@@ -83,31 +83,30 @@ ruled() {
 }
 
 modprobe -a nf_conntrack_netlink nf_nat_tftp rustmasq || bail "modules"
-host wire masquerade rustmasq
-on wire sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6'
+setup_ns wire masquerade rustmasq
+ns_exec wire sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6'
 for router in masquerade rustmasq; do
 	wired $router
-	forwarding $router
-	settled $router
+	enable_forwarding $router
+	remove_time_limits $router
 done
-ruled masquerade MASQUERADE tftp
-ruled rustmasq RUSTMASQ rustmasq-tftp
-
+set_router_rules masquerade MASQUERADE tftp
+set_router_rules rustmasq RUSTMASQ rustmasq-tftp
 
 # --- The watch is on: all events into a buffer, and a reader as people use it
 
-watch flow_new flow_confirm packet
-start wire "$checkout/rust/cli/rustmasq-watch" > "$scratch/shown" 2> "$scratch/said"
+record_events flow_new flow_confirm packet
+ns_start wire "$checkout/rust/cli/rustmasq-watch" > "$scratch/shown" 2> "$scratch/said"
 wait_until grep -q watching "$scratch/said" || bail "the reader: $(< "$scratch/said")"
 
-# shown ROUTER: how many flows of its the reader has shown.
-shown() { grep -c " $1 " "$scratch/shown"; }
-as_many() { [[ $(shown rustmasq) == $(shown masquerade) ]]; }
+# count_shown ROUTER: how many flows of its the reader has shown.
+count_shown() { grep -c " $1 " "$scratch/shown"; }
+as_many() { [[ $(count_shown rustmasq) == $(count_shown masquerade) ]]; }
 
 # --- The frames. Less than half of them will do where there is little time.
 
-count=$(share 100000)
-((EFFORT >= 100)) || count=$(share 40000)
+count=$(scaled 100000)
+((EFFORT >= 100)) || count=$(scaled 40000)
 what="$count frames of any shape: nothing comes out of one router but what comes out of the other"
 if result=$("$tools/packet_fuzz.py" "$count" "$SEED" "$buffer"); then ok "$what"; else not_ok "$what" "$result"; fi
 printf '# seed %s\n' "$SEED"
@@ -116,29 +115,29 @@ for event in flow_new flow_confirm packet; do
 	check_match "the reader understands the event $event" "lines of the event $event: [1-9]" "$result"
 done
 check "the reader shows as many flows of one as of the other" wait_until as_many
-check_match "... and there are many" '^[1-9][0-9]+$' "$(shown rustmasq)"
+check_match "... and there are many" '^[1-9][0-9]+$' "$(count_shown rustmasq)"
 check_equal "... and understands them all" "rustmasq-watch: watching" "$(< "$scratch/said")"
-unwatch
+stop_recording
 
-# counted ROUTER: flows and bytes that the rules of table nat have counted, by family; which rule it was depends on
+# rule_counters ROUTER: flows and bytes that the rules of table nat have counted, by family; which rule it was depends on
 # ports, which may be chance.
-counted() {
+rule_counters() {
 	local program
 	for program in "$IPTABLES" "$IP6TABLES"; do
-		on "$1" "$program-save" -c -t nat |
+		ns_exec "$1" "$program-save" -c -t nat |
 			awk -F '[^0-9]+' '/-A POSTROUTING/ { flows += $2; bytes += $3; unused += !$2 } END { print flows, bytes, unused + 0 }'
 	done
 }
-check_equal "the rules have counted the same" "$(counted masquerade)" "$(counted rustmasq)"
+check_equal "the rules have counted the same" "$(rule_counters masquerade)" "$(rule_counters rustmasq)"
 # Of few frames, it is chance whether each rule sees one.
 unused=0
 ((count >= 2000)) || unused='[0-9]+'
-check_match "... and each has seen flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0-9]+ [0-9]+ $unused\$" "$(counted rustmasq)"
+check_match "... and each has seen flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0-9]+ [0-9]+ $unused\$" "$(rule_counters rustmasq)"
 
 # --- What is wrong is noticed
 
-# noticed WHAT PATTERN: a few frames, and what is said of them.
-noticed() {
+# check_noticed WHAT PATTERN: a few frames, and what is said of them.
+check_noticed() {
 	local output
 	if output=$("$tools/packet_fuzz.py" 300 "$SEED"); then
 		not_ok "it is noticed that $1" "$output"
@@ -148,14 +147,14 @@ noticed() {
 }
 
 wrong_rules() {
-	on rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
-	noticed "some flows leave as they are" "came different frames"
-	on rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
+	ns_exec rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
+	check_noticed "some flows leave as they are" "came different frames"
+	ns_exec rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
 
 	# In IPv4 nobody reads requests now, in IPv6 the kernel's own helper does.
-	for program in "$IPTABLES" "$IP6TABLES"; do on rustmasq "$program" -w -t raw -D PREROUTING 1; done
-	on rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
-	noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
+	for program in "$IPTABLES" "$IP6TABLES"; do ns_exec rustmasq "$program" -w -t raw -D PREROUTING 1; done
+	ns_exec rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
+	check_noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
 }
 if compared; then wrong_rules; fi
 
@@ -163,8 +162,8 @@ if compared; then wrong_rules; fi
 
 stop_servers
 for program in "$IPTABLES" "$IP6TABLES"; do
-	on rustmasq "$program" -w -t nat -F
-	on rustmasq "$program" -w -t raw -F
+	ns_exec rustmasq "$program" -w -t nat -F
+	ns_exec rustmasq "$program" -w -t raw -F
 done
-on rustmasq conntrack -F 2> /dev/null
+ns_exec rustmasq conntrack -F 2> /dev/null
 check "the module can be removed" wait_until rmmod rustmasq

@@ -19,15 +19,15 @@ cycle() {
 	trouble="insmod"
 	insmod "$module" tftp_port=$port || return
 	trouble="rules"
-	((!(rules & 1))) || rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || return
-	((!(rules & 2))) || rule6 -o wan0 -j RUSTMASQ || return
+	((!(rules & 1))) || add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || return
+	((!(rules & 2))) || add_rule6 -o wan0 -j RUSTMASQ || return
 	trouble="the watch, ${events[watch]}"
 	if ((watch)); then
 		echo 1 > "$buffer/events/rustmasq/${events[watch]}/enable" && wait_until recorded || return
 		((watched += 1))
 	fi
 	trouble="an expectation"
-	((!port)) || wait_until some_expected || return
+	((!port)) || wait_until expectations_exist || return
 	read -r users < /sys/module/rustmasq/refcnt
 	trouble="$users users with rules $rules"
 	((users == (rules & 1) + (rules >> 1))) || return
@@ -35,12 +35,12 @@ cycle() {
 		trouble="rmmod with rules"
 		! rmmod rustmasq 2> /dev/null || return
 		((refused += 1))
-		((!(rules & 1))) || on router "$IPTABLES" -w -t nat -F
-		((!(rules & 2))) || on router "$IP6TABLES" -w -t nat -F
+		((!(rules & 1))) || ns_exec router "$IPTABLES" -w -t nat -F
+		((!(rules & 2))) || ns_exec router "$IP6TABLES" -w -t nat -F
 	fi
 	trouble="rmmod"
 	wait_until rmmod rustmasq && [[ ! -e /sys/module/rustmasq && ! -e $buffer/events/rustmasq ]] || return
-	expected
+	count_expectations
 	trouble="$pending expectations left"
 	((pending == 0))
 }
@@ -57,29 +57,29 @@ cycles() {
 	done
 }
 
-crowd
+setup_traffic
 mkdir $buffer || bail "a trace buffer"
-trap 'rmdir $buffer; leave' EXIT
-send_off lan
-go_on
+trap 'rmdir $buffer; cleanup' EXIT
+start_senders lan
+resume_senders
 cycles 3
-quiet
+quiesce
 
-count=$(share 500)
-leaks_before
-go_on
+count=$(scaled 500)
+leak_baseline
+resume_senders
 cycles "$count"
-quiet
-leaks_after "$count"
-call_back
+quiesce
+check_leaks "$count"
+stop_senders
 check_equal "so many times the module came and went" "$count" "$lived"
 echo "# $refused of these with rules, which kept rmmod from it; $watched with a watch that saw something"
 check "flows were masqueraded meanwhile" test "$ranged" -gt 0 -a "$masqueraded" -gt "$ranged"
 check "... and came through without, too" test "$plain" -gt 0
 check_equal "... and none was lost" "$sent" $((masqueraded + plain))
-expected
+count_expectations
 check "expectations were made" test "$created" -gt 0
 check_equal "... and each of them went" "$created" "$deleted"
 rmdir $buffer
-trap leave EXIT
-leave_nothing
+trap cleanup EXIT
+check_nothing_left

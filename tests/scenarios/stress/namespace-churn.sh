@@ -15,8 +15,8 @@
 
 buffer=/sys/kernel/tracing/instances/households
 
-# born ROUTER LAN DEVICE
-born() {
+# create_router ROUTER LAN DEVICE
+create_router() {
 	ip netns add "$1" || return
 	ip -n "$2" -batch - <<-END || return
 		link add $3 type veth peer name lan0 netns $1
@@ -34,7 +34,7 @@ born() {
 		link set wan0 up
 		link set lan0 up
 	END
-	forwarding "$1"
+	enable_forwarding "$1"
 	# In place of the last router's.
 	ip -n "$2" -batch - <<-END
 		route replace default via 172.18.0.1 dev $3
@@ -42,11 +42,11 @@ born() {
 	END
 }
 
-# ruled ROUTER FRONT-END
-ruled() {
+# add_router_rules ROUTER FRONT-END
+add_router_rules() {
 	local front
 	for front in "iptables-$2" "ip6tables-$2"; do
-		on "$1" "$front-restore" -w <<-END || return
+		ns_exec "$1" "$front-restore" -w <<-END || return
 			*raw
 			-A PREROUTING -p udp --dport 69 -j CT --helper rustmasq-tftp
 			COMMIT
@@ -58,10 +58,10 @@ ruled() {
 	done
 }
 
-# works ROUTER: its flows of both families are translated, and answers are expected.
-works() {
+# router_works ROUTER: its flows of both families are translated, and answers are expected.
+router_works() {
 	# shellcheck disable=SC2016 # that shell's
-	on "$1" timeout 30 bash -c '
+	ns_exec "$1" timeout 30 bash -c '
 		cd /proc/self/net
 		until mapfile -t flows < nf_conntrack && mapfile -t expected < nf_conntrack_expect &&
 			[[ ${flows[*]} =~ " dst=203.0.113.1 sport=69 dport=1"[0-9]{4}" " &&
@@ -70,55 +70,55 @@ works() {
 		do sleep 0.1; done'
 }
 
-# household NUMBER COUNT: so many routers, one after the other; says which of them is not as it should be.
-household() {
+# run_routers NUMBER COUNT: so many routers, one after the other; says which of them is not as it should be.
+run_routers() {
 	local n router fronts=(legacy nft) trouble
 	RANDOM=$((SEED + $1))
 	for ((n = 0; n < $2; n++)); do
 		router=router$1-$n
 		trouble=
-		born "$router" "lan$1" "lan$n" || trouble="is not born"
-		[[ $trouble ]] || ruled "$router" "${fronts[RANDOM % 2]}" || trouble="has no rules"
-		[[ $trouble ]] || works "$router" || trouble="does not work"
+		create_router "$router" "lan$1" "lan$n" || trouble="is not born"
+		[[ $trouble ]] || add_router_rules "$router" "${fronts[RANDOM % 2]}" || trouble="has no rules"
+		[[ $trouble ]] || router_works "$router" || trouble="does not work"
 		[[ ! $trouble ]] || echo "$router $trouble"
 		ip netns del "$router"
 	done
 }
 
-# households COUNT: so many routers in all, each household's at the same time as the others'.
-households() {
+# run_all_routers COUNT: so many routers in all, each household's at the same time as the others'.
+run_all_routers() {
 	local number switch=$buffer/events/rustmasq/enable going=()
 	for number in 1 2 3 4; do
-		household $number $((($1 + 4 - number) / 4)) > "$scratch/trouble$number" &
+		run_routers $number $((($1 + 4 - number) / 4)) > "$scratch/trouble$number" &
 		going+=($!)
 	done
 	while kill -0 "${going[@]}"; do
 		echo 1 > $switch
-		nap 0.$((3 + RANDOM % 7))
+		pause 0.$((3 + RANDOM % 7))
 		echo 0 > $switch
 	done 2> /dev/null
 	wait "${going[@]}"
 }
 
-for number in 1 2 3 4; do host lan$number; done
+for number in 1 2 3 4; do setup_ns lan$number; done
 modprobe rustmasq || bail "the module"
 mkdir $buffer || bail "a trace buffer"
-trap 'leave; rmdir $buffer' EXIT
+trap 'cleanup; rmdir $buffer' EXIT
 cat $buffer/trace_pipe > "$scratch/events" &
 servers+=($!)
-send_off lan1,lan2,lan3,lan4
-go_on
-households 4
-pause
-wait_until namespaces 4 || not_ok "the first routers' namespaces are gone"
+start_senders lan1,lan2,lan3,lan4
+resume_senders
+run_all_routers 4
+pause_senders
+wait_until namespaces_at_most 4 || not_ok "the first routers' namespaces are gone"
 
-count=$(share 200)
-leaks_before
-go_on
-households "$count"
+count=$(scaled 200)
+leak_baseline
+resume_senders
+run_all_routers "$count"
 check_equal "$count routers came, translated, expected answers, and went" "" "$(cat "$scratch"/trouble?)"
-pause
+pause_senders
 check "the watch saw flows" grep -q flow_confirm "$scratch/events"
-check "their namespaces are gone" wait_until namespaces 4
-leaks_after "$count"
-leave_nothing
+check "their namespaces are gone" wait_until namespaces_at_most 4
+check_leaks "$count"
+check_nothing_left

@@ -17,14 +17,14 @@ come_and_go() {
 		dice=$((RANDOM % 4))
 		# shellcheck disable=SC2086 # words
 		if ((there[dice])); then
-			on router "$1" -w -t nat -D POSTROUTING -o wan0 ${variants[dice]}
+			ns_exec router "$1" -w -t nat -D POSTROUTING -o wan0 ${variants[dice]}
 		else
-			on router "$1" -w -t nat -I POSTROUTING -o wan0 ${variants[dice]}
+			ns_exec router "$1" -w -t nat -I POSTROUTING -o wan0 ${variants[dice]}
 		fi || return
 		there[dice]=$((!there[dice]))
 	done
 	n=$((there[0] + there[1] + there[2] + there[3]))
-	[[ $(on router "$1" -w -t nat -S | grep -c RUSTMASQ) == "$n" ]] && on router "$1" -w -t nat -F
+	[[ $(ns_exec router "$1" -w -t nat -S | grep -c RUSTMASQ) == "$n" ]] && ns_exec router "$1" -w -t nat -F
 }
 
 # replaced IPTABLES COUNT: table after table; of each some rule matches the flows, in a chain or not.
@@ -34,7 +34,7 @@ replaced() {
 		decoys=$(for ((decoy = RANDOM % 5; decoy > 0; decoy--)); do
 			echo "-A POSTROUTING -o lan0 ${variants[RANDOM % 4]}"
 		done)
-		on router "$1-restore" -w <<-END || return
+		ns_exec router "$1-restore" -w <<-END || return
 			*nat
 			:more -
 			$decoys
@@ -59,39 +59,39 @@ both() {
 
 # begin_with: in both families a rule that each flow matches.
 begin_with() {
-	rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 && rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999
+	add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 && add_rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999
 }
 
-crowd
-send_off lan
-go_on
+setup_traffic
+start_senders lan
+resume_senders
 both come_and_go 3 || bail "the first rules"
 begin_with || bail "rules for all flows"
 both replaced 3 || bail "more tables"
-rules_gone
-quiet
+flush_nat_rules
+quiesce
 
-count=$(share 250)
-leaks_before
-go_on
+count=$(scaled 250)
+leak_baseline
+resume_senders
 check "rules come and go, $count times in each family" both come_and_go "$count"
-pause
-arrived
+pause_senders
+count_arrivals
 check "flows were masqueraded meanwhile" test "$ranged" -gt 0 -a "$masqueraded" -gt "$ranged"
 check "... and came through without, too" test "$plain" -gt 0
-check "no rule holds the module" wait_until unused
+check "no rule holds the module" wait_until module_unused_or_gone
 
 others=$((masqueraded - ranged + plain)) before=$ranged
 begin_with || bail "rules for all flows"
-go_on
+resume_senders
 check "tables are replaced, $count times in each family" both replaced "$count"
-pause
-arrived
+pause_senders
+count_arrivals
 check "flows came meanwhile" test "$ranged" -gt "$before"
 check_equal "... and each was masqueraded by one of the tables" "$others" $((masqueraded - ranged + plain))
-rules_gone
-quiet
-leaks_after $((4 * count))
-call_back
+flush_nat_rules
+quiesce
+check_leaks $((4 * count))
+stop_senders
 check_equal "no packet was lost" "$sent" $((masqueraded + plain))
-leave_nothing
+check_nothing_left

@@ -17,9 +17,9 @@ going() {
 	echo "addr $1 198.51.100.1/24 dev wan0"
 	echo "addr $1 2001:db8:2::1/64 dev wan0"
 }
-# marked: sets `flows` to how many flows leave with them.
-marked() { flows=$(grep -cE 'dst=(198\.51\.100\.1|2001:0db8:0002:0000:0000:0000:0000:0001) ' "$inside/nf_conntrack"); }
-some_marked() { marked && ((flows)); }
+# count_marked: sets `flows` to how many flows leave with them.
+count_marked() { flows=$(grep -cE 'dst=(198\.51\.100\.1|2001:0db8:0002:0000:0000:0000:0000:0001) ' "$inside/nf_conntrack"); }
+some_marked() { count_marked && ((flows)); }
 
 # insist: prints a dot each time that rmmod fails.
 insist() {
@@ -42,13 +42,13 @@ while_somebody_insists() {
 	insist > "$scratch/refused" &
 	insisting=$!
 	wait_until test -s "$scratch/refused" || return
-	rules_gone
+	flush_nat_rules
 	wait $insisting
 	((refused += $(wc -c < "$scratch/refused")))
 }
 
 right_after_the_rules() {
-	rules_gone
+	flush_nat_rules
 	wait_until rmmod rustmasq
 }
 
@@ -56,17 +56,17 @@ right_after_the_rules() {
 while_a_flush_is_under_way() {
 	local flows before changing n
 	wait_until some_marked || return
-	rules_gone
-	marked
+	flush_nat_rules
+	count_marked
 	before=$flows
 	{
 		going del
 		for ((n = 1; n <= 100; n++)); do printf "addr %s 192.0.2.$n/32 dev wan0\n" add del; done
 	} | ip -n router -batch - &
 	changing=$!
-	nap "$delay"
+	pause "$delay"
 	rmmod rustmasq
-	marked
+	count_marked
 	wait $changing
 	going add | ip -n router -batch -
 	if ((flows == 0)); then flushed=$((flushed + 1)); elif ((flows == before)); then unflushed=$((unflushed + 1)); fi
@@ -74,17 +74,17 @@ while_a_flush_is_under_way() {
 
 while_a_rule_comes() {
 	local coming
-	rules_gone
-	rule -o wan0 -j RUSTMASQ 2> /dev/null &
+	flush_nat_rules
+	add_rule -o wan0 -j RUSTMASQ 2> /dev/null &
 	coming=$!
-	nap "$delay"
+	pause "$delay"
 	rmmod rustmasq 2> /dev/null
 	if wait $coming; then
 		came=$((came + 1))
 		[[ $(< /sys/module/rustmasq/refcnt) == 1 ]] || return
-		rules_gone
+		flush_nat_rules
 	fi
-	wait_until module_out
+	wait_until unload_if_loaded
 }
 
 ways=(while_somebody_insists right_after_the_rules while_a_flush_is_under_way while_a_rule_comes)
@@ -97,18 +97,18 @@ round() {
 	trouble="insmod"
 	insmod "$module" tftp_port=69 || return
 	trouble="rules"
-	((!(families & 1))) || rule -o wan0 -j RUSTMASQ || return
-	((!(families & 2))) || rule6 -o wan0 -j RUSTMASQ || return
+	((!(families & 1))) || add_rule -o wan0 -j RUSTMASQ || return
+	((!(families & 2))) || add_rule6 -o wan0 -j RUSTMASQ || return
 	((watch != 1)) || echo 1 > $buffer/events/rustmasq/enable
 	((watch != 2)) || { flicker & flickering=$!; }
 	trouble="expectations"
-	wait_until some_expected || return
+	wait_until expectations_exist || return
 	trouble=${way//_/ }
 	$way || return
 	[[ ! $flickering ]] || wait "$flickering"
 	[[ ! -e /sys/module/rustmasq ]] || return
 	trouble="expectations that stay"
-	! some_expected
+	! expectations_exist
 }
 
 # rounds COUNT: sets `lived` to how many there were, and others to what was seen.
@@ -125,35 +125,35 @@ rounds() {
 
 # --- All of them
 
-crowd
+setup_traffic
 # No answer is needed for these.
 mac=$(ip -n server -br link show eth0 | awk '{ print $3 }')
 targets+=(198.51.100.9 2001:db8:2::9)
 for address in "${targets[@]:2}"; do ip -n router neigh add "$address" lladdr "$mac" dev wan0 || bail "neighbours"; done
 going add | ip -n router -batch - || bail "addresses"
 mkdir $buffer || bail "a trace buffer"
-trap 'leave; rmdir $buffer' EXIT
+trap 'cleanup; rmdir $buffer' EXIT
 cat $buffer/trace_pipe > "$scratch/events" &
 servers+=($!)
 
-send_off lan
-go_on
+start_senders lan
+resume_senders
 rounds 3
-quiet
+quiesce
 
-count=$(share 200)
-leaks_before
-go_on
+count=$(scaled 200)
+leak_baseline
+resume_senders
 rounds "$count"
-quiet
-leaks_after "$count"
-call_back
+quiesce
+check_leaks "$count"
+stop_senders
 check_equal "so many times the module came and went" "$count" "$lived"
 echo "# rmmod was refused $refused times; a flush was over $flushed times and prevented $unflushed times;" \
 	"$came rules came in between"
 check "flows were masqueraded meanwhile" test "$masqueraded" -gt 0
 check "events were read" grep -q flow_confirm "$scratch/events"
-expected
+count_expectations
 check "expectations were made" test "$created" -gt 0
 check_equal "... and each of them went" "$created" "$deleted"
-leave_nothing
+check_nothing_left

@@ -6,9 +6,9 @@
 # ours expects an answer to the requests, and the kernel's own to much more.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
-hostile=$(share 10000)
+hostile=$(scaled 10000)
 
-two_routers
+setup_two_routers
 modprobe nf_nat_tftp || bail "the kernel's own helper"
 
 # left ROUTER: expectations that were made and never removed.
@@ -17,7 +17,7 @@ left() {
 	while read -r -a field; do
 		# The columns expect_create and expect_delete, of each CPU.
 		((sum += 0x${field[14]} - 0x${field[15]}))
-	done < <(on "$1" tail -n +2 /proc/net/stat/nf_conntrack)
+	done < <(ns_exec "$1" tail -n +2 /proc/net/stat/nf_conntrack)
 	echo $sum
 }
 
@@ -25,7 +25,7 @@ for helper in $HELPERS; do
 	# A few will do for the one that is not ours.
 	count=$hostile
 	[[ $helper != tftp ]] || count=$((hostile > 200 ? 200 : hostile))
-	for router in r1 r2; do helper_on $router "$helper"; done
+	for router in r1 r2; do assign_helper $router "$helper"; done
 	what="$helper: all arrive, and answers are expected where they should be"
 	if result=$("$tools/tftp_hostile.py" "$helper" "$count" "$SEED"); then ok "$what"; else not_ok "$what" "$result"; fi
 	echo "# $helper: ${result##*$'\n'}"
@@ -37,7 +37,7 @@ for helper in $HELPERS; do
 		check_match "$helper: nothing else opens the way in" " 0 of these are none;" "$result"
 	fi
 	for router in r1 r2; do
-		helper_off $router
+		unassign_helper $router
 		check_equal "$helper: nothing is left at $router" 0 "$(left $router)"
 	done
 done

@@ -7,7 +7,7 @@
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
 
-two_routers
+setup_two_routers
 modprobe nf_nat_tftp || bail "the kernel's own helper"
 # The server's port 69 is port 32002 of r2, too. No rule says where to what comes from its other ports should go.
 for v in 4 6; do
@@ -42,17 +42,17 @@ cp of-* text "$served"
 sums of-* text*
 chmod -R a+rwX "$scratch"
 
-tidy() {
-	on r1 conntrack -F 2> /dev/null
-	on r2 conntrack -F 2> /dev/null
+remove_transferred() {
+	ns_exec r1 conntrack -F 2> /dev/null
+	ns_exec r2 conntrack -F 2> /dev/null
 	rm -f got-* "$served"/put-*
 }
 
-# same ORIGINAL FILE...: what was got or put is that.
-same() {
+# check_same_file ORIGINAL FILE...: what was got or put is that.
+check_same_file() {
 	local file
 	for file in "${@:2}"; do
-		equal "${file/-/ } is $1" "${sum[$1]}" "${sum[$file]-nothing}"
+		check_case "${file/-/ } is $1" "${sum[$1]}" "${sum[$file]-nothing}"
 		unset "sum[$file]"
 	done
 }
@@ -63,38 +63,38 @@ same() {
 tftpd() {
 	local table=/proc/net/udp
 	for v in 4 6; do
-		start server in.tftpd --foreground --listen -$v --user root --create --secure "$served"
-		wait_until on server grep -q ':0045 ' $table || bail "no TFTP server"
+		ns_start server in.tftpd --foreground --listen -$v --user root --create --secure "$served"
+		wait_until ns_exec server grep -q ':0045 ' $table || bail "no TFTP server"
 		table=/proc/net/udp6
 		# It answers by the IP version of the request before, and so not to the first.
-		on server bash -c "printf '\0\1none\0octet\0' > /dev/udp/${name[$v]}/69"
+		ns_exec server bash -c "printf '\0\1none\0octet\0' > /dev/udp/${name[$v]}/69"
 	done
 }
 tftpd
 
 # Another one, on another port, that knows windows, which this tftpd does not.
-start server "$tools/tftp.py" serve 6969 "$served/of-300000" > "$scratch/windows"
+ns_start server "$tools/tftp.py" serve 6969 "$served/of-300000" > "$scratch/windows"
 wait_until grep -q ready "$scratch/windows" || bail "no server that knows windows"
 
 # --- Clients
 
 # hpa MODE COMMAND...: tftp-hpa's, one after the other, from one port.
-hpa() { printf '%s\n' "${@:2}" | on lan tftp "-$v" -m "$1" "${name[$v]}" > /dev/null; }
-with_atftp() { on lan atftp --tftp-timeout 1 "$@" "${name[$v]}" 2>&1; }
-with_curl() { on lan curl --silent --show-error --max-time 20 "$@" 2>&1; }
+hpa() { printf '%s\n' "${@:2}" | ns_exec lan tftp "-$v" -m "$1" "${name[$v]}" > /dev/null; }
+with_atftp() { ns_exec lan atftp --tftp-timeout 1 "$@" "${name[$v]}" 2>&1; }
+with_curl() { ns_exec lan curl --silent --show-error --max-time 20 "$@" 2>&1; }
 
 # Without a helper, the routers refuse what the server sends.
 helper=none
 # A second is several times what a transfer takes.
 for v in 4 6; do
-	on lan timeout 1 tftp -$v -m octet "${name[$v]}" -c get of-512 "got-$v" > /dev/null &
+	ns_exec lan timeout 1 tftp -$v -m octet "${name[$v]}" -c get of-512 "got-$v" > /dev/null &
 	clients+=($!)
 done
 wait "${clients[@]}"
 for v in 4 6; do
 	case="a download, IPv$v"
 	check_fails "$helper: $case: nothing comes" test -s "got-$v"
-	check_match "$helper: $case: r2 refused it" "^0 0 [1-9]" "$(filtered r2)"
+	check_match "$helper: $case: r2 refused it" "^0 0 [1-9]" "$(filter_counts r2)"
 done
 
 tftp_hpa() {
@@ -103,11 +103,11 @@ tftp_hpa() {
 	hpa octet "${commands[@]}"
 	hpa netascii "get text got-text" "put text put-text"
 	sums got-* "$served"/put-*
-	for size in "${sizes[@]}"; do same "of-$size" "got-$size" "put-$size"; done
-	same text got-text put-text
+	for size in "${sizes[@]}"; do check_same_file "of-$size" "got-$size" "put-$size"; done
+	check_same_file text got-text put-text
 	# The error comes from a new port as well.
-	output=$(on lan tftp "-$v" "${name[$v]}" -c get none got-none)
-	equal "an error is heard" "Error code 1: File not found" "$output"
+	output=$(ns_exec lan tftp "-$v" "${name[$v]}" -c get none got-none)
+	check_case "an error is heard" "Error code 1: File not found" "$output"
 }
 
 atftp_with_options() {
@@ -117,20 +117,20 @@ atftp_with_options() {
 	with_atftp "${options[@]}" --put --remote-file put-513 --local-file of-513 > /dev/null
 	with_atftp --option "mode netascii" --get --remote-file text --local-file got-text > /dev/null
 	sums got-* "$served"/put-*
-	same of-300000 got-300000
-	same of-513 put-513
-	same text got-text
+	check_same_file of-300000 got-300000
+	check_same_file of-513 put-513
+	check_same_file text got-text
 }
 
 # Eight blocks at a time.
 atftp_with_windows() {
 	local output options=(--option "blksize 1024" --option "windowsize 8")
-	output=$(on lan atftp --trace "${options[@]}" --get --remote-file any --local-file got-300000 "${name[$v]}" 6969 2>&1)
+	output=$(ns_exec lan atftp --trace "${options[@]}" --get --remote-file any --local-file got-300000 "${name[$v]}" 6969 2>&1)
 	check_match "$helper: $case: the server agrees" "OACK <.*windowsize: 8" "$output"
 	check_equal "$helper: $case: an eighth of 293 blocks is acknowledged" 37 \
 		"$(grep -c 'sent ACK <block: [1-9]' <<< "$output")"
 	sums got-300000
-	same of-300000 got-300000
+	check_same_file of-300000 got-300000
 }
 
 curl_with_options() {
@@ -142,9 +142,9 @@ curl_with_options() {
 	check_match "$helper: $case: the server agrees" \
 		"got option=\(tsize\) value=\(300000\).*got option=\(blksize\) value=\(1024\)" "$output"
 	sums got-* "$served"/put-*
-	for size in "${sizes[@]}"; do same "of-$size" "got-$size" "put-$size"; done
-	same of-300000 got-300000
-	same text-on-the-wire got-text
+	for size in "${sizes[@]}"; do check_same_file "of-$size" "got-$size" "put-$size"; done
+	check_same_file of-300000 got-300000
+	check_same_file text-on-the-wire got-text
 }
 
 # In blocks that come in fragments.
@@ -152,32 +152,32 @@ a_large_file() {
 	with_curl --tftp-blksize 65464 --output got-$large "tftp://${server[$v]}/of-$large"
 	with_atftp --option "blksize 32768" --put --remote-file put-$large --local-file of-$large > /dev/null
 	sums got-* "$served"/put-*
-	same of-$large got-$large put-$large
+	check_same_file of-$large got-$large put-$large
 }
 
-twenty_at_once() {
+twenty_transfers_at_once() {
 	local n clients=()
 	for n in {1..10}; do
-		on lan tftp -m octet "${name[$v]}" -c get of-513 "got-$n" &
+		ns_exec lan tftp -m octet "${name[$v]}" -c get of-513 "got-$n" &
 		clients+=($!)
-		on lan tftp -m octet "${name[$v]}" -c put of-513 "put-$n" &
+		ns_exec lan tftp -m octet "${name[$v]}" -c put of-513 "put-$n" &
 		clients+=($!)
 	done
 	wait "${clients[@]}"
 	sums got-* "$served"/put-*
-	for n in {1..10}; do same of-513 "got-$n" "put-$n"; done
+	for n in {1..10}; do check_same_file of-513 "got-$n" "put-$n"; done
 }
 
 server_behind_DNAT() {
 	local address
-	bare "${r2_within[$v]}" address
-	on lan tftp "-$v" -m octet "$address" 32002 -c get of-513 got-513
-	on lan tftp "-$v" -m octet "$address" 32002 -c put of-513 put-513
-	on lan atftp --option "blksize 1468" --get --remote-file of-300000 --local-file got-300000 "$address" 32002 \
+	strip_brackets "${r2_within[$v]}" address
+	ns_exec lan tftp "-$v" -m octet "$address" 32002 -c get of-513 got-513
+	ns_exec lan tftp "-$v" -m octet "$address" 32002 -c put of-513 put-513
+	ns_exec lan atftp --option "blksize 1468" --get --remote-file of-300000 --local-file got-300000 "$address" 32002 \
 		> /dev/null 2>&1
 	sums got-* "$served"/put-*
-	same of-513 got-513 put-513
-	same of-300000 got-300000
+	check_same_file of-513 got-513 put-513
+	check_same_file of-300000 got-300000
 }
 
 tftp_hpa_by_IPv6() { v=6 && tftp_hpa; }
@@ -188,4 +188,4 @@ server_behind_DNAT_by_IPv6() { v=6 && server_behind_DNAT; }
 with_each_helper \
 	tftp_hpa tftp_hpa_by_IPv6 atftp_with_options atftp_with_options_by_IPv6 atftp_with_windows \
 	curl_with_options curl_with_options_by_IPv6 a_large_file \
-	twenty_at_once server_behind_DNAT server_behind_DNAT_by_IPv6
+	twenty_transfers_at_once server_behind_DNAT server_behind_DNAT_by_IPv6

@@ -15,8 +15,8 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 . "$(dirname "$0")/../../lib/events.sh"
 
-home
-home_ipv6
+setup_lan
+setup_lan_ipv6
 mkdir "$scratch/files"
 echo hello > "$scratch/files/hello"
 # The server can answer the LAN without anybody's translation.
@@ -28,16 +28,16 @@ for name in TCP UDP SCTP; do
 	serve server $name 80
 	serve server ${name}6 81
 done
-start server dnsmasq --keep-in-foreground --user=root --pid-file= --port=0 --enable-tftp --tftp-root="$scratch/files"
-start server python3 -m pyftpdlib -p 21 -d "$scratch/files" 2> /dev/null
+ns_start server dnsmasq --keep-in-foreground --user=root --pid-file= --port=0 --enable-tftp --tftp-root="$scratch/files"
+ns_start server python3 -m pyftpdlib -p 21 -d "$scratch/files" 2> /dev/null
 serve router UDP 80
 serve router UDP6 81
 me=$(netns router)
 
-# tables ARGUMENT...: for both families.
-tables() {
-	on router "$IPTABLES" -w "$@" || bail "rule $*"
-	on router "$IP6TABLES" -w "$@" || bail "rule $*"
+# both_iptables ARGUMENT...: for both families.
+both_iptables() {
+	ns_exec router "$IPTABLES" -w "$@" || bail "rule $*"
+	ns_exec router "$IP6TABLES" -w "$@" || bail "rule $*"
 }
 
 # --- Flows: some at a time, then a look at all of them
@@ -46,12 +46,12 @@ number=20000
 patience=30
 what=() moved=() way=() jobs=() ended=()
 
-# flow WHAT MOVED WAY HOST PROTOCOL ADDRESS [PORT]: begins a flow from port (or with
+# begin_flow WHAT MOVED WAY HOST PROTOCOL ADDRESS [PORT]: begins a flow from port (or with
 # identifier) $number, which is the next one's then. WAY is IN:OUT, its devices, -
 # where there is none.
-flow() {
+begin_flow() {
 	what[number]=$1 moved[number]=$2 way[number]=$3
-	talk "${@:4}" &
+	gets_answer "${@:4}" &
 	jobs[number]=$!
 	((${#jobs[@]} < 5)) || finish
 	number=$((number + 1))
@@ -67,13 +67,13 @@ finish() {
 	jobs=()
 }
 
-# talk HOST PROTOCOL ADDRESS [PORT]: succeeds if an answer comes back.
-talk() {
+# gets_answer HOST PROTOCOL ADDRESS [PORT]: succeeds if an answer comes back.
+gets_answer() {
 	local family='' address=$3
 	[[ $3 != *:* ]] || family=6 address=[$3]
 	case $2 in
-	ICMP) on "$1" ping -q -c 1 -W 5 -e $number "$3" > /dev/null ;;
-	*) [[ $(ask "$1" "$2$family" "$address" "${4:-8$((${family:-0} / 6))}" "sourceport=$number") ]] ;;
+	ICMP) ns_exec "$1" ping -q -c 1 -W 5 -e $number "$3" > /dev/null ;;
+	*) [[ $(probe "$1" "$2$family" "$address" "${4:-8$((${family:-0} / 6))}" "sourceport=$number") ]] ;;
 	esac
 }
 
@@ -81,7 +81,7 @@ talk() {
 settle() {
 	local each
 	finish
-	look
+	read_flows
 	for each in "${!what[@]}"; do
 		check_equal "${what[each]}: an answer comes" 0 "${ended[each]}"
 		told "${what[each]}" "${moved[each]}" "${way[each]}" " original=[^ ]*:$each->"
@@ -89,17 +89,12 @@ settle() {
 	check_equal "no other flows, no other events" "${#what[@]} ${#what[@]} ${#what[@]}" \
 		"${#entries[@]} ${#new[@]} ${#confirm[@]}"
 	what=() moved=() way=() ended=()
-	forget
+	forget_flows
 }
 
-forget() {
-	on router conntrack -F 2> /dev/null
-	forget_events
-}
-
-# look: what the router's conntrack and the watch have to tell.
-look() {
-	mapfile -t entries < <(flows)
+# read_flows: what the router's conntrack and the watch have to tell.
+read_flows() {
+	mapfile -t entries < <(list_flows)
 	mapfile -t new < <(events flow_new)
 	mapfile -t confirm < <(events flow_confirm)
 }
@@ -141,9 +136,9 @@ told() {
 # event_has EVENT NAME...: sets `has` to these fields, and what its status says of NAT.
 event_has() {
 	local word status
-	take "$1" status
+	pick_fields "$1" status
 	IFS='|' read -ra status <<< "${taken#*=}"
-	take "$@"
+	pick_fields "$@"
 	has=$taken
 	for word in "${status[@]}"; do
 		case $word in EXPECTED | SRC_NAT | DST_NAT) has+=" $word" ;; esac
@@ -154,30 +149,30 @@ event_has() {
 untranslated() {
 	local protocol
 	for protocol in UDP TCP ICMP SCTP; do
-		flow "$1, IPv4, $protocol" nothing lan0:wan0 lan $protocol 203.0.113.2
-		flow "$1, IPv6, $protocol" nothing lan0:wan0 lan $protocol 2001:db8:1::2
-		flow "$1, IPv4, $protocol, the router's own" nothing -:wan0 router $protocol 203.0.113.2
-		flow "$1, IPv6, $protocol, the router's own" nothing -:wan0 router $protocol 2001:db8:1::2
+		begin_flow "$1, IPv4, $protocol" nothing lan0:wan0 lan $protocol 203.0.113.2
+		begin_flow "$1, IPv6, $protocol" nothing lan0:wan0 lan $protocol 2001:db8:1::2
+		begin_flow "$1, IPv4, $protocol, the router's own" nothing -:wan0 router $protocol 203.0.113.2
+		begin_flow "$1, IPv6, $protocol, the router's own" nothing -:wan0 router $protocol 2001:db8:1::2
 	done
-	flow "$1, IPv4, to the router" nothing lan0:- lan UDP 172.18.0.1
-	flow "$1, IPv6, to the router" nothing lan0:- lan UDP fd00:18::1
-	flow "$1, IPv4, loopback" nothing -:lo router UDP 127.0.0.1
-	flow "$1, IPv6, loopback" nothing -:lo router UDP ::1
+	begin_flow "$1, IPv4, to the router" nothing lan0:- lan UDP 172.18.0.1
+	begin_flow "$1, IPv6, to the router" nothing lan0:- lan UDP fd00:18::1
+	begin_flow "$1, IPv4, loopback" nothing -:lo router UDP 127.0.0.1
+	begin_flow "$1, IPv6, loopback" nothing -:lo router UDP ::1
 }
 
 # --- Nobody translates
 
-tables -A FORWARD -m conntrack --ctstate INVALID -j DROP
+both_iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP
 # A slow machine is to find all flows when it looks.
 # shellcheck disable=SC2016 # the other shell expands it
-on router sh -c 'for file in /proc/sys/net/netfilter/nf_conntrack_*timeout*; do echo 600 > "$file"; done'
-watch flow_new flow_confirm
+ns_exec router sh -c 'for file in /proc/sys/net/netfilter/nf_conntrack_*timeout*; do echo 600 > "$file"; done'
+record_events flow_new flow_confirm
 untranslated "no NAT"
 settle
 
 # --- There are rules, and none matches
 
-tables -t nat -A POSTROUTING -p udp --sport 9 -j RUSTMASQ
+both_iptables -t nat -A POSTROUTING -p udp --sport 9 -j RUSTMASQ
 # Where time is dear, the same flows need not come twice.
 if ((slow == 1)); then
 	untranslated "no rule matches"
@@ -186,11 +181,11 @@ fi
 
 # --- Everybody translates
 
-# nat ARGUMENT...: a rule of table nat for $family.
-nat() {
+# add_nat_rule ARGUMENT...: a rule of table nat for $family.
+add_nat_rule() {
 	local program=$IPTABLES
 	[[ $family == 4 ]] || program=$IP6TABLES
-	on router "$program" -w -t nat -A "$@" || bail "rule $*"
+	ns_exec router "$program" -w -t nat -A "$@" || bail "rule $*"
 }
 
 for family in 4 6; do
@@ -205,83 +200,83 @@ for family in 4 6; do
 	fi
 	say="IPv$family"
 	for target in RUSTMASQ $(compared && echo MASQUERADE); do
-		nat POSTROUTING -p udp --sport $number -j "$target"
-		flow "$say, $target, UDP" source-address lan0:wan0 lan UDP $server
+		add_nat_rule POSTROUTING -p udp --sport $number -j "$target"
+		begin_flow "$say, $target, UDP" source-address lan0:wan0 lan UDP $server
 		for protocol in TCP UDP SCTP; do
-			nat POSTROUTING -p ${protocol,,} --sport $number -j "$target" --to-ports 6000-6999
-			flow "$say, $target --to-ports, $protocol" 'source-address|source-port' lan0:wan0 lan $protocol $server
+			add_nat_rule POSTROUTING -p ${protocol,,} --sport $number -j "$target" --to-ports 6000-6999
+			begin_flow "$say, $target --to-ports, $protocol" 'source-address|source-port' lan0:wan0 lan $protocol $server
 		done
 	done
-	nat POSTROUTING -p $icmp -j RUSTMASQ --to-ports 1000-1999
-	flow "$say, RUSTMASQ --to-ports, ICMP" 'source-address|source-port' lan0:wan0 lan ICMP $server
+	add_nat_rule POSTROUTING -p $icmp -j RUSTMASQ --to-ports 1000-1999
+	begin_flow "$say, RUSTMASQ --to-ports, ICMP" 'source-address|source-port' lan0:wan0 lan ICMP $server
 
-	nat POSTROUTING -p udp --sport $number -j SNAT --to-source $elsewhere
-	flow "$say, SNAT" source-address lan0:wan0 lan UDP $server
-	nat POSTROUTING -p tcp --sport $number -j SNAT --to-source "$(there $own 6001)"
-	flow "$say, SNAT of the router's own: its port alone" 'source-port|source-port-alone' -:wan0 router TCP $server
-	nat PREROUTING -p udp --sport $number -j DNAT --to-destination $server
-	flow "$say, DNAT" destination-address lan0:wan0 lan UDP $elsewhere
-	nat PREROUTING -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
-	flow "$say, DNAT to another port" 'destination-address|destination-port' lan0:wan0 lan TCP $elsewhere 8080
-	nat OUTPUT -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
-	flow "$say, DNAT of the router's own" 'destination-address|destination-port' -:wan0 router TCP $elsewhere 8080
-	nat PREROUTING -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
-	nat POSTROUTING -p tcp --sport $number -j RUSTMASQ --to-ports 6000-6999
-	flow "$say, DNAT and RUSTMASQ" 'source-address|source-port|destination-address|destination-port' \
+	add_nat_rule POSTROUTING -p udp --sport $number -j SNAT --to-source $elsewhere
+	begin_flow "$say, SNAT" source-address lan0:wan0 lan UDP $server
+	add_nat_rule POSTROUTING -p tcp --sport $number -j SNAT --to-source "$(there $own 6001)"
+	begin_flow "$say, SNAT of the router's own: its port alone" 'source-port|source-port-alone' -:wan0 router TCP $server
+	add_nat_rule PREROUTING -p udp --sport $number -j DNAT --to-destination $server
+	begin_flow "$say, DNAT" destination-address lan0:wan0 lan UDP $elsewhere
+	add_nat_rule PREROUTING -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
+	begin_flow "$say, DNAT to another port" 'destination-address|destination-port' lan0:wan0 lan TCP $elsewhere 8080
+	add_nat_rule OUTPUT -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
+	begin_flow "$say, DNAT of the router's own" 'destination-address|destination-port' -:wan0 router TCP $elsewhere 8080
+	add_nat_rule PREROUTING -p tcp --sport $number -j DNAT --to-destination "$(there $server $port)"
+	add_nat_rule POSTROUTING -p tcp --sport $number -j RUSTMASQ --to-ports 6000-6999
+	begin_flow "$say, DNAT and RUSTMASQ" 'source-address|source-port|destination-address|destination-port' \
 		lan0:wan0 lan TCP $elsewhere 8080
-	nat PREROUTING -p udp --sport $number -j REDIRECT --to-ports $port
-	flow "$say, REDIRECT" 'destination-address|destination-port' lan0:- lan UDP $elsewhere 8080
-	nat OUTPUT -p udp --sport $number -j REDIRECT --to-ports $port
-	flow "$say, REDIRECT on the loopback device" destination-port -:lo router UDP $local 8080
-	nat INPUT -p udp --sport $number -j SNAT --to-source "$(there $other 6002)"
-	flow "$say, SNAT on the way in" 'source-address|source-port' lan0:- lan UDP $router
+	add_nat_rule PREROUTING -p udp --sport $number -j REDIRECT --to-ports $port
+	begin_flow "$say, REDIRECT" 'destination-address|destination-port' lan0:- lan UDP $elsewhere 8080
+	add_nat_rule OUTPUT -p udp --sport $number -j REDIRECT --to-ports $port
+	begin_flow "$say, REDIRECT on the loopback device" destination-port -:lo router UDP $local 8080
+	add_nat_rule INPUT -p udp --sport $number -j SNAT --to-source "$(there $other 6002)"
+	begin_flow "$say, SNAT on the way in" 'source-address|source-port' lan0:- lan UDP $router
 
-	on router nft "add table $nft other; add chain $nft other post { type nat hook postrouting priority srcnat; };
+	ns_exec router nft "add table $nft other; add chain $nft other post { type nat hook postrouting priority srcnat; };
 		add rule $nft other post udp sport $number masquerade to :7000-7999" || bail "nft"
-	flow "$say, masquerade of nftables" 'source-address|source-port' lan0:wan0 lan UDP $server
+	begin_flow "$say, masquerade of nftables" 'source-address|source-port' lan0:wan0 lan UDP $server
 done
 settle
 
 # --- Flows that a helper expected: NAT is done to them before anybody sees them
 
-rules_off
-tables -t raw -A PREROUTING -p udp --dport 69 -j CT --helper tftp
-tables -t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+flush_rules
+both_iptables -t raw -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+both_iptables -t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
 modprobe -a nf_nat_tftp nf_nat_ftp || bail "helpers"
-rule -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
-rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
-rule -o wan0 -p tcp -j RUSTMASQ || bail "rule"
-forget
+add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
+add_rule6 -o wan0 -p udp -j RUSTMASQ --to-ports 6000-6999 || bail "rule"
+add_rule -o wan0 -p tcp -j RUSTMASQ || bail "rule"
+forget_flows
 
 wait_until listening server UDP 69 || bail "no TFTP server"
 wait_until listening server TCP 21 || bail "no FTP server"
 # fetch ARGUMENT...: the file comes.
-fetch() { [[ $(on lan curl -s -m 10 "$@") == hello ]]; }
+fetch() { [[ $(ns_exec lan curl -s -m 10 "$@") == hello ]]; }
 check "a file by TFTP" fetch tftp://203.0.113.2/hello
 check "a file by TFTP, IPv6" fetch 'tftp://[2001:db8:1::2]/hello'
 check "a file by FTP, the server connects" fetch -P - ftp://203.0.113.2/hello
-look
+read_flows
 told "IPv4, TFTP's answer" 'destination-address|destination-port' wan0:lan0 \
 	' original=203\.0\.113\.2:[0-9]+->203\.0\.113\.1:6[0-9]{3} ' 'EXPECTED DST_NAT'
 told "IPv6, TFTP's answer" 'destination-address|destination-port' wan0:lan0 \
 	' original=\[2001:db8:1::2\]:[0-9]+->\[2001:db8:1::1\]:6[0-9]{3} ' 'EXPECTED DST_NAT'
 told "IPv4, FTP's data from the server" destination-address wan0:lan0 \
 	' proto=tcp original=203\.0\.113\.2:' 'EXPECTED DST_NAT'
-forget
+forget_flows
 check "a file by FTP, the client connects" fetch ftp://203.0.113.2/hello
-look
+read_flows
 told "IPv4, FTP's data from the client" source-address lan0:wan0 \
 	' proto=tcp original=[^ ]*->203\.0\.113\.2:[0-9]{3,} ' 'EXPECTED SRC_NAT'
 
 # --- Whose flow it is
 
 # The mark of the connection comes after the first event.
-tables -t raw -F
-on router "$IPTABLES" -w -t mangle -A PREROUTING -p udp --sport $number -j CONNMARK --set-mark 0x2a || bail "mark"
+both_iptables -t raw -F
+ns_exec router "$IPTABLES" -w -t mangle -A PREROUTING -p udp --sport $number -j CONNMARK --set-mark 0x2a || bail "mark"
 # The server tracks what comes to it, too.
-on server "$IPTABLES" -w -A INPUT -m conntrack --ctstate INVALID -j DROP || bail "rule"
-forget
-seen=$(ask lan UDP 203.0.113.2 80 sourceport=$number)
+ns_exec server "$IPTABLES" -w -A INPUT -m conntrack --ctstate INVALID -j DROP || bail "rule"
+forget_flows
+seen=$(probe lan UDP 203.0.113.2 80 sourceport=$number)
 check_match "the server saw a port of the rule's" '^203\.0\.113\.1:6[0-9]{3}$' "$seen"
 for event in flow_new flow_confirm; do
 	check_equal "two namespaces tracked the flow: $event in each" \
@@ -295,15 +290,15 @@ done
 check_equal "... the second event of the second says that nothing moved" "moved=nothing hook=INPUT" \
 	"$(fields "$(events flow_confirm "netns=$(netns server) ")" moved hook)"
 check_equal "... and has the name that it has there" \
-	"$(on server conntrack -L -p udp -o id 2> /dev/null | grep -o ' id=.*' | tr -d ' ')" \
+	"$(ns_exec server conntrack -L -p udp -o id 2> /dev/null | grep -o ' id=.*' | tr -d ' ')" \
 	"$(fields "$(events flow_confirm "netns=$(netns server) ")" id)"
 check_equal "its mark is seen when it has one" "mark=0x0 mark=0x2a" \
 	"$(fields "$(events flow_new "netns=$me ")" mark) $(fields "$(events flow_confirm "netns=$me ")" mark)"
 
 # --- Nobody looks
 
-watch
-[[ $(ask lan UDP 203.0.113.2 80) ]] || bail "no answer"
+record_events
+[[ $(probe lan UDP 203.0.113.2 80) ]] || bail "no answer"
 check_equal "with the events off nothing is recorded" "" "$(grep -v '^#' "$buffer/trace")"
 
 # --- In a VRF, where packets pass hooks twice, a flow begins once
@@ -311,12 +306,12 @@ check_equal "with the events off nothing is recorded" "" "$(grep -v '^#' "$buffe
 ip -n router link add red type vrf table 10 || bail "VRF"
 ip -n router link set red up
 for device in lan0 wan0; do ip -n router link set $device master red; done
-on router "$IPTABLES" -w -t mangle -F
-on server "$IPTABLES" -w -F
-watch flow_new flow_confirm
+ns_exec router "$IPTABLES" -w -t mangle -F
+ns_exec server "$IPTABLES" -w -F
+record_events flow_new flow_confirm
 number=$((number + 1))
-forget
-[[ $(ask lan UDP 203.0.113.2 80 sourceport=$number) ]] || bail "no answer through the VRF"
+forget_flows
+[[ $(probe lan UDP 203.0.113.2 80 sourceport=$number) ]] || bail "no answer through the VRF"
 check_equal "VRF: the flow is new where it comes in" "in=lan0 status=" \
 	"$(events flow_new "original=[^ ]*:$number->" | while read -r line; do
 		fields "$line" in status

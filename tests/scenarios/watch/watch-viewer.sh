@@ -5,7 +5,7 @@
 # conntrack has it. However it ends, it leaves no trace instance behind.
 . "$(dirname "$0")/../../lib/lib.sh"
 
-reader=$checkout/rust/cli/rustmasq-watch
+viewer=$checkout/rust/cli/rustmasq-watch
 instances=/sys/kernel/tracing/instances
 
 # --- Readers
@@ -53,9 +53,9 @@ gone() {
 	! IFS= read -r stat < "/proc/$1/stat" || [[ $stat == *') Z '* ]]
 }
 
-# shown NAME: the source ports of the flows that it showed, in their order. The
+# ports_shown NAME: the source ports of the flows that it showed, in their order. The
 # last one is awaited first: what came before it and is not there, will not come.
-shown() {
+ports_shown() {
 	wait_until grep -q ":$last->" "$scratch/$1" || bail "the last flow, by $1: $(< "$scratch/$1")"
 	awk 'NR > 1 { sub(/->.*/, "", $6); sub(/.*:/, "", $6); print $6 }' "$scratch/$1" | paste -sd ' '
 }
@@ -68,46 +68,46 @@ object() { grep -F "\"original\": {\"source\": {\"address\": \"$1\", \"port\": $
 
 # --- Flows. Each has a source port, or query identifier, of its own.
 
-# say HOST ADDRESS PORT SOURCE-PORT: one datagram.
-say() { on "$1" socat -u - "UDP:$2:$3,sourceport=$4" <<< x; }
+# send_datagram HOST ADDRESS PORT SOURCE-PORT: one datagram.
+send_datagram() { ns_exec "$1" socat -u - "UDP:$2:$3,sourceport=$4" <<< x; }
 
 # another NAME: the reader is alive and shows another flow.
 another() {
 	last=$((last + 1))
-	say lan 203.0.113.2 53 $last
+	send_datagram lan 203.0.113.2 53 $last
 	check "$1 goes on" wait_until grep -qE "(:|: )$last\b" "$scratch/$1"
 }
 
-home
-home_ipv6
-host odd
-link odd eth0 10.9.0.2/24 router odd0 10.9.0.1/24
+setup_lan
+setup_lan_ipv6
+setup_ns odd
+setup_link odd eth0 10.9.0.2/24 router odd0 10.9.0.1/24
 ip -n router link set odd0 down
 ip -n router link set odd0 name $'a=b>|\e[7m' up || bail "an odd device"
 serve server TCP 80
-rule -p udp --sport 40001 -j RUSTMASQ --to-ports 50001 || bail "a rule"
-rule -p udp --sport 40009 -j RUSTMASQ --to-ports 50009 || bail "a rule"
-rule -s 172.18.0.2 -j RUSTMASQ || bail "a rule"
-rule6 -s fd00:18::2 -j RUSTMASQ || bail "a rule"
+add_rule -p udp --sport 40001 -j RUSTMASQ --to-ports 50001 || bail "a rule"
+add_rule -p udp --sport 40009 -j RUSTMASQ --to-ports 50009 || bail "a rule"
+add_rule -s 172.18.0.2 -j RUSTMASQ || bail "a rule"
+add_rule6 -s fd00:18::2 -j RUSTMASQ || bail "a rule"
 # They are to be there when conntrack is asked, on a slow machine, too.
-on router sh -c 'cd /proc/sys/net/netfilter && echo 600 > nf_conntrack_udp_timeout && echo 600 > nf_conntrack_icmp_timeout' ||
+ns_exec router sh -c 'cd /proc/sys/net/netfilter && echo 600 > nf_conntrack_udp_timeout && echo 600 > nf_conntrack_icmp_timeout' ||
 	bail "patience of conntrack"
 last=40009
 
-begin people "$reader"
-begin json "$reader" --json
-begin some "$reader" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
-begin ports "$reader" --port 50001 --port 50009 --port 40003
-begin moved "$reader" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
+begin people "$viewer"
+begin json "$viewer" --json
+begin some "$viewer" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
+begin ports "$viewer" --port 50001 --port 50009 --port 40003
+begin moved "$viewer" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
 instances_are "each reader has an instance"
 
 before=$(date +%s)
-say lan 203.0.113.2 53 40001
-ask lan TCP 203.0.113.2 80 sourceport=40002 > /dev/null
-on lan ping -q -c 1 -W 5 -e 40003 203.0.113.2 > /dev/null
-say router 203.0.113.2 53 40004
-say lan '[2001:db8:1::2]' 53 40005
-say odd 10.9.0.1 9 40006
+send_datagram lan 203.0.113.2 53 40001
+probe lan TCP 203.0.113.2 80 sourceport=40002 > /dev/null
+ns_exec lan ping -q -c 1 -W 5 -e 40003 203.0.113.2 > /dev/null
+send_datagram router 203.0.113.2 53 40004
+send_datagram lan '[2001:db8:1::2]' 53 40005
+send_datagram odd 10.9.0.1 9 40006
 # The namespace that this runs in, and one that has no name; conntrack works where a rule needs it.
 tracking=(-w -A OUTPUT -m conntrack --ctstate INVALID -j ACCEPT)
 "$IPTABLES" "${tracking[@]}" || bail "a rule of our own"
@@ -117,18 +117,18 @@ socat -u - UDP:127.0.0.1:9,sourceport=40007 <<< x
 nameless=$(unshare -n bash -c 'ip link set lo up && "$@" && stat -L -c %i /proc/self/ns/net &&
 	socat -u - UDP:127.0.0.1:9,sourceport=40008 <<< x' - "$IPTABLES" "${tracking[@]}")
 # Outside, the first flow has this port.
-say router 203.0.113.2 53 50001
+send_datagram router 203.0.113.2 53 50001
 # What is no event, twice.
 echo "one" > "$(instance people)/trace_marker"
 echo "two" > "$(instance people)/trace_marker"
-say lan 203.0.113.2 53 $last
+send_datagram lan 203.0.113.2 53 $last
 mapfile -t entries < <(tracked -f ipv4 -o id; tracked -f ipv6 -o id)
 
 check_equal "without options all flows are shown" \
-	"40001 40002 40003 40004 40005 40006 40007 40008 50001 40009" "$(shown people)"
-check_equal "--protocol, by name and number, and --address, before NAT" "40001 40002 40005 40009" "$(shown some)"
-check_equal "--port, after NAT, and of a query identifier" "40001 40003 50001 40009" "$(shown ports)"
-check_equal "--moved-only, --port before NAT and --address after it" "40001 50001 40009" "$(shown moved)"
+	"40001 40002 40003 40004 40005 40006 40007 40008 50001 40009" "$(ports_shown people)"
+check_equal "--protocol, by name and number, and --address, before NAT" "40001 40002 40005 40009" "$(ports_shown some)"
+check_equal "--port, after NAT, and of a query identifier" "40001 40003 50001 40009" "$(ports_shown ports)"
+check_equal "--moved-only, --port before NAT and --address after it" "40001 50001 40009" "$(ports_shown moved)"
 
 # --- What people see
 
@@ -187,12 +187,12 @@ check_equal "--json shows all flows" 10 "$(wc -l < "$scratch/json")"
 check_equal "conntrack has those of the router" 8 "$(wc -l < "$scratch/conntrack")"
 check "--json has conntrack's ids and tuples" diff "$scratch/conntrack" "$scratch/flows"
 
-tuple() { printf '{"source": {"address": "%s", "port": %s}, "destination": {"address": "%s", "port": %s}}' "$@"; }
+json_tuple() { printf '{"source": {"address": "%s", "port": %s}, "destination": {"address": "%s", "port": %s}}' "$@"; }
 check_equal "--json has all fields" \
 	"{\"time\": T, \"netns\": $(stat -L -c %i /run/netns/router), \"namespace\": \"router\", \"id\": N, \"proto\": \"udp\", \"original\": $(
-		tuple 172.18.0.2 40001 203.0.113.2 53), \"reply\": $(
-		tuple 203.0.113.2 53 203.0.113.1 50001), \"plain\": $(
-		tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}}" \
+		json_tuple 172.18.0.2 40001 203.0.113.2 53), \"reply\": $(
+		json_tuple 203.0.113.2 53 203.0.113.1 50001), \"plain\": $(
+		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}}" \
 	"$(object 172.18.0.2 40001 | sed -E 's/"time": [0-9]+\.[0-9]+,/"time": T,/; s/"id": [0-9]+,/"id": N,/')"
 made=$(object 172.18.0.2 40001 | sed -E 's/.*"time": ([0-9]+).*/\1/')
 check "--json: the time" test "$made" -ge $((before - 1)) -a "$made" -le "$(date +%s)"
@@ -218,7 +218,7 @@ kill -STOP "${pid[json]}"
 mkdir "$instances/rustmasq-watch-$$" "$instances/rustmasq-watch-4194305" "$instances/rustmasq-watch-x" "$instances/other"
 check "by SIGKILL: an instance is left" test -d "$(instance moved)"
 unset "alive[moved]"
-begin nohup nohup "$reader"
+begin nohup nohup "$viewer"
 check "the next start removes none of somebody else's" rmdir "$instances/rustmasq-watch-x" "$instances/other"
 instances_are "... and none of living readers, but all others"
 kill -CONT "${pid[json]}"
@@ -230,12 +230,12 @@ ends nohup "by SIGTERM" 0
 
 # Nobody reads its output any more; there is no other flow that it could notice that by.
 # shellcheck disable=SC2016 # for that shell
-begin head bash -c 'exec "$@" > >(exec head -n 1)' - "$reader" --json
+begin head bash -c 'exec "$@" > >(exec head -n 1)' - "$viewer" --json
 another people
 ends head "\`| head -n 1\`" 0
 check_match "... gets a flow at once" "^\{[^"$'\n'"]*\"port\": ${last}[^"$'\n'"]*\}$" "$(< "$scratch/head")"
 # shellcheck disable=SC2016 # for that shell
-begin full bash -c 'exec "$@" > /dev/full' - "$reader"
+begin full bash -c 'exec "$@" > /dev/full' - "$viewer"
 ends full "on a full disk" 1
 check_equal "... it says so" "rustmasq-watch: standard output: No space left on device" "$(grep -v watching "$scratch/full.said")"
 
@@ -245,7 +245,7 @@ check_equal "... it says so" "rustmasq-watch: standard output: No space left on 
 kill -STOP "${pid[json]}"
 echo 8 > "$(instance json)/buffer_size_kb" || bail "a small buffer"
 before=$(wc -l < "$scratch/json")
-on lan bash -c "for ((port = 10001; port <= 10200; port++)); do echo x > /dev/udp/203.0.113.2/\$port; done"
+ns_exec lan bash -c "for ((port = 10001; port <= 10200; port++)); do echo x > /dev/udp/203.0.113.2/\$port; done"
 kill -CONT "${pid[json]}"
 check "when events were lost, the last one is shown" wait_until grep -q '"port": 10200' "$scratch/json"
 lost=$(sed -nE 's/^rustmasq-watch: ([0-9]+) events were lost: .*/\1/p' "$scratch/json.said" | paste -sd +)
@@ -258,7 +258,7 @@ check_fails "... and none is lost" grep lost "$scratch/people.said"
 # --- Without tracefs at its place, and without the module
 
 # shellcheck disable=SC2016 # for that shell
-begin below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "$reader"
+begin below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "$viewer"
 another below-debugfs
 kill -QUIT "${pid[below-debugfs]}"
 ends below-debugfs "by SIGQUIT" 0
@@ -266,7 +266,7 @@ kill -INT "${pid[people]}"
 kill -TERM "${pid[people]}"
 ends people "by two signals at once" 0
 
-rules_off
+flush_rules
 check "the module can be removed while it is watched" wait_until rmmod rustmasq
 ends json "the module was removed" 1
 check_equal "... it says so" "rustmasq-watch: the event was turned off, as it is when the module rustmasq is removed" \
@@ -275,8 +275,8 @@ check_equal "nobody said anything but in a line of our own" "" "$(grep -hv '^rus
 
 # --- What is refused
 
-# refused PATTERN STATUS COMMAND...: it says a line that matches, and nothing else.
-refused() {
+# check_refused PATTERN STATUS COMMAND...: it says a line that matches, and nothing else.
+check_refused() {
 	local output
 	output=$(timeout 20 "${@:3}" 2>&1)
 	output+=$'\n'"status $?"
@@ -284,13 +284,13 @@ refused() {
 }
 
 # shellcheck disable=SC2016 # for that shell
-refused "not mounted: mount -t tracefs " 1 \
-	unshare -m bash -c 'umount -l /sys/kernel/tracing /sys/kernel/debug; exec "$@"' - "$reader"
+check_refused "not mounted: mount -t tracefs " 1 \
+	unshare -m bash -c 'umount -l /sys/kernel/tracing /sys/kernel/debug; exec "$@"' - "$viewer"
 # Read by root: the checkout may be closed to others.
 # shellcheck disable=SC2016 # for that shell
-refused "Permission denied: run it as root" 1 \
-	bash -c 'exec setpriv --reuid nobody --regid nogroup --clear-groups python3 -I -S - < "$1"' - "$reader"
-refused "load the module \(modprobe rustmasq\)" 1 "$reader"
+check_refused "Permission denied: run it as root" 1 \
+	bash -c 'exec setpriv --reuid nobody --regid nogroup --clear-groups python3 -I -S - < "$1"' - "$viewer"
+check_refused "load the module \(modprobe rustmasq\)" 1 "$viewer"
 instances_are "what is refused leaves no instance"
 
 # Wrong options, all in one process: to start it takes long.
@@ -300,7 +300,7 @@ import runpy, sys
 main = runpy.run_path(sys.argv[1])["main"]
 for words in sys.argv[2:]:
     sys.argv[1:] = words.split(" ")
-    print("status", main(), flush=True)' "$reader" "$@" 2>&1
+    print("status", main(), flush=True)' "$viewer" "$@" 2>&1
 }
 mapfile -t said < <(wrong --prot wan0 --port '--protocol udplite' '--protocol 256' '--address 203.0.113' \
 	'--address fd00::/129' '--address fe80::1%lan0' '--port 0' '--port 65536' $'--port 5\n3')
@@ -314,11 +314,11 @@ for pattern in "unrecognized arguments: --prot" "unrecognized arguments: wan0" "
 	number=$((number + 2))
 done
 
-"$reader" --help > "$scratch/help" 2>&1
+"$viewer" --help > "$scratch/help" 2>&1
 check_equal "--help ends with status 0" 0 $?
 exec {nobody}> >(:)
 wait $!
-check_equal "... even if nobody reads it" 0 "$("$reader" --help 2>&1 >&$nobody; echo $?)"
+check_equal "... even if nobody reads it" 0 "$("$viewer" --help 2>&1 >&$nobody; echo $?)"
 # options FILE: all that it names.
 options() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
 check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(options "$scratch/help")"
