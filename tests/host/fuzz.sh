@@ -9,10 +9,9 @@
 # rust/libxt/fuzz has the targets, what is expected of the extension, and the corpus to start from,
 # which is only read here. `scripts/setup --fuzz` installs what it takes. An input that fails is kept.
 
-set -u
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
-# shellcheck source=tests/lib/lib.sh
-. tests/lib/lib.sh
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 # shellcheck source=scripts/common.sh
 . scripts/common.sh
 
@@ -65,3 +64,5 @@ echo "# seed $SEED"
 build > "$scratch/build.log" 2>&1 || bail "$(tail -n 40 "$scratch/build.log")"
 fuzz command_line 2000000
 fuzz rule 500000
+
+done_testing

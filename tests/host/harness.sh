@@ -3,10 +3,9 @@
 #
 # qemu/run itself, seen from the host: exit statuses, output, shares.
 
-set -u
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 # expect WHAT STATUS PATTERN COMMAND...: runs COMMAND, expects the status and,
 # on stderr, one line that matches PATTERN ("": nothing at all).
@@ -25,26 +24,14 @@ expect() {
 	elif [[ $pattern ]] && ! grep -qE -- "$pattern" "$scratch/err"; then
 		explain "$what" "stderr does not match '$pattern'"
 	else
-		echo "ok - $what: status $status${pattern:+, \"$(cut -c 1-100 "$scratch/err")\"}"
+		ok "$what: status $status${pattern:+, \"$(cut -c 1-100 "$scratch/err")\"}"
 	fi
 	# The logs that were kept for a person to read.
 	grep -oE '/[^ ]*rustmasq-console-[^ )]*' "$scratch/err" | xargs -r rm -f
 }
 
 explain() {
-	echo "not ok - $1"
-	echo "    # $2"
-	sed 's/^/    # stderr: /' "$scratch/err"
-}
-
-# out_is WHAT TEXT: what the last command wrote to stdout.
-out_is() {
-	if [[ $(< "$scratch/out") == "$2" ]]; then
-		echo "ok - $1"
-	else
-		echo "not ok - $1"
-		sed 's/^/    # stdout: /' "$scratch/out" | head
-	fi
+	not_ok "$1" "$2"$'\n'"$(sed 's/^/stderr: /' "$scratch/err")"
 }
 
 # --- What fails before a guest is there
@@ -66,7 +53,7 @@ expect "a shell without a terminal" 125 "no terminal for a shell" qemu/run < /de
 # shellcheck disable=SC2016 # meant for the guest's shell
 expect "COMMAND's own status, and both its outputs" 7 "^to stderr$" \
 	qemu/run sh -c 'echo "to stdout, from $PWD"; echo "to stderr" >&2; exit 7'
-out_is "... which starts where it was called" "to stdout, from $PWD"
+check_equal "... which starts where it was called" "to stdout, from $PWD" "$(< "$scratch/out")"
 expect "a command that does not exist" 127 "no-such-command: no such command" qemu/run no-such-command
 expect "a command that dies of a signal" 137 "" qemu/run sh -c 'kill -9 $$'
 
@@ -76,21 +63,18 @@ mkdir "$scratch/share dir" "$scratch/share"
 expect "a path that cannot be shared" 125 "white space" qemu/run --share "$scratch/share dir" true
 sum=$(qemu/run --share "$scratch/share" sh -c "head -c 8000000 /dev/urandom > '$scratch/share/random'
 	sleep 1000 & cat '$scratch/share/random'" | sha256sum)
-if [[ $sum == "$(sha256sum < "$scratch/share/random")" && $(stat -c %s "$scratch/share/random") == 8000000 ]]; then
-	echo "ok - 8 MB come through a pipe unchanged, and a share can be written to"
-else
-	echo "not ok - 8 MB come through a pipe unchanged, and a share can be written to"
-fi
-if touch "$scratch/share/x" && qemu/run sh -c "! touch '$PWD/Makefile'" 2> /dev/null; then
-	echo "ok - the checkout is read-only"
-else
-	echo "not ok - the checkout is read-only"
-fi
-if [[ $(qemu/run yes 2> "$scratch/err" | head -n 2) == $'y\ny' && ! -s $scratch/err ]]; then
-	echo "ok - a reader that leaves early ends the guest"
-else
-	echo "not ok - a reader that leaves early ends the guest"
-fi
+came_through() {
+	[[ $sum == "$(sha256sum < "$scratch/share/random")" && $(stat -c %s "$scratch/share/random") == 8000000 ]]
+}
+check "8 MB come through a pipe unchanged, and a share can be written to" came_through
+is_read_only() {
+	touch "$scratch/share/x" && qemu/run sh -c "! touch '$PWD/Makefile'" 2> /dev/null
+}
+check "the checkout is read-only" is_read_only
+ends_with_its_reader() {
+	[[ $(qemu/run yes 2> "$scratch/err" | head -n 2) == $'y\ny' && ! -s $scratch/err ]]
+}
+check "a reader that leaves early ends the guest" ends_with_its_reader
 
 # --- What the guest does
 
@@ -104,3 +88,5 @@ expect "a guest that stops with a panic" 126 "the kernel complained: .*panic" \
 	qemu/run --timeout 20 --append panic=0 sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
 expect "a guest that reboots" 125 "the guest ended before COMMAND did" \
 	qemu/run sh -c 'echo b > /proc/sysrq-trigger; sleep 100'
+
+done_testing

@@ -4,21 +4,19 @@
 # The Makefile's kernel, seen from the host: a tree KDIR= that cannot be built against
 # is refused with a line that names the reason; ours is asked for when it is needed.
 
-set -u
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# shellcheck source=tests/lib/tap.sh
+. tests/lib/tap.sh
 
 # check_kdir_refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
 check_kdir_refused() {
 	local output
 	if output=$(make KDIR="$3" module 2>&1); then
-		echo "not ok - $1 is refused"
+		not_ok "$1 is refused"
 	elif grep -qE "KDIR=$3 cannot be used: .*$2" <<< "$output"; then
-		echo "ok - $1 is refused: $(grep -oE "$2" <<< "$output" | head -n 1)"
+		ok "$1 is refused: $(grep -oE "$2" <<< "$output" | head -n 1)"
 	else
-		echo "not ok - $1 is refused with its reason"
-		printf '%s\n' "$output" | sed 's/^/    # /'
+		not_ok "$1 is refused with its reason" "$output"
 	fi
 }
 
@@ -54,8 +52,6 @@ check_kdir_refused "a tree that was not built to its end" "no Module.symvers" "$
 # is: what was asked for once stays as it was answered.
 # shellcheck disable=SC2016 # make expands it
 flavour=$(make --no-print-directory KDIR= --eval='first:; @true' --eval='second: first; @: $(info $(flavor kernel))' second)
-if [[ $flavour == recursive ]]; then
-	echo "ok - a recipe that needs no kernel does not ask for it"
-else
-	echo "not ok - a recipe that needs no kernel does not ask for it: $flavour"
-fi
+check_equal "a recipe that needs no kernel does not ask for it" recursive "$flavour"
+
+done_testing

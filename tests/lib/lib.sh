@@ -5,21 +5,13 @@
 # namespaces, sends real packets through it, and says by check and its kin what
 # was to be seen, in TAP lines ("ok - ...", "not ok - ..."), which tests/run counts.
 
-set -u
-
-# Programs need not load a locale each.
-export LC_ALL=C
+# shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=tap.sh
+. "$(dirname "${BASH_SOURCE[0]}")/tap.sh"
 
 # The front end that adds rules; tests/run repeats some scenarios with the other.
 IPTABLES=${IPTABLES:-iptables-legacy}
 # shellcheck disable=SC2034 # for scenarios
 IP6TABLES=${IPTABLES/iptables/ip6tables}
-
-# Tests that repeat something do EFFORT percent of what they could; `make soak` does all of it.
-EFFORT=${EFFORT:-5}
-# What is random is made from this seed, and can be had again.
-# shellcheck disable=SC2034 # for scenarios
-SEED=${SEED:-1350}
 
 # The debug kernel takes its time: anything is waited for so many times longer there, and what is many are fewer.
 slow=1
@@ -29,7 +21,6 @@ slow=1
 # it would find out nothing of ours.
 compared() { ((slow == 1)); }
 
-scratch=$(mktemp -d)
 mkfifo "$scratch/silence"
 exec {silence}<> "$scratch/silence"
 hosts=()
@@ -37,52 +28,7 @@ servers=()
 checkout=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
 tools=$checkout/tests/tools
 
-# --- Saying what happened
-
-ok() { printf 'ok - %s\n' "$*"; }
-
-# not_ok WHAT [EXPLANATION]
-not_ok() {
-	printf 'not ok - %s\n' "$1"
-	[[ ! ${2:-} ]] || printf '%s\n' "$2" | sed 's/^/    # /'
-}
-
-# check WHAT COMMAND...: the command succeeds.
-check() {
-	local output
-	if output=$("${@:2}" 2>&1); then ok "$1"; else not_ok "$1" "${*:2}: $output"; fi
-}
-
-# check_fails WHAT COMMAND...: the command fails.
-check_fails() {
-	local output
-	if output=$("${@:2}" 2>&1); then not_ok "$1" "${*:2} succeeded: $output"; else ok "$1"; fi
-}
-
-# check_equal WHAT EXPECTED GOT
-check_equal() {
-	if [[ $2 == "$3" ]]; then ok "$1"; else not_ok "$1" "expected '$2', got '$3'"; fi
-}
-
-# check_match WHAT PATTERN GOT: GOT matches the extended regular expression.
-check_match() {
-	if [[ $3 =~ $2 ]]; then ok "$1"; else not_ok "$1" "expected a match of '$2', got '$3'"; fi
-}
-
-# check_port WHAT FIRST LAST PORT: PORT lies within FIRST to LAST.
-check_port() {
-	if [[ $4 =~ ^[0-9]+$ ]] && (($4 >= $2 && $4 <= $3)); then
-		ok "$1"
-	else
-		not_ok "$1" "expected a port from $2 to $3, got '$4'"
-	fi
-}
-
-# For what must work before anything can be checked.
-bail() {
-	not_ok "${0##*/} could be set up" "$*"
-	exit 1
-}
+# --- Waiting
 
 # pause SECONDS: as sleep, but without a process.
 pause() { ! read -r -t "$1" -u "$silence"; }
@@ -94,12 +40,6 @@ wait_until() {
 		((SECONDS < end)) || return 1
 		pause 0.05
 	done
-}
-
-# scaled N: EFFORT percent of N, at least 1.
-scaled() {
-	local part=$(($1 * EFFORT / 100))
-	echo $((part > 0 ? part : 1))
 }
 
 # --- Networks

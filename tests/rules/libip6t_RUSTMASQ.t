@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# RUSTMASQ in IPv6 alone. tests/rules/rule_cases.py says what the lines mean.
+# RUSTMASQ in IPv6 alone. tests/tools/rule_cases.py says what the lines mean.
 :POSTROUTING
 *nat
 -s fd00:18::/64 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680;=;OK

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# RUSTMASQ in IPv4 alone. tests/rules/rule_cases.py says what the lines mean.
+# RUSTMASQ in IPv4 alone. tests/tools/rule_cases.py says what the lines mean.
 :POSTROUTING
 *nat
 -s 172.18.0.0/16 -o wan0 -p tcp -j RUSTMASQ --to-ports 55666-55680;=;OK

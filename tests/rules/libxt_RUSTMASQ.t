@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# RUSTMASQ in both families. tests/rules/rule_cases.py says what the lines mean.
+# RUSTMASQ in both families. tests/tools/rule_cases.py says what the lines mean.
 :POSTROUTING
 *nat
 

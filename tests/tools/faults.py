@@ -34,6 +34,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, HEADER, NETLINK_NETFILTER, NLM_F_DUMP, NLM_F_REQUEST, \
     NLMSG_DONE, NLMSG_ERROR, Conntrack, Inside, attributes, text
+from tap import done_testing, result
 
 DEBUG = "/sys/kernel/debug"
 EVENTS = "/sys/kernel/tracing/events/rustmasq"
@@ -73,10 +74,6 @@ def outcome_of(operation):
     except OSError as error:
         return error.strerror
     return ""
-
-
-def tell(what, problem):
-    print(f"not ok - {what}\n    # {problem}" if problem else f"ok - {what}", flush=True)
 
 
 # --- What fails
@@ -227,7 +224,7 @@ class Faults:
         if len(outcomes) < least:
             problem = problem or f"only {len(outcomes)} allocations failed, expected {least} or more"
         told = ", ".join(f"{count} x {said}" for said, count in counted.items()) or "there is none"
-        tell(f"{what}: each allocation failed once: {told}", problem)
+        result(f"{what}: each allocation failed once: {told}", problem)
 
     def all_at_once(self, what, attempt, expected, least=1, before=lambda: None):
         """Every allocation of ours fails while the attempt lasts."""
@@ -239,7 +236,7 @@ class Faults:
         problem = None if re.fullmatch(expected, said) else said or "nothing was amiss"
         if failed < least:
             problem = problem or f"only {failed} allocations failed, expected {least} or more"
-        tell(f"{what}: every allocation failed, {failed} in all: {said or 'nothing was amiss'}", problem)
+        result(f"{what}: every allocation failed, {failed} in all: {said or 'nothing was amiss'}", problem)
 
 
 # --- The module
@@ -265,7 +262,7 @@ def unload(n=0):
 def must(said):
     """For what must work before anything can be tried."""
     if said:
-        tell("faults: what comes before a failure works", said)
+        result("faults: what comes before a failure works", said)
         sys.exit(1)
 
 
@@ -334,7 +331,7 @@ class Loading:
         # The helper, the listener, the list of namespaces; and each hook in each of the two namespaces.
         faults.each(f"{self.what} is loaded", faults.by_thread(self.load), NO_MEMORY, least=3 + 2 * self.hooks_each)
         there = hooks(), hooks("other")
-        tell(f"{self.what} is loaded: ... then its hooks are there",
+        result(f"{self.what} is loaded: ... then its hooks are there",
              None if there == (self.hooks_each, self.hooks_each) else f"{there}, expected {self.hooks_each} each")
         faults.slab.only(*our_text())
 
@@ -380,7 +377,7 @@ def watch(faults):
             return enable(event, False, n) or (f"{hooks()} hooks are there" if hooks() else "off")
 
         faults.each(f"turning {event} on", faults.by_thread(turning_on), NO_MEMORY, least=2 * hooks_each)
-        tell(f"turning {event} on: ... then it is", None if hooks("other") == hooks_each else f"{hooks('other')} hooks")
+        result(f"turning {event} on: ... then it is", None if hooks("other") == hooks_each else f"{hooks('other')} hooks")
         must(enable(event, False))
         faults.each(f"turning {event} off", faults.by_thread(turning_off), "off", "off", 0)
 
@@ -439,7 +436,7 @@ def namespaces(faults, hooks_each):
     what = f"a namespace with {hooks_each} hooks"
     faults.each(f"{what} is born", faults.by_thread(being_born), NO_MEMORY, least=hooks_each)
     gone = wait_until(lambda: living() == before)
-    tell(f"{what} is born: ... and those that failed are gone, as is the one that did not",
+    result(f"{what} is born: ... and those that failed are gone, as is the one that did not",
          None if gone else f"{living()} namespaces, expected {before}")
     # Its birth is not to fail here.
     with faults.slab.instead(*function("dying", "rustmasq")):
@@ -646,7 +643,7 @@ def requests(faults, network, version):
     before = reasons_logged()
     with faults.slab.instead(*function("rustmasq_help", "rustmasq")):
         faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
-    tell(f"{what}: the helper: ... the log says why", None if reasons_logged() == before + 1 else "it does not")
+    result(f"{what}: the helper: ... the log says why", None if reasons_logged() == before + 1 else "it does not")
 
 
 def reasons_logged():
@@ -719,15 +716,15 @@ def part_pulls(_faults):
         for version, (client, _, _, server) in ADDRESSES.items():
             for own, port in itertools.product((True, False), (DISCARD, TFTP)):
                 whose = "of the router's own" if own else "forwarded"
-                tell(f"data that moves: IPv{version}, {whose}, port {port}: arrives as it should",
+                result(f"data that moves: IPv{version}, {whose}, port {port}: arrives as it should",
                      network.send(version, own, port) or network.unseen())
             for what, talk in (("a transfer", transfer), ("TCP", stream), ("fragments", fragments)):
                 try:
                     problem = talk(network, client, server)
                 except OSError as error:
                     problem = f"{type(error).__name__}: {error}"
-                tell(f"data that moves: IPv{version}, {what}: works", problem or network.unseen())
-        tell(f"data that moves: it did, {moving.moved()} times", None if moving.moved() > 100 else "too seldom")
+                result(f"data that moves: IPv{version}, {what}: works", problem or network.unseen())
+        result(f"data that moves: it did, {moving.moved()} times", None if moving.moved() > 100 else "too seldom")
     for event in ("flow_new", "flow_confirm", "packet"):
         must(enable(event, False))
 
@@ -784,6 +781,7 @@ def main():
     finally:
         faults.slab.reset()
     print(f"# faults: {faults.total} allocations failed, one by one")
+    done_testing()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from tap import done_testing, result
+
 TO_PORTS, RANDOM, RANDOM_FULLY = 1, 2, 4
 ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY
 # Any bytes, but the same ones each time.
@@ -385,7 +388,7 @@ class Judge:
         return None
 
     def tell(self, what, finding):
-        print(f"not ok - {self.what}: {what}\n    # {finding}" if finding else f"ok - {self.what}: {what}", flush=True)
+        result(f"{self.what}: {what}", finding)
 
     def run(self):
         self.renew()
@@ -415,6 +418,7 @@ def main():
         sys.exit(__doc__)
     for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
         Judge(ways[sys.argv[1]](family), f"{sys.argv[1]}, {name}").run()
+    done_testing()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from rule_abi import LIBC, Legacy, Nft, blob, error_text, expected, nearly_right, padded, reload_module, target
+from tap import done_testing, result
 
 NAME = b"RUSTMASQ"
 SIZE = 48
@@ -514,9 +515,7 @@ class Judge:
         return None
 
     def tell(self, good, what, finding=""):
-        print(f"{'ok' if good else 'not ok'} - {self.what}: {what}", flush=True)
-        if not good and finding:
-            print(f"    # {finding}", flush=True)
+        result(f"{self.what}: {what}", None if good else finding or "it is not so")
 
     def run(self, count, seed):
         findings = []
@@ -559,7 +558,8 @@ def main():
         with set_to("/proc/sys/kernel/modprobe", "\n"), set_to("/sys/kernel/rcu_expedited", "1\n"):
             judge.run(int(sys.argv[2]), sys.argv[3])
     reload_module()
-    print("ok - the module can be removed", flush=True)
+    result("the module can be removed")
+    done_testing()
 
 
 if __name__ == "__main__":

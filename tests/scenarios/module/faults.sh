@@ -9,8 +9,7 @@
 . "$(dirname "$0")/../../lib/lib.sh"
 
 if [[ ! -e /sys/kernel/debug/failslab/require-start || ! -e /sys/kernel/debug/fail_skb_realloc ]]; then
-	echo "ok - faults # skip this kernel cannot fail on demand"
-	exit 0
+	skip_all "this kernel cannot fail on demand"
 fi
 
 # in_use CACHE: how many objects of a slab cache are.
@@ -28,15 +27,15 @@ modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6t
 	bail "modules to build on"
 
 setup_ns other
-"$tools/faults.py" module rules || not_ok "faults without a network ended well"
+run_tap "faults without a network" "$tools/faults.py" module rules
 
 setup_lan
 setup_lan_ipv6
-"$tools/faults.py" packets || not_ok "faults of packets ended well"
+run_tap "faults of packets" "$tools/faults.py" packets
 flush_rules
 check "the module can be unloaded after all that" wait_until unload_module
 
-"$tools/faults.py" pulls || not_ok "data that moves ended well"
+run_tap "data that moves" "$tools/faults.py" pulls
 flush_rules
 check "the module can be unloaded after that, too" wait_until unload_module
 
@@ -46,3 +45,5 @@ for cache in nf_conntrack nf_conntrack_expect; do
 	check "nothing of $cache is left" wait_until none_in_use $cache
 done
 check "no namespace is left" wait_until no_namespace
+
+done_testing

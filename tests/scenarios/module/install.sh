@@ -114,3 +114,5 @@ check_match "iptables -j RUSTMASQ -h" "RUSTMASQ target options:" "$(iptables -j 
 check_match "rustmasq-watch --help" "^usage: rustmasq-watch" "$(cp "$stage$viewer" "$scratch" && "$scratch/rustmasq-watch" --help)"
 check_match "the reader's man page is one" '(^|'$'\n'')\.TH RUSTMASQ.*WATCH 8 .*\.SH NAME' "$(< "$stage$viewer_page")"
 check_match "the man page is one" '(^|'$'\n'')\.TH LIBXT_RUSTMASQ 8 .*\.SH NAME' "$(< "$page")"
+
+done_testing

@@ -194,3 +194,5 @@ dropped "IPv6: no address at all" 2001:db8::2 3
 ip -n router addr add 2001:db8::1/64 dev wan0 nodad
 begin_flows 2001:db8::2 1
 check "IPv6: wan0 has an address" wait_until udp6_entry "dport=$((begun - 1)) .*src=2001:db8::2 dst=2001:db8::1 "
+
+done_testing

@@ -14,15 +14,13 @@ for program in "$IPTABLES" "$IP6TABLES"; do
 	ns_exec router "$program" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "a rule of $program"
 	ns_exec router "$program" -w -t nat -F
 done
-ns_exec router "$tools/rule_abi.py" "${IPTABLES#*-}" > "$scratch/rule_abi" 2>&1
-check_equal "rule_abi.py ran to its end" 0 $?
-cat "$scratch/rule_abi"
+run_tap rule_abi.py ns_exec router "$tools/rule_abi.py" "${IPTABLES#*-}"
 
 # Each rule of nftables takes its time.
 count=$(scaled 10000)
 [[ $IPTABLES != *-nft ]] || count=$(scaled 3000)
 echo "# seed $SEED"
-ns_exec router "$tools/rule_abi_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED" > "$scratch/fuzz" 2>&1
-check_equal "rule_abi_fuzz.py ran to its end" 0 $?
-cat "$scratch/fuzz"
+run_tap rule_abi_fuzz.py ns_exec router "$tools/rule_abi_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED"
 check_fails "no rule left conntrack on" grep -q nf_conntrack <(ns_exec router nft list hooks)
+
+done_testing

@@ -343,3 +343,5 @@ check_tracked "... conntrack has each in its zone" "$(
 		END
 	done
 )"
+
+done_testing

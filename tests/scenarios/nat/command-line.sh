@@ -99,7 +99,7 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	brief=
 	[[ $slow == 1 || $family == ipt:* ]] || brief=yes
 	[[ $brief ]] || cases+=("$checkout/tests/rules/libxt_RUSTMASQ.t")
-	ns_exec router "$checkout/tests/rules/rule_cases.py" "$program" "${cases[@]}"
+	run_tap "rule_cases.py $program" ns_exec router "$tools/rule_cases.py" "$program" "${cases[@]}"
 	[[ $brief ]] || commands
 	chains
 	round_trip
@@ -107,3 +107,5 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	check_match "$program -j RUSTMASQ -h" "RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully " \
 		"$(ns_exec router "$program" -j RUSTMASQ -h | tr '\n' ' ')"
 done
+
+done_testing

@@ -500,3 +500,5 @@ no_address RUSTMASQ "statistics drop=1"
 set_rules
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "MASQUERADE is unloaded" no_other_masquerade
+
+done_testing

@@ -192,3 +192,5 @@ hosts=(lan server other client)
 check "... and nothing of it is left" wait_until module_unused
 check "the module can be removed" rmmod rustmasq
 check "no other masquerading module was loaded meanwhile" no_other_masquerade
+
+done_testing

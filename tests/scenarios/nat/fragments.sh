@@ -90,3 +90,5 @@ for family in 4 6; do
 	check "IPv$family: a ping of 8 kB is answered" \
 		ns_exec lan ping -$family -q -c 1 -W 5 -s 8000 "${server_of[$family]}"
 done
+
+done_testing

@@ -178,3 +178,5 @@ check_equal "IPv4: a download into the narrow LAN is whole" "$sum" "$(download_s
 check_equal "IPv4: ... the server learnt the path's MTU" "mtu 1300" "$(path_mtu server 203.0.113.1)"
 check_equal "IPv6: a download into the narrow LAN is whole" "$sum" "$(download_sum TCP6 '[2001:db8:3::2]')"
 check_equal "IPv6: ... the server learnt the path's MTU" "mtu 1300" "$(path_mtu server 2001:db8:1::1)"
+
+done_testing

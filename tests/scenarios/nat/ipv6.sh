@@ -79,3 +79,5 @@ for option in --random --random-fully; do
 	# One may meet its own port by chance, three of three do not (1 in 10^14).
 	check "$option: source ports move" test $moved -gt 0
 done
+
+done_testing

@@ -356,3 +356,5 @@ check "without the helper, the router refuses what comes from outside" wait_unti
 ns_start outside tftp -4 -m octet 203.0.113.1 32002 -c get file got > /dev/null 2>&1
 check "... and what leaves the guest" wait_until refuses 'OWNER_FWD .*admin-prohib'
 check_fails "... and nobody gets the file" test -s got
+
+done_testing

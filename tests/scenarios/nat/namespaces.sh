@@ -124,3 +124,5 @@ check_fails "... and is" grep -q '^rustmasq ' /proc/modules
 ns_exec router2 conntrack -F 2> /dev/null
 rule_in router2 -p udp -j RUSTMASQ --to-ports 7001
 check_equal "... and comes again with the next rule" 203.0.113.1:7001 "$(probe_network 2)"
+
+done_testing

@@ -259,3 +259,5 @@ for kind in "${kinds[@]}"; do
 	check_watched "$what: plain" 1 nothing 203.0.113.1:12345 203.0.113.1:12345
 	part thief plain
 done
+
+done_testing

@@ -28,3 +28,5 @@ ns_exec router conntrack -F 2> /dev/null
 send_syslog anew
 check "forgotten, it begins anew" wait_until has_received anew
 check_match "... with the router's address" "src=203.0.113.2 dst=203.0.113.1" "$(tracked -p udp)"
+
+done_testing

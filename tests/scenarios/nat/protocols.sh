@@ -101,3 +101,5 @@ for name in TCP UDP SCTP; do
 		check_port "IPv$family, $name: ... a port of the range" 6000 6009 "${seen##*:}"
 	done
 done
+
+done_testing

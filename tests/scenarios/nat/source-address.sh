@@ -190,3 +190,5 @@ flush_rules
 ns_exec router "$IP6TABLES" -w -t nat -F
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is unloaded" no_other_masquerade
+
+done_testing

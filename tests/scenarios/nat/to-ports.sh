@@ -94,3 +94,5 @@ ns_exec router "$IP6TABLES" -w -t nat -F
 ns_exec router conntrack -F -f ipv6 2> /dev/null
 add_range_rule IPv6 ipv6-icmp --to-ports 1000-1001
 full_echoes IPv6 2001:db8::2
+
+done_testing

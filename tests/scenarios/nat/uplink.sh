@@ -159,3 +159,5 @@ check "SNAT: which is seen there" test "$(packets_by_new_uplink old4)" -gt 0
 flush_rules
 modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 check "xt_MASQUERADE is unloaded" no_other_masquerade
+
+done_testing

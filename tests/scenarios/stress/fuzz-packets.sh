@@ -167,3 +167,5 @@ for program in "$IPTABLES" "$IP6TABLES"; do
 done
 ns_exec rustmasq conntrack -F 2> /dev/null
 check "the module can be removed" wait_until rmmod rustmasq
+
+done_testing

@@ -125,3 +125,5 @@ check_equal "... and nothing was dropped" "$before" "$(conntrack_statistic route
 pktgen kpktgend_0 rem_device_all
 flush_rules
 check "the module can be removed" wait_until modprobe -r rustmasq
+
+done_testing

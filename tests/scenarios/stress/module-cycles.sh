@@ -83,3 +83,5 @@ check_equal "... and each of them went" "$created" "$deleted"
 rmdir $buffer
 trap cleanup EXIT
 check_nothing_left
+
+done_testing

@@ -122,3 +122,5 @@ check "the watch saw flows" grep -q flow_confirm "$scratch/events"
 check "their namespaces are gone" wait_until namespaces_at_most 4
 check_leaks "$count"
 check_nothing_left
+
+done_testing

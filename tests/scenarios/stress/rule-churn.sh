@@ -95,3 +95,5 @@ check_leaks $((4 * count))
 stop_senders
 check_equal "no packet was lost" "$sent" $((masqueraded + plain))
 check_nothing_left
+
+done_testing

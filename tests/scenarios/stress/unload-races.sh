@@ -157,3 +157,5 @@ count_expectations
 check "expectations were made" test "$created" -gt 0
 check_equal "... and each of them went" "$created" "$deleted"
 check_nothing_left
+
+done_testing

@@ -436,3 +436,5 @@ with_each_helper \
 	no_answer the_request_is_forgotten the_table_is_full \
 	the_router_asks the_router_is_asked \
 	NAT_of_each_kind behind_DNAT
+
+done_testing

@@ -41,3 +41,5 @@ for helper in $HELPERS; do
 		check_equal "$helper: nothing is left at $router" 0 "$(left $router)"
 	done
 done
+
+done_testing

@@ -315,3 +315,5 @@ check_equal "$helper: $case: it came, worked and went with what it expected, eac
 modprobe rustmasq tftp_port=69
 stop_servers
 check "$helper: $case: it can be unloaded afterwards" wait_until unload_module
+
+done_testing

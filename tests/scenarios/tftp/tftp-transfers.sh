@@ -189,3 +189,5 @@ with_each_helper \
 	tftp_hpa tftp_hpa_by_IPv6 atftp_with_options atftp_with_options_by_IPv6 atftp_with_windows \
 	curl_with_options curl_with_options_by_IPv6 a_large_file \
 	twenty_transfers_at_once server_behind_DNAT server_behind_DNAT_by_IPv6
+
+done_testing

@@ -319,3 +319,5 @@ check_equal "VRF: the flow is new where it comes in" "in=lan0 status=" \
 	done)"
 check_equal "VRF: ... and confirmed where it goes out" "in=red out=wan0 moved=source-address|source-port" \
 	"$(fields "$(events flow_confirm "original=[^ ]*:$number->")" in out moved)"
+
+done_testing

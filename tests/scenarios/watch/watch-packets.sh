@@ -227,3 +227,5 @@ check_equal "IPv6: the server saw fragments, with the identifier in the first" "
 	twice eth0:- '[2001:db8:1::1]:0->[2001:db8:1::2]:0' none - 0
 	twice eth0:- '[2001:db8:1::1]:0->[2001:db8:1::2]:0' none - 0
 )" "$(in_host server 'tuple=\[2001:db8:1::1\][^ ]* len=(1[0-9]{3}|160) ')"
+
+done_testing

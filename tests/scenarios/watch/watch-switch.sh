@@ -169,3 +169,5 @@ setup_tracking_ns latest
 check "... and in a new one" seen_in latest
 stop_recording
 check "nothing is left" no_hooks_anywhere
+
+done_testing

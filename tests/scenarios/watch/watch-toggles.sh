@@ -58,3 +58,5 @@ ns_exec router conntrack -F 2> /dev/null
 check_leaks "$count"
 flush_nat_rules
 check_nothing_left
+
+done_testing

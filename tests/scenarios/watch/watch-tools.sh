@@ -73,3 +73,5 @@ check "... with its hooks" no_hooks_anywhere
 check "... and comes again" modprobe rustmasq
 stop_recording
 check "nothing is left" no_hooks_anywhere
+
+done_testing

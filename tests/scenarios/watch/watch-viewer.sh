@@ -323,3 +323,5 @@ check_equal "... even if nobody reads it" 0 "$("$viewer" --help 2>&1 >&$nobody; 
 options() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
 check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(options "$scratch/help")"
 check_equal "... and so does the manual page" "$(options "$scratch/help")" "$(options "$checkout/rust/cli/rustmasq-watch.8")"
+
+done_testing

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/rules/rule_cases.py IPTABLES FILE...: runs .t files with a program such as ip6tables-nft.
+"""tests/tools/rule_cases.py IPTABLES FILE...: runs .t files with a program such as ip6tables-nft.
 
 A .t file has the form of the iptables project's:
 
@@ -22,6 +22,9 @@ import re
 import shlex
 import subprocess
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from tap import done_testing, result, results
 
 # What iptables adds to its errors, and what it says of another front end's tables.
 NOISE = re.compile(r"Try `|# Warning: iptables-legacy tables present")
@@ -114,7 +117,7 @@ def cases(path):
 
 def main():
     program, *paths = sys.argv[1:]
-    tables, failed = {}, 0
+    tables = {}
     for path in paths:
         for name, chain, rule, expected, verdict in cases(path):
             what = f"{program}, {os.path.basename(path)}: -t {name} -A {chain} {rule}: {verdict}"
@@ -125,15 +128,14 @@ def main():
                     accepted(table, chain, rule, rule if expected == "=" else expected)
                 else:
                     refused(table, chain, rule, expected)
-                print(f"ok - {what}", flush=True)
+                result(what)
             except Wrong as finding:
-                failed += 1
-                print(f"not ok - {what}\n    # {finding}", flush=True)
+                result(what, str(finding) or "wrong")
     for table in tables.values():
         if table and table.rules() != table.untouched:
-            failed += 1
-            print(f"not ok - {program}: every rule of table {table.name} was deleted", flush=True)
-    return 1 if failed else 0
+            result(f"{program}: every rule of table {table.name} was deleted", "rules are left")
+    done_testing()
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
