@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-# `make help` says what there is. The module's own build is in Kbuild.
+# The entry point for people; `make help` lists the targets. rust/Kbuild builds the module.
 
-# The kernel to build against. Unset: our test kernel, fetched and built once
-# and kept in the cache. Or a built kernel tree of the user's: make KDIR=...
+# The kernel to build against. If unset, the test kernel, which is fetched and built once and kept in
+# the cache. Or the user's own built kernel tree: make KDIR=...
 KDIR ?=
 override KDIR := $(strip $(KDIR))
-# Which of our test kernels: plain or debug.
+# The test kernel: plain or debug.
 KERNEL ?= plain
 
 ifneq ($(words $(CURDIR)),1)
@@ -17,44 +17,46 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# What the scripts install and use is said once, in scripts/common.sh.
+# The tools that scripts/setup installs are named in scripts/common.sh.
 common = $(shell . scripts/common.sh && echo $$$(1))
 ifndef BINDGEN
 BINDGEN := $(call common,BINDGEN)
 endif
 RUSTC ?= /usr/bin/rustc
 CARGO ?= $(dir $(RUSTC))cargo
+RUSTDOC ?= $(dir $(RUSTC))rustdoc
 export BINDGEN RUSTC
 
-# Where things are built. qemu/run finds them there.
+# The folder of the build. qemu/run expects the guest's files there.
 ifdef KDIR
 flavour := kdir-$(shell printf %s '$(realpath $(KDIR))' | sha256sum | cut -c 1-12)
 kernel := $(abspath $(KDIR))
 export KDIR := $(kernel)
 else
 flavour := $(KERNEL)
-# Asked for when a recipe first needs it, for it may have to be built before, and then once.
+# Evaluated once, when a recipe first needs it: on a fresh machine an earlier recipe builds the kernel.
 kernel = $(eval kernel := $$(shell scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build)$(kernel)
 endif
 build := build/$(flavour)
 stage := $(CURDIR)/$(build)/root
 extension := build/libxt/release/libxt_RUSTMASQ.so
 
-# The compiler of the module is the kernel's.
+# The module is compiled by the compiler of the kernel.
 llvm := $(call common,LLVM_SUFFIX)
 config = $(kernel)/include/config/auto.conf
 kbuild = $(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
 	$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(config)),LLVM=$(llvm))
 release = $(shell cat $(kernel)/include/config/kernel.release 2> /dev/null)
 
-# Where `make install` puts things, below DESTDIR.
+# The folders that `make install` installs into, below DESTDIR.
 DESTDIR ?=
-modules_dir ?= /lib/modules/$(release)
+modules_dir = /lib/modules/$(release)
 extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
-.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check clean help install install-files uninstall
+.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check doc rust-analyzer \
+	clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -65,8 +67,8 @@ module: kernel ## build the module alone
 extension: setup ## build the iptables extension alone
 	@$(CARGO) build --quiet --release --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
 
-# To build against a tree of the user's takes less than the test kernel does: nothing is
-# installed where that is there.
+# A build against the user's own tree needs fewer tools than the test kernel: if they are there, nothing
+# is installed.
 setup: ## install what the build needs (packages, bindgen)
 	@$(if $(KDIR),{ type $(RUSTC) $(CARGO) $(BINDGEN) && pkg-config --exists xtables; } > /dev/null 2>&1 ||) scripts/setup
 
@@ -78,15 +80,15 @@ kernel: setup ## fetch and build the test kernel, once
 	@scripts/kernel $(if $(filter debug,$(KERNEL)),--debug) > /dev/null
 endif
 
-# What the guest is to see of this build, installed below a folder: the
-# kernel's modules with ours among them, and the extension.
-stage: all ## build all that the guest sees
+# The folder that the guest sees of this build: the kernel's modules with rustmasq.ko, the extension, the
+# program and the manual pages.
+stage: all ## build everything that the guest needs
 	@test $(stage)$(modules_dir)/.complete -nt $(kernel)/Module.symvers || { \
 		rm -rf $(stage); \
 		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
 		mkdir -p $(stage) && cp -r $(kernel)/../modules/lib $(stage)); \
 		touch $(stage)$(modules_dir)/.complete; }
-	@$(MAKE) --silent install-files DESTDIR=$(stage) > /dev/null
+	@$(MAKE) --silent install-files DESTDIR=$(stage) INSTALL_MOD_STRIP=1 > /dev/null
 	@depmod -b $(stage) $(release)
 	@scripts/image > /dev/null
 
@@ -97,59 +99,72 @@ test: stage ## run every test
 	@scripts/setup --fuzz
 	@tests/run
 
-test-debug: ## run KUnit and the scenarios on the debug kernel, which finds what others do not
+test-debug: ## run KUnit and the scenarios on the debug kernel (KASAN, lockdep, kmemleak, ...)
 	@$(MAKE) KERNEL=debug stage
 	@tests/run --debug
 
-soak: stage ## repeat at length what could go wrong once; prints its seed, and SEED= repeats a run
+soak: stage ## run the repeating and random tests at length; prints its seed, SEED= repeats a run
 	@scripts/setup --fuzz
 	@tests/run --soak
 
-bench: stage ## what packets cost, beside the kernel's own code (table, CSV and plots in build/bench)
+bench: stage ## count instructions beside the kernel's own code (table, CSV and plots in build/bench)
 	@scripts/setup --bench
 	@tests/bench/run
 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
-check: kernel ## formatting, lints, and the house rules
+check: kernel ## formatting, lints and style checks
 	@scripts/check $(kernel)
 
-# Installing copies what `make` built, and builds nothing: it is often called by sudo, whose home and
-# environment are not the builder's. What runs on this machine is not the test kernel.
+doc: module ## build the documentation of the Rust code (warnings are errors)
+	@$(kbuild) RUSTDOC=$(RUSTDOC) DOC=y modules > /dev/null
+	@RUSTDOC=$(RUSTDOC) RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --quiet --locked --no-deps --document-private-items \
+		--manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
+	@echo 'module: $(build)/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
+
+rust-analyzer: module ## write rust-project.json for rust-analyzer
+	@$(kbuild) rust-analyzer
+	@mv $(build)/rust-project.json .
+
+# `make install` copies the results of `make` and builds nothing: it often runs under sudo, whose home and
+# environment are not the builder's. The test kernel does not run on this machine, so a kernel or a folder
+# must be named.
 target_named = test -n '$(KDIR)$(DESTDIR)' || { \
 	echo 'make $@: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2; }; \
 	test -n '$(release)' || { echo 'make $@: $(kernel) is no built kernel tree' >&2; exit 2; }
 
-install: ## install the module, the extension, the reader and the man pages
+install: ## install the module, the extension, rustmasq-watch and the manual pages
 	@$(target_named)
-	@test -e $(build)/rustmasq.ko -a -e $(extension) || { \
+	@test -e $(build)/rust/rustmasq.ko -a -e $(extension) || { \
 		echo 'make $@: nothing is built yet: run make$(if $(KDIR), KDIR=$(KDIR)) first' >&2; exit 2; }
 	@$(MAKE) install-files
 	$(if $(DESTDIR),,depmod $(release))
 
-# What is installed, MODE:FILE:PLACE each. Not exported: that would ask for the kernel in every recipe,
-# those included that come before it is built.
+# The installed files besides the module, MODE:FILE:PLACE each.
 installed = \
-	644:$(build)/rustmasq.ko:$(modules_dir)/updates/rustmasq.ko \
 	644:$(extension):$(extension_dir)/libxt_RUSTMASQ.so \
 	644:rust/libxt/libxt_RUSTMASQ.8:$(man_dir)/libxt_RUSTMASQ.8 \
 	755:rust/cli/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
 	644:rust/cli/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
 
+# Kbuild signs, strips and compresses the module as the kernel's configuration says. Its depmod is turned
+# off: a folder DESTDIR is for a package, whose files the index is not.
 install-files:
+	@$(kbuild) INSTALL_MOD_PATH=$(DESTDIR) DEPMOD=true modules_install
 	@for each in $(installed); do \
 		IFS=: read -r mode file place <<< "$$each"; \
 		install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; \
 	done
 
-uninstall: ## remove what install put there
+uninstall: ## remove the installed files
 	@$(target_named)
+	@rm -vf $(DESTDIR)$(modules_dir)/updates/rust/rustmasq.ko*
 	@for each in $(installed); do rm -vf "$(DESTDIR)$${each##*:}"; done
 	$(if $(DESTDIR),,depmod $(release))
 
-clean: ## remove what was built here (the cache stays)
-	rm -rf build
+clean: ## remove the build folder (the cache stays)
+	rm -rf build rust-project.json
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A module of the netfilter abstractions and one case of this folder, which is compiled, never
-//! loaded.
+//! A module that consists of the abstractions and one case of this folder. It is compiled, never loaded.
 
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../rust/bindings/mod.rs"]
 mod bindings;
+#[path = "../../rust/net/mod.rs"]
+mod net;
 #[path = "../../rust/netfilter/mod.rs"]
 mod netfilter;
 

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 // error[E0521]: a device does not outlive the hook.
 
-use crate::netfilter::{
-    hook::*,
-    net::Device,
-    *, //
+use crate::{
+    net::{
+        device::Device,
+        *, //
+    },
+    netfilter::{
+        hook::*,
+        *, //
+    },
 };
 
 fn keep(_: Option<&'static Device>) {}
 
-struct Keeps;
+struct Keep;
 
-impl Handler for Keeps {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        keep(hooked.output());
+impl HookHandler for Keep {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        keep(context.output());
         Verdict::Accept
     }
 }

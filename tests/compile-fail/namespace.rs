@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 // error[E0521]: a borrowed namespace does not outlive the hook.
 
-use crate::netfilter::{
-    hook::*,
-    net::Net,
-    *, //
+use crate::{
+    net::{
+        namespace::Net,
+        *, //
+    },
+    netfilter::{
+        hook::*,
+        *, //
+    },
 };
 
 fn keep(_: &'static Net) {}
 
-struct Keeps;
+struct Keep;
 
-impl Handler for Keeps {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        keep(hooked.net());
+impl HookHandler for Keep {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        keep(context.net());
         Verdict::Accept
     }
 }

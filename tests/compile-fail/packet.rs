@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 // error[E0521]: a packet does not outlive the hook.
 
-use crate::netfilter::{
-    hook::*,
-    skb::Packet,
-    *, //
+use crate::{
+    net::{
+        skb::Packet,
+        *, //
+    },
+    netfilter::{
+        hook::*,
+        *, //
+    },
 };
 
 fn keep<F: Family>(_: &Packet<'static, F>) {}
 
-struct Keeps;
+struct Keep;
 
-impl Handler for Keeps {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        keep(hooked.packet());
+impl HookHandler for Keep {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        keep(context.packet());
         Verdict::Accept
     }
 }

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-// error[E0423]: a hook does not call what sleeps.
+// error[E0133]: a hook has no evidence of process context, so it cannot call a function that sleeps.
 
-use crate::netfilter::{
-    conntrack,
-    hook::*,
-    *, //
+use crate::{
+    net::*,
+    netfilter::{
+        conntrack,
+        hook::*,
+        *, //
+    },
 };
 
-struct Sleeps;
+struct Sleep;
 
-impl Handler for Sleeps {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        let mut context = ProcessContext(core::marker::PhantomData);
-        conntrack::forget(hooked.net(), |_| true, &mut context);
+impl HookHandler for Sleep {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        let mut process = ProcessContext::new();
+        conntrack::cleanup(context.net(), |_| true, &mut process);
         Verdict::Accept
     }
 }

@@ -1,24 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
-// Compiles: what a hook may do with what it is lent.
+// Compiles: a hook uses what it borrows during the call, and a target sets up source NAT once.
 
-use crate::netfilter::{
-    conntrack::Entry,
-    hook::*,
-    net::Device,
-    trace,
-    tuple::Direction,
-    *, //
+use crate::{
+    net::{
+        device::Device,
+        *, //
+    },
+    netfilter::{
+        conntrack::{
+            Conn,
+            FlowState, //
+        },
+        hook::*,
+        nat::{
+            self,
+            NatRange, //
+        },
+        trace,
+        tuple::Direction,
+        xtables::TargetContext,
+        *, //
+    },
 };
+use core::net::Ipv4Addr;
 
-struct Looks;
+struct Look;
 
-impl Handler for Looks {
-    fn handle<F: Family>(hooked: &Hooked<'_, F>) -> Verdict {
-        let sight = hooked.conntrack();
-        let device = hooked.input().map(Device::index);
-        let id = sight.entry().map(Entry::id);
-        let ends = sight.entry().map(|entry| entry.tuple(Direction::Reply).ends());
-        if device.is_some() && id.is_some() && ends.is_some() && hooked.packet().len() > 0 {
+impl HookHandler for Look {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        let ctinfo = context.conntrack();
+        let device = context.input().map(Device::index);
+        let id = ctinfo.conn().map(Conn::id);
+        let ends = ctinfo
+            .conn()
+            .map(|conn| conn.tuple(Direction::Reply).ends());
+        if device.is_some() && id.is_some() && ends.is_some() && context.packet().len() > 0 {
             return Verdict::Drop;
         }
         Verdict::Accept
@@ -26,6 +42,17 @@ impl Handler for Looks {
 }
 
 static HOOKS: [Hook; 2] = [
-    Hook::new::<Ipv4, Looks, _>(Point::PRE_ROUTING, Priority::after_conntrack(), &trace::PACKET),
-    Hook::new::<Ipv6, Looks, _>(Point::LOCAL_IN, Priority::before_confirm(), &trace::PACKET),
+    Hook::new::<Ipv4, Look, _>(
+        Point::PRE_ROUTING,
+        Priority::after_conntrack(),
+        &trace::PACKET,
+    ),
+    Hook::new::<Ipv6, Look, _>(Point::LOCAL_IN, Priority::before_confirm(), &trace::PACKET),
 ];
+
+fn target(range: &NatRange, context: TargetContext<'_, Ipv4>) -> Verdict {
+    let FlowState::Unsettled(flow) = context.flow else {
+        return Verdict::Accept;
+    };
+    nat::masquerade(flow, Ipv4Addr::LOCALHOST, *range, context.out)
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+// error[E0308]: a hook cannot set up source NAT, not even for a flow that is not confirmed.
+
+use crate::{
+    net::*,
+    netfilter::{
+        hook::*,
+        nat::{
+            self,
+            NatRange, //
+        },
+        *, //
+    },
+};
+
+struct Translate;
+
+impl HookHandler for Translate {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        if let (Some(flow), Some(out)) = (context.conntrack().new_flow(), context.output()) {
+            let source = flow.original_source();
+            return nat::masquerade::<F>(flow, source, NatRange::new(None, false, false), out);
+        }
+        Verdict::Accept
+    }
+}
