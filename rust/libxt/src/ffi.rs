@@ -23,6 +23,15 @@ use std::mem::{
 };
 use std::ptr;
 
+use crate::bindings::{
+    self,
+    ip6t_entry,
+    ipt_entry,
+    option,
+    xt_entry_target,
+    xt_rustmasq_info,
+    xtables_target, //
+};
 use crate::options::{
     Given,
     Options,
@@ -32,27 +41,6 @@ use crate::protocol::{
     Family,
     RuleProtocol, //
 };
-
-use bindings::{
-    ip6t_entry,
-    ipt_entry,
-    option,
-    xt_entry_target,
-    xt_rustmasq_info,
-    xtables_target, //
-};
-
-/// libxtables and the rule's binary form, as bindgen sees them.
-#[expect(
-    dead_code,
-    non_camel_case_types,
-    non_upper_case_globals,
-    unsafe_op_in_unsafe_fn,
-    reason = "generated from C"
-)]
-pub(crate) mod bindings {
-    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
-}
 
 /// The families that the target is registered for. One more family is one more word here.
 const FAMILIES: &[Family] = &[Family::Ipv4, Family::Ipv6];

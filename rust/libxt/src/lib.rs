@@ -19,6 +19,8 @@
     expect(non_snake_case, reason = "libxtables looks for libxt_RUSTMASQ.so")
 )]
 
+#[expect(unsafe_code, reason = "generated from C")]
+mod bindings;
 #[expect(
     unsafe_code,
     reason = "the border to libxtables, and the only such file"

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::ffi::bindings::{
+use crate::bindings::{
     xt_rustmasq_info,
     XT_RUSTMASQ_RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY,
@@ -192,7 +192,7 @@ impl From<Options> for xt_rustmasq_info {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffi::bindings::XT_RUSTMASQ_FLAGS_ALL;
+    use crate::bindings::XT_RUSTMASQ_FLAGS_ALL;
     use Given::{Random, RandomFully, ToPorts};
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
