@@ -12,11 +12,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Mutex;
 
-/// What `iptables.h` says.
-#[expect(dead_code, non_camel_case_types, reason = "generated from C")]
-pub(crate) mod bindings {
-    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
-}
+use crate::bindings;
 
 /// `struct xt_rustmasq_info`
 pub type Rule = [u8; size_of::<bindings::xt_rustmasq_info>()];

@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[expect(unsafe_code, reason = "generated from C")]
+mod bindings;
 #[expect(unsafe_code, reason = "the border to C, and the only such file")]
 mod ffi;
 pub mod oracle;

@@ -16,7 +16,7 @@ use crate::{
     Show, //
 };
 
-use crate::ffi::bindings::{
+use crate::bindings::{
     XT_RUSTMASQ_RANDOM as RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY as RANDOM_FULLY,
     XT_RUSTMASQ_TO_PORTS as TO_PORTS, //
