@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![cfg_attr(
     not(test),
     expect(non_snake_case, reason = "libxtables looks for libxt_RUSTMASQ.so")

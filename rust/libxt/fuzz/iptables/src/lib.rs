@@ -7,6 +7,7 @@
 
 #![deny(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 #[expect(unsafe_code, reason = "generated from C")]
 mod bindings;
