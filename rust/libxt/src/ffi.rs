@@ -42,9 +42,6 @@ use crate::protocol::{
     RuleProtocol, //
 };
 
-/// The families that the target is registered for. One more family is one more word here.
-const FAMILIES: &[Family] = &[Family::Ipv4, Family::Ipv6];
-
 const NAME: &CStr = c"RUSTMASQ";
 
 // What the options are called between `OPTIONS` and `parse`.
@@ -56,14 +53,20 @@ const RANDOM_FULLY: c_int = 3;
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
 const _: () = assert!(offset_of!(xt_rustmasq_info, kernel_private) == 16);
 
+/// One target for each family.
+const TARGET_COUNT: usize = 2;
+
 /// The registered targets. libxtables links them into its own list and writes to them.
-struct Targets(UnsafeCell<[xtables_target; FAMILIES.len()]>);
+struct Targets(UnsafeCell<[xtables_target; TARGET_COUNT]>);
 
 // SAFETY: Rust touches the targets once, in `register`, and there only to take their address. From
 // then on they belong to libxtables, which has no threads.
 unsafe impl Sync for Targets {}
 
-static TARGETS: Targets = Targets(UnsafeCell::new(targets()));
+static TARGETS: Targets = Targets(UnsafeCell::new([
+    target::<ipt_entry>(),
+    target::<ip6t_entry>(),
+]));
 
 /// The table of options for getopt, which ends with an empty one.
 struct OptionTable([option; 4]);
@@ -93,33 +96,20 @@ const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> opti
     }
 }
 
-const fn targets() -> [xtables_target; FAMILIES.len()] {
-    let mut targets = [target::<Ipv4>(); FAMILIES.len()];
-    let mut i = 0;
-    while i < FAMILIES.len() {
-        targets[i] = match FAMILIES[i] {
-            Family::Ipv4 => target::<Ipv4>(),
-            Family::Ipv6 => target::<Ipv6>(),
-        };
-        i += 1;
-    }
-    targets
-}
-
 /// Revision 0 of the target. There is no `xlate`: nftables has no expression for it, so
 /// `iptables-translate` prints such a rule as a comment.
-const fn target<R: Rule>() -> xtables_target {
+const fn target<E: Entry>() -> xtables_target {
     // SAFETY: `xtables_target` is made of integers, pointers and optional function pointers, and
     // all of them may be zero.
     let empty: xtables_target = unsafe { MaybeUninit::zeroed().assume_init() };
     xtables_target {
         version: bindings::XTABLES_VERSION.as_ptr(),
         name: NAME.as_ptr(),
-        family: R::NFPROTO,
+        family: E::NFPROTO,
         size: size_of::<xt_rustmasq_info>(),
         userspacesize: offset_of!(xt_rustmasq_info, kernel_private),
-        help: Some(help::<R>),
-        parse: Some(parse::<R>),
+        help: Some(help::<E>),
+        parse: Some(parse::<E>),
         print: Some(print),
         save: Some(save),
         extra_opts: OPTIONS.0.as_ptr(),
@@ -140,63 +130,50 @@ extern "C" fn register() {
     // where it is while libxtables has it in its list; it may be written to, being an `UnsafeCell`;
     // and nobody else looks at it. iptables has set libxtables up before it loads an extension.
     unsafe {
-        bindings::xtables_register_targets(TARGETS.0.get().cast(), FAMILIES.len() as c_uint);
+        bindings::xtables_register_targets(TARGETS.0.get().cast(), TARGET_COUNT as c_uint);
     }
 }
 
-/// What iptables knows of a rule, apart from its target: one type for each family.
-trait Rule {
+/// A rule as iptables itself keeps it, apart from matches and target: one C type per family.
+trait Entry {
     const FAMILY: Family;
     const NFPROTO: u16;
 
-    /// What the rule's `-p` said so far.
-    ///
-    /// # Safety
-    ///
-    /// `entry` is valid for reads of the family's entry: `struct ipt_entry` or
-    /// `struct ip6t_entry`.
-    unsafe fn protocol(entry: *const c_void) -> RuleProtocol;
+    /// Returns what the rule's `-p` said so far.
+    fn protocol(&self) -> RuleProtocol;
 }
 
-enum Ipv4 {}
-
-impl Rule for Ipv4 {
+impl Entry for ipt_entry {
     const FAMILY: Family = Family::Ipv4;
     const NFPROTO: u16 = bindings::NFPROTO_IPV4 as u16;
 
-    unsafe fn protocol(entry: *const c_void) -> RuleProtocol {
-        // SAFETY: By the caller's promise this is an `ipt_entry`; a read wants no alignment.
-        let ip = unsafe { entry.cast::<ipt_entry>().read_unaligned() }.ip;
-        let inverted = u32::from(ip.invflags) & bindings::IPT_INV_PROTO != 0;
-        RuleProtocol::new(ip.proto, inverted)
+    fn protocol(&self) -> RuleProtocol {
+        let inverted = u32::from(self.ip.invflags) & bindings::IPT_INV_PROTO != 0;
+        RuleProtocol::new(self.ip.proto, inverted)
     }
 }
 
-enum Ipv6 {}
-
-impl Rule for Ipv6 {
+impl Entry for ip6t_entry {
     const FAMILY: Family = Family::Ipv6;
     const NFPROTO: u16 = bindings::NFPROTO_IPV6 as u16;
 
-    unsafe fn protocol(entry: *const c_void) -> RuleProtocol {
-        // SAFETY: By the caller's promise this is an `ip6t_entry`; a read wants no alignment.
-        let ipv6 = unsafe { entry.cast::<ip6t_entry>().read_unaligned() }.ipv6;
-        let inverted = u32::from(ipv6.invflags) & bindings::IP6T_INV_PROTO != 0;
-        RuleProtocol::new(ipv6.proto, inverted)
+    fn protocol(&self) -> RuleProtocol {
+        let inverted = u32::from(self.ipv6.invflags) & bindings::IP6T_INV_PROTO != 0;
+        RuleProtocol::new(self.ipv6.proto, inverted)
     }
 }
 
-extern "C" fn help<R: Rule>() {
-    put(&Options::help(R::FAMILY));
+extern "C" fn help<E: Entry>() {
+    put(&Options::help(E::FAMILY));
 }
 
 /// Takes one option from the command line.
 ///
 /// # Safety
 ///
-/// Only for libxtables, with what `xtables.h` says: `entry` is the rule in the form of the family
-/// `R`, `target` points to a target of ours, and getopt has just met option `id`.
-unsafe extern "C" fn parse<R: Rule>(
+/// Only for libxtables, with what `xtables.h` says: `entry` points to the rule, an `E`,
+/// `target` points to a target of ours, and getopt has just met option `id`.
+unsafe extern "C" fn parse<E: Entry>(
     id: c_int,
     _argv: *mut *mut c_char,
     inverted: c_int,
@@ -204,9 +181,9 @@ unsafe extern "C" fn parse<R: Rule>(
     entry: *const c_void,
     target: *mut *mut xt_entry_target,
 ) -> c_int {
-    // SAFETY: libxtables calls the `parse` of the family that iptables runs for, with that
-    // family's entry.
-    let protocol = unsafe { R::protocol(entry) };
+    // SAFETY: libxtables calls the `parse` of the family that iptables runs for, with that family's
+    // entry: an `E`. It is plain data, and this read needs no alignment.
+    let entry = unsafe { entry.cast::<E>().read_unaligned() };
     // SAFETY: `target` points to libxtables' pointer to the target that is being filled in.
     let target = unsafe { *target };
     // SAFETY: The target is one of ours.
@@ -214,7 +191,7 @@ unsafe extern "C" fn parse<R: Rule>(
 
     // Nothing that owns memory may be alive in this function when `fail` leaves it for good.
     // SAFETY: This is still the call in which getopt met option `id`.
-    match unsafe { add(options, id, inverted != 0, R::FAMILY, protocol) } {
+    match unsafe { add(options, id, inverted != 0, E::FAMILY, entry.protocol()) } {
         Ok(Some(options)) => {
             // SAFETY: The target is one of ours, and libxtables lets `parse` fill it in.
             unsafe { store(target, options) };
