@@ -33,7 +33,7 @@ use crate::bindings::{
     xtables_target, //
 };
 use crate::options::{
-    Given,
+    GivenOption,
     Options,
     Refusal, //
 };
@@ -44,10 +44,10 @@ use crate::protocol::{
 
 const NAME: &CStr = c"RUSTMASQ";
 
-// What the options are called between `OPTIONS` and `parse`.
-const TO_PORTS: c_int = 1;
-const RANDOM: c_int = 2;
-const RANDOM_FULLY: c_int = 3;
+// What the options are called between `EXTRA_OPTS` and `parse`.
+const O_TO_PORTS: c_int = 1;
+const O_RANDOM: c_int = 2;
+const O_RANDOM_FULLY: c_int = 3;
 
 // The kernel compiles the same header; here is what its comment promises.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
@@ -74,10 +74,10 @@ struct OptionTable([option; 4]);
 // SAFETY: Nobody writes to the table, and what its pointers point to is constant: string literals.
 unsafe impl Sync for OptionTable {}
 
-static OPTIONS: OptionTable = OptionTable([
-    getopt_option(c"to-ports", bindings::required_argument, TO_PORTS),
-    getopt_option(c"random", bindings::no_argument, RANDOM),
-    getopt_option(c"random-fully", bindings::no_argument, RANDOM_FULLY),
+static EXTRA_OPTS: OptionTable = OptionTable([
+    getopt_option(c"to-ports", bindings::required_argument, O_TO_PORTS),
+    getopt_option(c"random", bindings::no_argument, O_RANDOM),
+    getopt_option(c"random-fully", bindings::no_argument, O_RANDOM_FULLY),
     option {
         name: ptr::null(),
         has_arg: 0,
@@ -112,7 +112,7 @@ const fn target<E: Entry>() -> xtables_target {
         parse: Some(parse::<E>),
         print: Some(print),
         save: Some(save),
-        extra_opts: OPTIONS.0.as_ptr(),
+        extra_opts: EXTRA_OPTS.0.as_ptr(),
         ..empty
     }
 }
@@ -164,7 +164,7 @@ impl Entry for ip6t_entry {
 }
 
 extern "C" fn help<E: Entry>() {
-    put(&Options::help(E::FAMILY));
+    write_stdout(&Options::help_text(E::FAMILY));
 }
 
 /// Takes one option from the command line.
@@ -187,18 +187,18 @@ unsafe extern "C" fn parse<E: Entry>(
     // SAFETY: `target` points to libxtables' pointer to the target that is being filled in.
     let target = unsafe { *target };
     // SAFETY: The target is one of ours.
-    let options = unsafe { load(target) };
+    let options = unsafe { read_options(target) };
 
-    // Nothing that owns memory may be alive in this function when `fail` leaves it for good.
+    // Nothing that owns memory may be alive in this function when `xtables_error` leaves it for good.
     // SAFETY: This is still the call in which getopt met option `id`.
-    match unsafe { add(options, id, inverted != 0, E::FAMILY, entry.protocol()) } {
+    match unsafe { parse_option(options, id, inverted != 0, E::FAMILY, entry.protocol()) } {
         Ok(Some(options)) => {
             // SAFETY: The target is one of ours, and libxtables lets `parse` fill it in.
-            unsafe { store(target, options) };
+            unsafe { write_options(target, options) };
             1
         }
         Ok(None) => 0,
-        Err(refusal) => fail(refusal),
+        Err(refusal) => xtables_error(refusal),
     }
 }
 
@@ -207,7 +207,7 @@ unsafe extern "C" fn parse<E: Entry>(
 /// # Safety
 ///
 /// getopt has just met option `id`.
-unsafe fn add(
+unsafe fn parse_option(
     mut options: Options,
     id: c_int,
     inverted: bool,
@@ -215,20 +215,20 @@ unsafe fn add(
     protocol: RuleProtocol,
 ) -> Result<Option<Options>, Refusal> {
     let argument;
-    let given = match id {
-        TO_PORTS => {
+    let option = match id {
+        O_TO_PORTS => {
             // SAFETY: iptables has one thread, so nobody writes to getopt's variable meanwhile.
             let optarg = unsafe { bindings::optarg };
             // SAFETY: For an option with `required_argument` getopt points `optarg` to that
             // argument, a string of the command line, which outlives this call.
             argument = unsafe { CStr::from_ptr(optarg) }.to_string_lossy();
-            Given::ToPorts(&argument)
+            GivenOption::ToPorts(&argument)
         }
-        RANDOM => Given::Random,
-        RANDOM_FULLY => Given::RandomFully,
+        O_RANDOM => GivenOption::Random,
+        O_RANDOM_FULLY => GivenOption::RandomFully,
         _ => return Ok(None),
     };
-    options.add(&given, inverted, family, protocol)?;
+    options.add(&option, inverted, family, protocol)?;
     Ok(Some(options))
 }
 
@@ -239,7 +239,7 @@ unsafe fn add(
 /// Only for libxtables: `target` is a target of ours.
 unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _numeric: c_int) {
     // SAFETY: libxtables calls the `print` of the target that it found by name and revision.
-    put(&unsafe { load(target) }.listed());
+    write_stdout(&unsafe { read_options(target) }.print_text());
 }
 
 /// Shows a rule for `iptables -S` and `iptables-save`.
@@ -249,7 +249,7 @@ unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _
 /// Only for libxtables: `target` is a target of ours.
 unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
     // SAFETY: libxtables calls the `save` of the target that it found by name and revision.
-    put(&unsafe { load(target) }.saved());
+    write_stdout(&unsafe { read_options(target) }.save_text());
 }
 
 /// The options of a target.
@@ -258,7 +258,7 @@ unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
 ///
 /// `target` is valid for reads of a target of ours: its data, right behind the head, are one
 /// `xt_rustmasq_info`, the size that was registered, from the kernel or zeroed by iptables.
-unsafe fn load(target: *const xt_entry_target) -> Options {
+unsafe fn read_options(target: *const xt_entry_target) -> Options {
     // SAFETY: By the caller's promise the head is there.
     let data = unsafe { &raw const (*target).data }.cast::<xt_rustmasq_info>();
     // SAFETY: By the caller's promise an `xt_rustmasq_info` follows, all of it initialised, and
@@ -270,8 +270,8 @@ unsafe fn load(target: *const xt_entry_target) -> Options {
 ///
 /// # Safety
 ///
-/// `target` is valid for writes of a target of ours, as with [`load`].
-unsafe fn store(target: *mut xt_entry_target, options: Options) {
+/// `target` is valid for writes of a target of ours, as with [`read_options`].
+unsafe fn write_options(target: *mut xt_entry_target, options: Options) {
     // SAFETY: By the caller's promise the head is there.
     let data = unsafe { &raw mut (*target).data }.cast::<xt_rustmasq_info>();
     // SAFETY: By the caller's promise there is room for an `xt_rustmasq_info` behind the head; a
@@ -280,7 +280,7 @@ unsafe fn store(target: *mut xt_entry_target, options: Options) {
 }
 
 /// Prints `text` where iptables prints.
-fn put(text: &str) {
+fn write_stdout(text: &str) {
     // CAST: A few lines at most.
     let length = text.len() as c_int;
     // SAFETY: The format takes an `int` and a `char *`, and printf reads no more than `length`
@@ -289,7 +289,7 @@ fn put(text: &str) {
 }
 
 /// Prints the refusal in the way of the program that runs, and ends it with status 2.
-fn fail(refusal: Refusal) -> ! {
+fn xtables_error(refusal: Refusal) -> ! {
     // The program exits without dropping anything, so this is the last of the text either way.
     let text: &'static str = format!("{}: {refusal}", NAME.to_string_lossy()).leak();
     drop(refusal);

@@ -18,7 +18,7 @@ use crate::protocol::{
 
 /// One option, as it was given on the command line.
 #[derive(Debug)]
-pub(crate) enum Given<'a> {
+pub(crate) enum GivenOption<'a> {
     /// `--to-ports` with its argument
     ToPorts(&'a str),
     /// `--random`
@@ -27,7 +27,7 @@ pub(crate) enum Given<'a> {
     RandomFully,
 }
 
-impl Given<'_> {
+impl GivenOption<'_> {
     /// The option's name.
     fn name(&self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Given<'_> {
 }
 
 /// The option again.
-impl fmt::Display for Given<'_> {
+impl fmt::Display for GivenOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
@@ -62,7 +62,7 @@ impl fmt::Display for Refusal {
 /// The options of one rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
-    ports: Option<PortRange>,
+    to_ports: Option<PortRange>,
     random: bool,
     random_fully: bool,
 }
@@ -73,19 +73,19 @@ impl Options {
     /// `inverted` tells that a `!` stands before it, `protocol` what the rule said so far.
     pub(crate) fn add(
         &mut self,
-        given: &Given<'_>,
+        option: &GivenOption<'_>,
         inverted: bool,
         family: Family,
         protocol: RuleProtocol,
     ) -> Result<(), Refusal> {
-        let name = given.name();
+        let name = option.name();
         if inverted {
             return Err(Refusal(format!(
-                "{name}: \"! {given}\" is not allowed; allowed: {name} without \"!\""
+                "{name}: \"! {option}\" is not allowed; allowed: {name} without \"!\""
             )));
         }
-        match given {
-            Given::ToPorts(argument) => {
+        match option {
+            GivenOption::ToPorts(argument) => {
                 let range = argument.parse().map_err(|_| {
                     Refusal(format!(
                         "{name}: {argument:?} is no port range; allowed: PORT or PORT-PORT \
@@ -99,15 +99,19 @@ impl Options {
                         family.protocols_with_ports()
                     )));
                 }
-                once(self.ports.replace(range).is_none(), given)
+                refuse_repeated(self.to_ports.replace(range).is_none(), option)
             }
-            Given::Random => once(!std::mem::replace(&mut self.random, true), given),
-            Given::RandomFully => once(!std::mem::replace(&mut self.random_fully, true), given),
+            GivenOption::Random => {
+                refuse_repeated(!std::mem::replace(&mut self.random, true), option)
+            }
+            GivenOption::RandomFully => {
+                refuse_repeated(!std::mem::replace(&mut self.random_fully, true), option)
+            }
         }
     }
 
     /// What `iptables -j RUSTMASQ -h` says, after the help of iptables itself.
-    pub(crate) fn help(family: Family) -> String {
+    pub(crate) fn help_text(family: Family) -> String {
         format!(
             "\
 RUSTMASQ target options:
@@ -121,19 +125,19 @@ RUSTMASQ target options:
     }
 
     /// What `iptables -L` shows: each item with a space before it, like MASQUERADE's.
-    pub(crate) fn listed(&self) -> String {
-        self.shown(" masq ports: ", " ")
+    pub(crate) fn print_text(&self) -> String {
+        self.text(" masq ports: ", " ")
     }
 
     /// What `iptables -S` and `iptables-save` show: the command line again, each option with a
     /// space before it.
-    pub(crate) fn saved(&self) -> String {
-        self.shown(" --to-ports ", " --")
+    pub(crate) fn save_text(&self) -> String {
+        self.text(" --to-ports ", " --")
     }
 
-    fn shown(&self, before_ports: &str, before_word: &str) -> String {
+    fn text(&self, before_ports: &str, before_word: &str) -> String {
         let mut text = String::new();
-        if let Some(ports) = self.ports {
+        if let Some(ports) = self.to_ports {
             text += &format!("{before_ports}{ports}");
         }
         for (set, word) in [(self.random, "random"), (self.random_fully, "random-fully")] {
@@ -146,14 +150,14 @@ RUSTMASQ target options:
     }
 }
 
-/// Refuses an option that is not `first`.
-fn once(first: bool, given: &Given<'_>) -> Result<(), Refusal> {
-    if first {
+/// Refuses an option that is not the first of its kind.
+fn refuse_repeated(is_first: bool, option: &GivenOption<'_>) -> Result<(), Refusal> {
+    if is_first {
         return Ok(());
     }
-    let name = given.name();
+    let name = option.name();
     Err(Refusal(format!(
-        "{name}: \"{given}\" is one too many; allowed: {name} once"
+        "{name}: \"{option}\" is one too many; allowed: {name} once"
     )))
 }
 
@@ -163,7 +167,7 @@ impl From<xt_rustmasq_info> for Options {
         let has = |flag: u32| info.flags & flag != 0;
         let range = PortRange::new(u16::from_be(info.min_port), u16::from_be(info.max_port));
         Self {
-            ports: range.filter(|_| has(XT_RUSTMASQ_TO_PORTS)),
+            to_ports: range.filter(|_| has(XT_RUSTMASQ_TO_PORTS)),
             random: has(XT_RUSTMASQ_RANDOM),
             random_fully: has(XT_RUSTMASQ_RANDOM_FULLY),
         }
@@ -174,15 +178,15 @@ impl From<xt_rustmasq_info> for Options {
 impl From<Options> for xt_rustmasq_info {
     fn from(options: Options) -> Self {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        let (min, max) = options
-            .ports
-            .map_or((0, 0), |range| (range.min(), range.max()));
+        let (first, last) = options
+            .to_ports
+            .map_or((0, 0), |range| (range.first(), range.last()));
         Self {
-            flags: flag(options.ports.is_some(), XT_RUSTMASQ_TO_PORTS)
+            flags: flag(options.to_ports.is_some(), XT_RUSTMASQ_TO_PORTS)
                 | flag(options.random, XT_RUSTMASQ_RANDOM)
                 | flag(options.random_fully, XT_RUSTMASQ_RANDOM_FULLY),
-            min_port: min.to_be(),
-            max_port: max.to_be(),
+            min_port: first.to_be(),
+            max_port: last.to_be(),
             reserved: [0; 8],
             kernel_private: [0; 4],
         }
@@ -193,24 +197,31 @@ impl From<Options> for xt_rustmasq_info {
 mod tests {
     use super::*;
     use crate::bindings::XT_RUSTMASQ_FLAGS_ALL;
-    use Given::{Random, RandomFully, ToPorts};
+    use GivenOption::{Random, RandomFully, ToPorts};
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
 
     /// Options from a command line of a rule with `-p tcp`.
-    fn parse(line: &[Given<'_>]) -> Result<Options, String> {
+    fn parse(line: &[GivenOption<'_>]) -> Result<Options, String> {
         let mut options = Options::default();
-        for given in line {
+        for option in line {
             options
-                .add(given, false, Family::Ipv4, TCP)
+                .add(option, false, Family::Ipv4, TCP)
                 .map_err(|refusal| refusal.to_string())?;
         }
         Ok(options)
     }
 
-    fn refusal(given: Given<'_>, inverted: bool, family: Family, protocol: RuleProtocol) -> String {
+    fn refusal(
+        option: GivenOption<'_>,
+        inverted: bool,
+        family: Family,
+        protocol: RuleProtocol,
+    ) -> String {
         let mut options = Options::default();
-        let refusal = options.add(&given, inverted, family, protocol).unwrap_err();
+        let refusal = options
+            .add(&option, inverted, family, protocol)
+            .unwrap_err();
         assert_eq!(
             Options::default(),
             options,
@@ -222,10 +233,10 @@ mod tests {
     /// Every combination of options.
     fn all() -> impl Iterator<Item = Options> {
         let ranges = [None, PortRange::new(80, 80), PortRange::new(100, 200)];
-        ranges.into_iter().flat_map(|ports| {
+        ranges.into_iter().flat_map(|to_ports| {
             [(false, false), (false, true), (true, false), (true, true)].map(
                 |(random, random_fully)| Options {
-                    ports,
+                    to_ports,
                     random,
                     random_fully,
                 },
@@ -236,25 +247,28 @@ mod tests {
     #[test]
     fn none() {
         let options = parse(&[]).unwrap();
-        assert_eq!("", options.listed());
-        assert_eq!("", options.saved());
+        assert_eq!("", options.print_text());
+        assert_eq!("", options.save_text());
     }
 
     #[test]
     fn everything() {
         let options = parse(&[RandomFully, ToPorts("100-200"), Random]).unwrap();
-        assert_eq!(" masq ports: 100-200 random random-fully", options.listed());
+        assert_eq!(
+            " masq ports: 100-200 random random-fully",
+            options.print_text()
+        );
         assert_eq!(
             " --to-ports 100-200 --random --random-fully",
-            options.saved()
+            options.save_text()
         );
     }
 
     #[test]
     fn single_port() {
         let options = parse(&[ToPorts("100-100")]).unwrap();
-        assert_eq!(" masq ports: 100", options.listed());
-        assert_eq!(" --to-ports 100", options.saved());
+        assert_eq!(" masq ports: 100", options.print_text());
+        assert_eq!(" --to-ports 100", options.save_text());
     }
 
     #[test]
@@ -308,12 +322,12 @@ mod tests {
     #[test]
     fn random_needs_no_protocol() {
         let mut options = Options::default();
-        for given in [Random, RandomFully] {
+        for option in [Random, RandomFully] {
             assert!(options
-                .add(&given, false, Family::Ipv6, RuleProtocol::Any)
+                .add(&option, false, Family::Ipv6, RuleProtocol::Any)
                 .is_ok());
         }
-        assert_eq!(" --random --random-fully", options.saved());
+        assert_eq!(" --random --random-fully", options.save_text());
     }
 
     #[test]
@@ -344,9 +358,9 @@ mod tests {
     #[test]
     fn help_names_every_option() {
         for family in [Family::Ipv4, Family::Ipv6] {
-            let help = Options::help(family);
-            for given in [ToPorts("5"), Random, RandomFully] {
-                assert!(help.contains(&format!("\n {} ", given.name())), "{help}");
+            let help = Options::help_text(family);
+            for option in [ToPorts("5"), Random, RandomFully] {
+                assert!(help.contains(&format!("\n {} ", option.name())), "{help}");
             }
             assert!(help.contains(family.protocols_with_ports()), "{help}");
             assert!(help.lines().all(|line| line.len() < 80), "{help}");
@@ -395,7 +409,7 @@ mod tests {
     #[test]
     fn what_is_saved_can_be_read() {
         for options in all() {
-            let saved = options.saved();
+            let saved = options.save_text();
             let mut words = saved.split_ascii_whitespace();
             let mut line = Vec::new();
             while let Some(word) = words.next() {

@@ -10,82 +10,86 @@ use std::str::FromStr;
 ///
 /// # Invariants
 ///
-/// `min <= max`.
+/// `first <= last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PortRange {
-    min: NonZeroU16,
-    max: NonZeroU16,
+    first: NonZeroU16,
+    last: NonZeroU16,
 }
 
 /// The text is no port range.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoPortRange;
+pub(crate) struct ParsePortRangeError;
 
 impl PortRange {
-    /// The range from `min` to `max`, both in host order.
-    pub(crate) fn new(min: u16, max: u16) -> Option<Self> {
-        let (min, max) = (NonZeroU16::new(min)?, NonZeroU16::new(max)?);
+    /// The range from `first` to `last`, both in host order.
+    pub(crate) fn new(first: u16, last: u16) -> Option<Self> {
+        let (first, last) = (NonZeroU16::new(first)?, NonZeroU16::new(last)?);
         // INVARIANT: only here is a range made.
-        (min <= max).then_some(Self { min, max })
+        (first <= last).then_some(Self { first, last })
     }
 
     /// The first port, in host order.
-    pub(crate) fn min(self) -> u16 {
-        self.min.get()
+    pub(crate) fn first(self) -> u16 {
+        self.first.get()
     }
 
     /// The last port, in host order.
-    pub(crate) fn max(self) -> u16 {
-        self.max.get()
+    pub(crate) fn last(self) -> u16 {
+        self.last.get()
     }
 }
 
 /// `PORT` or `PORT-PORT`.
 impl FromStr for PortRange {
-    type Err = NoPortRange;
+    type Err = ParsePortRangeError;
 
-    fn from_str(text: &str) -> Result<Self, NoPortRange> {
-        let (min, max) = text.split_once('-').unwrap_or((text, text));
-        Self::new(port(min)?, port(max)?).ok_or(NoPortRange)
+    fn from_str(text: &str) -> Result<Self, ParsePortRangeError> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Self::new(parse_port(first)?, parse_port(last)?).ok_or(ParsePortRangeError)
     }
 }
 
 /// The form that [`PortRange::from_str`] reads, the shorter one where both ends are the same.
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max {
-            write!(f, "{}", self.min)
+        if self.first == self.last {
+            write!(f, "{}", self.first)
         } else {
-            write!(f, "{}-{}", self.min, self.max)
+            write!(f, "{}-{}", self.first, self.last)
         }
     }
 }
 
 /// A port in decimal. Leading zeros are refused: MASQUERADE takes them for the sign of an octal
 /// number, a reader would not.
-fn port(text: &str) -> Result<u16, NoPortRange> {
+fn parse_port(text: &str) -> Result<u16, ParsePortRangeError> {
     // `u16::from_str` alone would let a plus sign pass.
     let decimal = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     if !decimal {
-        return Err(NoPortRange);
+        return Err(ParsePortRangeError);
     }
-    text.parse().map_err(|_| NoPortRange)
+    text.parse().map_err(|_| ParsePortRangeError)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn accepts(text: &str, min: u16, max: u16) {
+    fn accepts(text: &str, first: u16, last: u16) {
         assert_eq!(
-            Ok(PortRange::new(min, max).unwrap()),
+            Ok(PortRange::new(first, last).unwrap()),
             text.parse(),
             "{text:?}"
         );
     }
 
     fn refuses(text: &str) {
-        assert_eq!(Err(NoPortRange), text.parse::<PortRange>(), "{text:?}");
+        assert_eq!(
+            Err(ParsePortRangeError),
+            text.parse::<PortRange>(),
+            "{text:?}"
+        );
     }
 
     #[test]
@@ -213,7 +217,7 @@ mod tests {
         assert_eq!(None, PortRange::new(0, 0));
         assert_eq!(None, PortRange::new(5, 4));
         let range = PortRange::new(4, 5).unwrap();
-        assert_eq!((4, 5), (range.min(), range.max()));
+        assert_eq!((4, 5), (range.first(), range.last()));
     }
 
     #[test]
