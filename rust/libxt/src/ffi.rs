@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The border to libxtables: the only file with `unsafe`.
+//! The FFI layer to libxtables.
 //!
 //! C header: `xtables.h`
 //!
-//! A callback converts what it is given, calls plain Rust and translates the outcome. Text goes out
-//! through C's stdio, because iptables' own text does: Rust's stdout has a buffer of its own, and
-//! the two would mix.
+//! Each callback converts its arguments to Rust types, calls safe code and translates the result.
+//! Text is printed through C's stdio, as iptables prints its own text: Rust's stdout has a separate
+//! buffer, so the two would get out of order.
 
 use std::cell::UnsafeCell;
 use std::ffi::{
@@ -42,25 +42,26 @@ use crate::protocol::{
     RuleProtocol, //
 };
 
+/// The name after `-j`.
 const NAME: &CStr = c"RUSTMASQ";
 
-// What the options are called between `EXTRA_OPTS` and `parse`.
+// The ids by which getopt reports the options of `EXTRA_OPTS` to `parse`.
 const O_TO_PORTS: c_int = 1;
 const O_RANDOM: c_int = 2;
 const O_RANDOM_FULLY: c_int = 3;
 
-// The kernel compiles the same header; here is what its comment promises.
+// The layout that xt_RUSTMASQ.h documents; the kernel module is built from the same header.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
 const _: () = assert!(offset_of!(xt_rustmasq_info, kernel_private) == 16);
 
-/// One target for each family.
+/// The number of targets: one for each family.
 const TARGET_COUNT: usize = 2;
 
-/// The registered targets. libxtables links them into its own list and writes to them.
+/// The registered targets, which libxtables links into its own list and writes to.
 struct Targets(UnsafeCell<[xtables_target; TARGET_COUNT]>);
 
-// SAFETY: Rust touches the targets once, in `register`, and there only to take their address. From
-// then on they belong to libxtables, which has no threads.
+// SAFETY: The only Rust code that uses the targets is `register`, which takes their address and
+// passes it to libxtables. From then on only libxtables accesses them, and it is single-threaded.
 unsafe impl Sync for Targets {}
 
 static TARGETS: Targets = Targets(UnsafeCell::new([
@@ -68,10 +69,11 @@ static TARGETS: Targets = Targets(UnsafeCell::new([
     target::<ip6t_entry>(),
 ]));
 
-/// The table of options for getopt, which ends with an empty one.
+/// The options in getopt's form; an empty entry ends the table.
 struct OptionTable([option; 4]);
 
-// SAFETY: Nobody writes to the table, and what its pointers point to is constant: string literals.
+// SAFETY: The table is never written to: libxtables takes a pointer to const and copies the
+// entries. Its pointers are NULL or point to string literals, which are constant as well.
 unsafe impl Sync for OptionTable {}
 
 static EXTRA_OPTS: OptionTable = OptionTable([
@@ -89,18 +91,20 @@ static EXTRA_OPTS: OptionTable = OptionTable([
 const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> option {
     option {
         name: name.as_ptr(),
-        // CAST: 0 or 1.
+        // CAST: `no_argument` is 0 and `required_argument` is 1.
         has_arg: has_arg as c_int,
         flag: ptr::null_mut(),
         val,
     }
 }
 
-/// Revision 0 of the target. There is no `xlate`: nftables has no expression for it, so
+/// Returns revision 0 of the target for the family of `E`.
+///
+/// There is no `xlate` callback because nftables has no expression for this target;
 /// `iptables-translate` prints such a rule as a comment.
 const fn target<E: Entry>() -> xtables_target {
-    // SAFETY: `xtables_target` is made of integers, pointers and optional function pointers, and
-    // all of them may be zero.
+    // SAFETY: All members of `xtables_target` are integers, raw pointers or `Option`s of function
+    // pointers, for which all-zero bytes are the values 0, NULL and `None`.
     let empty: xtables_target = unsafe { MaybeUninit::zeroed().assume_init() };
     xtables_target {
         version: bindings::XTABLES_VERSION.as_ptr(),
@@ -117,29 +121,35 @@ const fn target<E: Entry>() -> xtables_target {
     }
 }
 
-/// Registers the targets as soon as the extension is loaded. The unit tests have no iptables
-/// around them, so there it is not put where the loader looks.
-// SAFETY: The section is an array of pointers to C functions, and this is one. The loader calls it
-// with three arguments, and a C function may leave arguments alone.
+/// Makes the loader call [`register`] when it loads the extension.
+///
+/// Unit tests leave it out of `.init_array`, since they run without iptables.
+// SAFETY: `.init_array` holds pointers to C functions and nothing else, and this static is such a
+// pointer. The loader passes three arguments; by the C calling convention `register` may ignore
+// them.
 #[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
 #[used]
 static REGISTER: extern "C" fn() = register;
 
+/// Registers the targets with libxtables.
 extern "C" fn register() {
-    // SAFETY: `TARGETS` is as many targets as it says, all filled in. It is static, so it stays
-    // where it is while libxtables has it in its list; it may be written to, being an `UnsafeCell`;
-    // and nobody else looks at it. iptables has set libxtables up before it loads an extension.
+    // SAFETY: The pointer and the count describe the array in `TARGETS`, whose elements are
+    // complete. It is static, so libxtables can keep it in its list, and in an `UnsafeCell` that no
+    // Rust code accesses, so libxtables can write to it. iptables initialises libxtables before it
+    // loads an extension.
     unsafe {
         bindings::xtables_register_targets(TARGETS.0.get().cast(), TARGET_COUNT as c_uint);
     }
 }
 
-/// A rule as iptables itself keeps it, apart from matches and target: one C type per family.
+/// A rule's entry: the rule without its matches and its target, one C type for each family.
 trait Entry {
+    /// The family.
     const FAMILY: Family;
+    /// The family's number in netfilter, `NFPROTO_*`.
     const NFPROTO: u16;
 
-    /// Returns what the rule's `-p` said so far.
+    /// Returns the protocols that the rule matches according to the command line so far.
     fn protocol(&self) -> RuleProtocol;
 }
 
@@ -163,16 +173,20 @@ impl Entry for ip6t_entry {
     }
 }
 
+/// Prints the help for `iptables -j RUSTMASQ -h`.
 extern "C" fn help<E: Entry>() {
     write_stdout(&Options::help_text(E::FAMILY));
 }
 
-/// Takes one option from the command line.
+/// Parses one option of the command line into the target's data.
+///
+/// Returns 1, or 0 if the target has no option `id`. A refused option ends the program.
 ///
 /// # Safety
 ///
-/// Only for libxtables, with what `xtables.h` says: `entry` points to the rule, an `E`,
-/// `target` points to a target of ours, and getopt has just met option `id`.
+/// Called only by libxtables, right after getopt has returned option `id`. `entry` points to an
+/// `E`. `target` points to a pointer to a RUSTMASQ target that may be read and written, as
+/// [`read_options`] and [`write_options`] require.
 unsafe extern "C" fn parse<E: Entry>(
     id: c_int,
     _argv: *mut *mut c_char,
@@ -181,32 +195,39 @@ unsafe extern "C" fn parse<E: Entry>(
     entry: *const c_void,
     target: *mut *mut xt_entry_target,
 ) -> c_int {
-    // SAFETY: libxtables calls the `parse` of the family that iptables runs for, with that family's
-    // entry: an `E`. It is plain data, and this read needs no alignment.
+    // SAFETY: `parse::<E>` is registered for the family whose entries are `E`s, and libxtables
+    // calls it only while it parses a rule of that family. An `E` consists of integers, so that any
+    // bytes are a valid one, and `read_unaligned` does not depend on its alignment.
     let entry = unsafe { entry.cast::<E>().read_unaligned() };
-    // SAFETY: `target` points to libxtables' pointer to the target that is being filled in.
+    // SAFETY: libxtables passes the address of its own member `xtables_target.t`, which it has set
+    // to the target of the new rule.
     let target = unsafe { *target };
-    // SAFETY: The target is one of ours.
+    // SAFETY: iptables allocated this target with the size registered in `target`, filled it with
+    // zeros, and since then only this function has written to its data.
     let options = unsafe { read_options(target) };
 
-    // Nothing that owns memory may be alive in this function when `xtables_error` leaves it for good.
-    // SAFETY: This is still the call in which getopt met option `id`.
+    // SAFETY: getopt was not called since it returned option `id`.
     match unsafe { parse_option(options, id, inverted != 0, E::FAMILY, entry.protocol()) } {
         Ok(Some(options)) => {
-            // SAFETY: The target is one of ours, and libxtables lets `parse` fill it in.
+            // SAFETY: The target has the registered size, as above where it was read. It is part of
+            // a rule that iptables still builds, and `parse` is the callback to fill it in.
             unsafe { write_options(target, options) };
             1
         }
         Ok(None) => 0,
+        // This may leave the function by `longjmp`, as in the fuzz targets, which runs no
+        // destructors: no value that has one may be alive here. The call drops `refusal` itself.
         Err(refusal) => xtables_error(refusal),
     }
 }
 
-/// `options` with option `id`, or `None` if there is no such option.
+/// Adds option `id` to `options`.
+///
+/// Returns the new options, or `None` if the target has no option `id`, or why it is refused.
 ///
 /// # Safety
 ///
-/// getopt has just met option `id`.
+/// getopt must have returned option `id` in its last call.
 unsafe fn parse_option(
     mut options: Options,
     id: c_int,
@@ -217,10 +238,12 @@ unsafe fn parse_option(
     let argument;
     let option = match id {
         O_TO_PORTS => {
-            // SAFETY: iptables has one thread, so nobody writes to getopt's variable meanwhile.
+            // SAFETY: Only getopt writes to its variable `optarg`, and it does not run now:
+            // iptables is single-threaded.
             let optarg = unsafe { bindings::optarg };
-            // SAFETY: For an option with `required_argument` getopt points `optarg` to that
-            // argument, a string of the command line, which outlives this call.
+            // SAFETY: The last option that getopt returned is `--to-ports`, which is declared with
+            // `required_argument`. So `optarg` points to its argument, a NUL-terminated string of
+            // the command line. Nothing modifies or frees that string before this function returns.
             argument = unsafe { CStr::from_ptr(optarg) }.to_string_lossy();
             GivenOption::ToPorts(&argument)
         }
@@ -232,76 +255,85 @@ unsafe fn parse_option(
     Ok(Some(options))
 }
 
-/// Shows a rule for `iptables -L`.
+/// Prints a rule's options for `iptables -L`.
 ///
 /// # Safety
 ///
-/// Only for libxtables: `target` is a target of ours.
+/// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
 unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _numeric: c_int) {
-    // SAFETY: libxtables calls the `print` of the target that it found by name and revision.
+    // SAFETY: libxtables found this callback by the name and the revision in `target`. The kernel
+    // accepts a rule of that name and revision only with the size that is registered here.
     write_stdout(&unsafe { read_options(target) }.print_text());
 }
 
-/// Shows a rule for `iptables -S` and `iptables-save`.
+/// Prints a rule's options for `iptables -S` and `iptables-save`.
 ///
 /// # Safety
 ///
-/// Only for libxtables: `target` is a target of ours.
+/// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
 unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
-    // SAFETY: libxtables calls the `save` of the target that it found by name and revision.
+    // SAFETY: `target` is of the name and revision that this callback is registered for. It comes
+    // from the kernel, or `parse` has filled it in: either way with the registered size.
     write_stdout(&unsafe { read_options(target) }.save_text());
 }
 
-/// The options of a target.
+/// Reads the options from a target's data.
 ///
 /// # Safety
 ///
-/// `target` is valid for reads of a target of ours: its data, right behind the head, are one
-/// `xt_rustmasq_info`, the size that was registered, from the kernel or zeroed by iptables.
+/// `target` must be valid for reads of an `xt_entry_target` and of an initialised
+/// `xt_rustmasq_info`, its data, right behind it. It need not be aligned.
 unsafe fn read_options(target: *const xt_entry_target) -> Options {
-    // SAFETY: By the caller's promise the head is there.
+    // SAFETY: The caller vouches for an `xt_entry_target`, so the address of its last member is in
+    // bounds. Nothing is read here.
     let data = unsafe { &raw const (*target).data }.cast::<xt_rustmasq_info>();
-    // SAFETY: By the caller's promise an `xt_rustmasq_info` follows, all of it initialised, and
-    // every bit pattern is one. Within a rule blob a 32-bit program may find it unaligned.
+    // SAFETY: The caller vouches for an initialised `xt_rustmasq_info` there. It consists of
+    // integers, so any bytes are a valid one. In a 32-bit program's rule blob it may be unaligned,
+    // hence `read_unaligned`.
     unsafe { data.read_unaligned() }.into()
 }
 
-/// Puts the options into a target.
+/// Writes the options to a target's data.
 ///
 /// # Safety
 ///
-/// `target` is valid for writes of a target of ours, as with [`read_options`].
+/// `target` must be valid for reads of an `xt_entry_target` and for writes of an `xt_rustmasq_info`
+/// right behind it. It need not be aligned.
 unsafe fn write_options(target: *mut xt_entry_target, options: Options) {
-    // SAFETY: By the caller's promise the head is there.
+    // SAFETY: The caller vouches for an `xt_entry_target`, so the address of its last member is in
+    // bounds. Nothing is written here.
     let data = unsafe { &raw mut (*target).data }.cast::<xt_rustmasq_info>();
-    // SAFETY: By the caller's promise there is room for an `xt_rustmasq_info` behind the head; a
-    // write wants no alignment.
+    // SAFETY: The caller vouches for writable space of an `xt_rustmasq_info` there, and
+    // `write_unaligned` does not depend on its alignment.
     unsafe { data.write_unaligned(options.into()) };
 }
 
-/// Prints `text` where iptables prints.
+/// Prints `text` through C's stdout.
 fn write_stdout(text: &str) {
-    // CAST: A few lines at most.
+    // CAST: The help, the longest text, has a few hundred bytes.
     let length = text.len() as c_int;
-    // SAFETY: The format takes an `int` and a `char *`, and printf reads no more than `length`
-    // bytes from the latter, which are `text`'s.
+    // SAFETY: The format `%.*s` takes an `int` and a `char *`, which are passed. printf reads at
+    // most `length` bytes from the pointer, and `text` has that many. It keeps no pointer.
     unsafe { bindings::printf(c"%.*s".as_ptr(), length, text.as_ptr()) };
 }
 
-/// Prints the refusal in the way of the program that runs, and ends it with status 2.
+/// Prints the refusal as the running program prints its errors, and ends it with status 2.
+///
+/// Follows the macro `xtables_error` of `xtables.h`.
 fn xtables_error(refusal: Refusal) -> ! {
-    // The program exits without dropping anything, so this is the last of the text either way.
+    // Nothing can free the text, since `exit_err` does not return.
     let text: &'static str = format!("{}: {refusal}", NAME.to_string_lossy()).leak();
     drop(refusal);
-    // SAFETY: iptables has pointed `xt_params` to its globals before it loads an extension, has one
-    // thread, and does not change them.
+    // SAFETY: iptables sets `xt_params` to its static `xtables_globals` before it loads an
+    // extension. It is single-threaded, so nothing writes to either of them during this read.
     let exit_err = unsafe { (*bindings::xt_params).exit_err };
     if let Some(exit_err) = exit_err {
-        // CAST: No argument of a command line is as long as 2 GiB.
+        // CAST: The text quotes one argument of a command line, which is far shorter than 2 GiB.
         let length = text.len() as c_int;
-        // SAFETY: The format takes an `int` and a `char *`, and no more than `length` bytes are
-        // read from the latter, which are `text`'s. No value with a destructor is alive here or in
-        // `parse`, so the function may leave in any way it likes.
+        // SAFETY: The format `%.*s` takes an `int` and a `char *`, which are passed, and at most
+        // `length` bytes are read from the pointer: `text` has that many and is never freed by
+        // Rust. `exit_err` may exit or `longjmp`: no value with a destructor is alive here or in
+        // `parse`.
         unsafe {
             exit_err(
                 bindings::PARAMETER_PROBLEM,

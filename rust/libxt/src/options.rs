@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The options of a rule: how they come together, how they are stored and how they are shown.
+//! The options of a rule: parsing, the binary form, and the text for `-L`, `-S` and `-h`.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::protocol::{
     RuleProtocol, //
 };
 
-/// One option, as it was given on the command line.
+/// One option given on the command line.
 #[derive(Debug)]
 pub(crate) enum GivenOption<'a> {
     /// `--to-ports` with its argument
@@ -28,7 +28,7 @@ pub(crate) enum GivenOption<'a> {
 }
 
 impl GivenOption<'_> {
-    /// The option's name.
+    /// Returns the option's name.
     fn name(&self) -> &'static str {
         match self {
             Self::ToPorts(_) => "--to-ports",
@@ -38,7 +38,7 @@ impl GivenOption<'_> {
     }
 }
 
-/// The option again.
+/// Writes the option as on a command line, with control characters in its argument escaped.
 impl fmt::Display for GivenOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
@@ -49,7 +49,9 @@ impl fmt::Display for GivenOption<'_> {
     }
 }
 
-/// Why an option is refused. The text names the option, what was given and what is allowed.
+/// The reason why an option is refused.
+///
+/// The text names the option, what was given and what is allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(String);
 
@@ -68,9 +70,14 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Takes one more option.
+    /// Adds one option.
     ///
-    /// `inverted` tells that a `!` stands before it, `protocol` what the rule said so far.
+    /// `inverted` means that a `!` precedes the option. `protocol` is what the rule matches
+    /// according to the command line so far: iptables parses it from left to right.
+    ///
+    /// Returns a [`Refusal`] if the option is inverted or repeated, if the argument of `--to-ports`
+    /// is not a port range, or if packets of `protocol` may have no ports. The options may have
+    /// changed then and must not be used.
     pub(crate) fn add(
         &mut self,
         option: &GivenOption<'_>,
@@ -110,7 +117,7 @@ impl Options {
         }
     }
 
-    /// What `iptables -j RUSTMASQ -h` says, after the help of iptables itself.
+    /// Returns the text that `iptables -j RUSTMASQ -h` prints after the help of iptables itself.
     pub(crate) fn help_text(family: Family) -> String {
         format!(
             "\
@@ -124,33 +131,35 @@ RUSTMASQ target options:
         )
     }
 
-    /// What `iptables -L` shows: each item with a space before it, like MASQUERADE's.
+    /// Returns the text for `iptables -L`, with a space before each item.
+    ///
+    /// Follows the `print` callback of MASQUERADE's extension.
     pub(crate) fn print_text(&self) -> String {
         self.text(" masq ports: ", " ")
     }
 
-    /// What `iptables -S` and `iptables-save` show: the command line again, each option with a
-    /// space before it.
+    /// Returns the text for `iptables -S` and `iptables-save`: the options as on a command line,
+    /// each with a space before it.
     pub(crate) fn save_text(&self) -> String {
         self.text(" --to-ports ", " --")
     }
 
-    fn text(&self, before_ports: &str, before_word: &str) -> String {
+    fn text(&self, before_ports: &str, before_flag: &str) -> String {
         let mut text = String::new();
         if let Some(ports) = self.to_ports {
             text += &format!("{before_ports}{ports}");
         }
-        for (set, word) in [(self.random, "random"), (self.random_fully, "random-fully")] {
+        for (set, flag) in [(self.random, "random"), (self.random_fully, "random-fully")] {
             if set {
-                text += before_word;
-                text += word;
+                text += before_flag;
+                text += flag;
             }
         }
         text
     }
 }
 
-/// Refuses an option that is not the first of its kind.
+/// Refuses an option unless it is the first of its kind.
 fn refuse_repeated(is_first: bool, option: &GivenOption<'_>) -> Result<(), Refusal> {
     if is_first {
         return Ok(());
@@ -161,7 +170,9 @@ fn refuse_repeated(is_first: bool, option: &GivenOption<'_>) -> Result<(), Refus
     )))
 }
 
-/// A rule from the kernel. The kernel has checked it: bits that mean nothing here cannot be set.
+/// Reads a rule's binary form: a new rule, which is zero, or one that the kernel has checked.
+///
+/// Unknown flags are ignored, since the kernel accepts no rule with any.
 impl From<xt_rustmasq_info> for Options {
     fn from(info: xt_rustmasq_info) -> Self {
         let has = |flag: u32| info.flags & flag != 0;
@@ -174,7 +185,7 @@ impl From<xt_rustmasq_info> for Options {
     }
 }
 
-/// A rule for the kernel. What userspace has no say in is zero.
+/// Writes a rule's binary form for the kernel, which requires that the reserved bytes are zero.
 impl From<Options> for xt_rustmasq_info {
     fn from(options: Options) -> Self {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
@@ -201,7 +212,7 @@ mod tests {
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
 
-    /// Options from a command line of a rule with `-p tcp`.
+    /// Parses the options of a rule with `-p tcp`.
     fn parse(line: &[GivenOption<'_>]) -> Result<Options, String> {
         let mut options = Options::default();
         for option in line {
@@ -212,6 +223,7 @@ mod tests {
         Ok(options)
     }
 
+    /// Returns why the option is refused as the first of a rule.
     fn refusal(
         option: GivenOption<'_>,
         inverted: bool,
@@ -225,13 +237,13 @@ mod tests {
         assert_eq!(
             Options::default(),
             options,
-            "a refused option leaves no trace"
+            "a refused option changes nothing"
         );
         refusal.to_string()
     }
 
-    /// Every combination of options.
-    fn all() -> impl Iterator<Item = Options> {
+    /// Returns every combination of options.
+    fn combinations() -> impl Iterator<Item = Options> {
         let ranges = [None, PortRange::new(80, 80), PortRange::new(100, 200)];
         ranges.into_iter().flat_map(|to_ports| {
             [(false, false), (false, true), (true, false), (true, true)].map(
@@ -245,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn none() {
+    fn no_options() {
         let options = parse(&[]).unwrap();
         assert_eq!("", options.print_text());
         assert_eq!("", options.save_text());
     }
 
     #[test]
-    fn everything() {
+    fn all_options() {
         let options = parse(&[RandomFully, ToPorts("100-200"), Random]).unwrap();
         assert_eq!(
             " masq ports: 100-200 random random-fully",
@@ -272,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_ranges_are_named() {
+    fn message_shows_the_invalid_range() {
         for text in [
             "0", "70000", "5-1", "a-b", "1-2-3", "", "-5", "5-", " 5", "+5", "0x5", "!",
         ] {
@@ -287,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn control_characters_are_escaped() {
         let text = refusal(ToPorts("5\n\u{1b}[31m\""), false, Family::Ipv4, TCP);
         assert!(
             text.starts_with(r#"--to-ports: "5\n\u{1b}[31m\"" is no port range"#),
@@ -296,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_need_a_protocol() {
+    fn to_ports_needs_a_protocol() {
         assert_eq!(
             refusal(ToPorts("5"), false, Family::Ipv4, RuleProtocol::Any),
             "--to-ports: \"5\" is allowed only after -p tcp, udp, sctp or icmp; \
@@ -305,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_need_the_right_protocol() {
+    fn to_ports_needs_a_protocol_of_the_family() {
         assert_eq!(
             refusal(ToPorts("5"), false, Family::Ipv6, RuleProtocol::Only(1)),
             "--to-ports: \"5\" is allowed only after -p tcp, udp, sctp or ipv6-icmp; \
@@ -314,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_need_no_inverted_protocol() {
+    fn to_ports_refuses_an_inverted_protocol() {
         let text = refusal(ToPorts("5"), false, Family::Ipv4, RuleProtocol::AllBut(6));
         assert!(text.ends_with("takes every protocol but tcp"), "{text}");
     }
@@ -331,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn twice() {
+    fn repeated_options() {
         assert_eq!(
             parse(&[ToPorts("5"), ToPorts("6")]).unwrap_err(),
             "--to-ports: \"--to-ports 6\" is one too many; allowed: --to-ports once"
@@ -344,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn inverted() {
+    fn inverted_options() {
         assert_eq!(
             refusal(ToPorts("5"), true, Family::Ipv4, TCP),
             "--to-ports: \"! --to-ports 5\" is not allowed; allowed: --to-ports without \"!\""
@@ -378,14 +390,14 @@ mod tests {
     }
 
     #[test]
-    fn without_ports_both_are_zero() {
+    fn ports_are_zero_without_to_ports() {
         let info: xt_rustmasq_info = parse(&[Random]).unwrap().into();
         assert_eq!((0, 0), (info.min_port, info.max_port));
     }
 
     #[test]
-    fn there_and_back() {
-        for options in all() {
+    fn binary_form_round_trip() {
+        for options in combinations() {
             let info: xt_rustmasq_info = options.into();
             assert_eq!(0, info.flags & !XT_RUSTMASQ_FLAGS_ALL);
             assert_eq!(options, info.into());
@@ -393,24 +405,24 @@ mod tests {
     }
 
     #[test]
-    fn kernel_private_is_not_looked_at() {
+    fn kernel_private_is_ignored() {
         let mut info: xt_rustmasq_info = Options::default().into();
         info.kernel_private = [u64::MAX; 4];
         assert_eq!(Options::default(), info.into());
     }
 
     #[test]
-    fn ports_without_their_flag_do_not_count() {
+    fn ports_without_their_flag_are_ignored() {
         let mut info: xt_rustmasq_info = parse(&[ToPorts("5")]).unwrap().into();
         info.flags = 0;
         assert_eq!(Options::default(), info.into());
     }
 
     #[test]
-    fn what_is_saved_can_be_read() {
-        for options in all() {
-            let saved = options.save_text();
-            let mut words = saved.split_ascii_whitespace();
+    fn save_text_round_trip() {
+        for options in combinations() {
+            let text = options.save_text();
+            let mut words = text.split_ascii_whitespace();
             let mut line = Vec::new();
             while let Some(word) = words.next() {
                 line.push(match word {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// A range of ports (of query identifiers for ICMP), both ends included.
+/// A range of ports, or of query identifiers for ICMP; both ends are included.
 ///
 /// # Invariants
 ///
@@ -17,30 +17,32 @@ pub(crate) struct PortRange {
     last: NonZeroU16,
 }
 
-/// The text is no port range.
+/// The error for text that is not a port range.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ParsePortRangeError;
 
 impl PortRange {
-    /// The range from `first` to `last`, both in host order.
+    /// Creates the range from `first` to `last`, both in host order.
+    ///
+    /// Returns `None` if one of them is 0 or `last` is less than `first`.
     pub(crate) fn new(first: u16, last: u16) -> Option<Self> {
         let (first, last) = (NonZeroU16::new(first)?, NonZeroU16::new(last)?);
-        // INVARIANT: only here is a range made.
+        // INVARIANT: A range is created only here, and only if the invariant holds.
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The first port, in host order.
+    /// Returns the first port, in host order.
     pub(crate) fn first(self) -> u16 {
         self.first.get()
     }
 
-    /// The last port, in host order.
+    /// Returns the last port, in host order.
     pub(crate) fn last(self) -> u16 {
         self.last.get()
     }
 }
 
-/// `PORT` or `PORT-PORT`.
+/// Parses `PORT` or `PORT-PORT`.
 impl FromStr for PortRange {
     type Err = ParsePortRangeError;
 
@@ -50,7 +52,7 @@ impl FromStr for PortRange {
     }
 }
 
-/// The form that [`PortRange::from_str`] reads, the shorter one where both ends are the same.
+/// Writes the form that [`PortRange::from_str`] parses: `PORT` if both ends are the same.
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last {
@@ -61,10 +63,12 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// A port in decimal. Leading zeros are refused: MASQUERADE takes them for the sign of an octal
-/// number, a reader would not.
+/// Parses a port in decimal, without sign or leading zeros.
+///
+/// Leading zeros are refused because they are ambiguous: MASQUERADE reads such a number as octal,
+/// most people read it as decimal.
 fn parse_port(text: &str) -> Result<u16, ParsePortRangeError> {
-    // `u16::from_str` alone would let a plus sign pass.
+    // `u16::from_str` accepts a plus sign.
     let decimal = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     if !decimal {
         return Err(ParsePortRangeError);
@@ -76,7 +80,7 @@ fn parse_port(text: &str) -> Result<u16, ParsePortRangeError> {
 mod tests {
     use super::*;
 
-    fn accepts(text: &str, first: u16, last: u16) {
+    fn assert_parses(text: &str, first: u16, last: u16) {
         assert_eq!(
             Ok(PortRange::new(first, last).unwrap()),
             text.parse(),
@@ -84,7 +88,7 @@ mod tests {
         );
     }
 
-    fn refuses(text: &str) {
+    fn assert_refused(text: &str) {
         assert_eq!(
             Err(ParsePortRangeError),
             text.parse::<PortRange>(),
@@ -94,125 +98,125 @@ mod tests {
 
     #[test]
     fn single_port() {
-        accepts("80", 80, 80);
+        assert_parses("80", 80, 80);
     }
 
     #[test]
     fn range() {
-        accepts("100-200", 100, 200);
+        assert_parses("100-200", 100, 200);
     }
 
     #[test]
     fn extremes() {
-        accepts("1", 1, 1);
-        accepts("65535", 65535, 65535);
-        accepts("1-65535", 1, 65535);
+        assert_parses("1", 1, 1);
+        assert_parses("65535", 65535, 65535);
+        assert_parses("1-65535", 1, 65535);
     }
 
     #[test]
     fn range_of_one() {
-        accepts("7-7", 7, 7);
+        assert_parses("7-7", 7, 7);
     }
 
     #[test]
-    fn zero_is_no_port() {
-        refuses("0");
-        refuses("0-5");
-        refuses("0-0");
+    fn port_zero() {
+        assert_refused("0");
+        assert_refused("0-5");
+        assert_refused("0-0");
     }
 
     #[test]
     fn too_large() {
-        refuses("65536");
-        refuses("70000");
-        refuses("1-70000");
-        refuses("70000-70001");
-        refuses("99999999999999999999999999");
-        refuses("18446744073709551617");
+        assert_refused("65536");
+        assert_refused("70000");
+        assert_refused("1-70000");
+        assert_refused("70000-70001");
+        assert_refused("99999999999999999999999999");
+        assert_refused("18446744073709551617");
     }
 
     #[test]
     fn reversed() {
-        refuses("5-1");
-        refuses("65535-1");
+        assert_refused("5-1");
+        assert_refused("65535-1");
     }
 
     #[test]
     fn letters() {
-        refuses("a-b");
-        refuses("a");
-        refuses("http");
-        refuses("80x");
-        refuses("1-b");
+        assert_refused("a-b");
+        assert_refused("a");
+        assert_refused("http");
+        assert_refused("80x");
+        assert_refused("1-b");
     }
 
     #[test]
     fn three_ports() {
-        refuses("1-2-3");
-        refuses("1--2");
+        assert_refused("1-2-3");
+        assert_refused("1--2");
     }
 
     #[test]
     fn empty() {
-        refuses("");
+        assert_refused("");
     }
 
     #[test]
-    fn half_open() {
-        refuses("-5");
-        refuses("5-");
-        refuses("-");
+    fn missing_end() {
+        assert_refused("-5");
+        assert_refused("5-");
+        assert_refused("-");
     }
 
     #[test]
     fn other_separators() {
-        refuses("1:2");
-        refuses("1,2");
-        refuses("1\u{2013}2");
+        assert_refused("1:2");
+        assert_refused("1,2");
+        assert_refused("1\u{2013}2");
     }
 
     #[test]
     fn signs() {
-        refuses("+5");
-        refuses("1-+5");
+        assert_refused("+5");
+        assert_refused("1-+5");
     }
 
     #[test]
     fn spaces() {
-        refuses(" 5");
-        refuses("5 ");
-        refuses("1 - 2");
-        refuses("5\n");
-        refuses("\t5");
+        assert_refused(" 5");
+        assert_refused("5 ");
+        assert_refused("1 - 2");
+        assert_refused("5\n");
+        assert_refused("\t5");
     }
 
     #[test]
     fn other_bases() {
-        refuses("0x50");
-        refuses("50h");
-        refuses("0b1");
+        assert_refused("0x50");
+        assert_refused("50h");
+        assert_refused("0b1");
     }
 
     #[test]
     fn leading_zeros() {
-        refuses("080");
-        refuses("1-010");
-        refuses("00");
+        assert_refused("080");
+        assert_refused("1-010");
+        assert_refused("00");
     }
 
     #[test]
-    fn other_digits() {
-        refuses("\u{661}\u{662}");
-        refuses("\u{ff11}");
+    fn non_ascii_digits() {
+        assert_refused("\u{661}\u{662}");
+        assert_refused("\u{ff11}");
     }
 
     #[test]
     fn replacement_character() {
-        refuses("80\u{fffd}");
+        assert_refused("80\u{fffd}");
     }
 
     #[test]
-    fn constructor_keeps_the_invariant() {
+    fn new_checks_the_invariant() {
         assert_eq!(None, PortRange::new(0, 5));
         assert_eq!(None, PortRange::new(0, 0));
         assert_eq!(None, PortRange::new(5, 4));
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_as_it_is_read() {
+    fn display_writes_what_from_str_parses() {
         for text in ["1", "100", "100-200", "1-65535"] {
             assert_eq!(text, text.parse::<PortRange>().unwrap().to_string());
         }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The protocols whose ports can be masqueraded.
+//! The protocols that `--to-ports` can be used with.
 
 use std::fmt;
 
-/// The family of a rule: iptables' or ip6tables'.
+/// The address family of a rule: IPv4 for iptables, IPv6 for ip6tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     Ipv4,
     Ipv6,
 }
 
-/// What a rule's `-p` says.
+/// The protocols that a rule matches, as given with `-p`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RuleProtocol {
     /// No `-p`, or `-p all`.
@@ -29,7 +29,7 @@ const ICMPV6: u16 = 58;
 const SCTP: u16 = 132;
 
 impl Family {
-    /// The names of the protocols that `--to-ports` may be used with.
+    /// Returns the names of the protocols that `--to-ports` may be used with.
     pub(crate) fn protocols_with_ports(self) -> &'static str {
         match self {
             Self::Ipv4 => "tcp, udp, sctp or icmp",
@@ -37,7 +37,8 @@ impl Family {
         }
     }
 
-    /// Whether connection tracking knows `protocol`'s flows by ports or by query identifiers.
+    /// Returns whether connection tracking tells flows of `protocol` apart by ports or query
+    /// identifiers.
     fn has_ports(self, protocol: u16) -> bool {
         match protocol {
             TCP | UDP | SCTP => true,
@@ -49,7 +50,7 @@ impl Family {
 }
 
 impl RuleProtocol {
-    /// From the protocol number and the inversion flag of a rule, where number 0 stands for all.
+    /// Creates it from a rule's protocol number, where 0 means all, and its inversion flag.
     pub(crate) fn new(number: u16, inverted: bool) -> Self {
         match (number, inverted) {
             (0, _) => Self::Any,
@@ -58,7 +59,7 @@ impl RuleProtocol {
         }
     }
 
-    /// Whether every packet of the rule has ports or query identifiers.
+    /// Returns whether every packet that the rule matches has ports or query identifiers.
     pub(crate) fn has_ports(self, family: Family) -> bool {
         match self {
             Self::Only(number) => family.has_ports(number),
@@ -77,7 +78,7 @@ impl fmt::Display for RuleProtocol {
     }
 }
 
-/// Shows a protocol by its name, if it is one of those that matter here, else by its number.
+/// Displays a protocol as its name if it is one of the constants above, else as its number.
 struct Name(u16);
 
 impl fmt::Display for Name {
@@ -99,7 +100,7 @@ mod tests {
     use Family::{Ipv4, Ipv6};
 
     #[test]
-    fn ports_in_both_families() {
+    fn protocols_with_ports_in_both_families() {
         for family in [Ipv4, Ipv6] {
             for number in [TCP, UDP, SCTP] {
                 assert!(RuleProtocol::new(number, false).has_ports(family));
@@ -108,19 +109,19 @@ mod tests {
     }
 
     #[test]
-    fn icmp_belongs_to_ipv4() {
+    fn icmp_only_for_ipv4() {
         assert!(RuleProtocol::Only(ICMP).has_ports(Ipv4));
         assert!(!RuleProtocol::Only(ICMP).has_ports(Ipv6));
     }
 
     #[test]
-    fn icmpv6_belongs_to_ipv6() {
+    fn icmpv6_only_for_ipv6() {
         assert!(RuleProtocol::Only(ICMPV6).has_ports(Ipv6));
         assert!(!RuleProtocol::Only(ICMPV6).has_ports(Ipv4));
     }
 
     #[test]
-    fn exactly_four_protocols_have_ports() {
+    fn four_protocols_have_ports() {
         for family in [Ipv4, Ipv6] {
             let with_ports =
                 (0..=u16::MAX).filter(|&n| RuleProtocol::new(n, false).has_ports(family));
@@ -129,20 +130,20 @@ mod tests {
     }
 
     #[test]
-    fn inverted_never() {
+    fn inverted_protocols_have_no_ports() {
         for family in [Ipv4, Ipv6] {
             assert!((0..=u16::MAX).all(|n| !RuleProtocol::new(n, true).has_ports(family)));
         }
     }
 
     #[test]
-    fn zero_is_every_protocol() {
+    fn zero_means_every_protocol() {
         assert_eq!(RuleProtocol::Any, RuleProtocol::new(0, false));
         assert_eq!(RuleProtocol::Any, RuleProtocol::new(0, true));
     }
 
     #[test]
-    fn shown() {
+    fn display() {
         assert_eq!("every protocol", RuleProtocol::new(0, false).to_string());
         assert_eq!("protocol 50", RuleProtocol::new(50, false).to_string());
         assert_eq!(
