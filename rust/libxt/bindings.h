@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What build.rs gives to bindgen. */
+/* The input of bindgen, which build.rs runs. */
 #include <stdio.h>
 #include <getopt.h>
 #include <xtables.h>

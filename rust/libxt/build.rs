@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes the bindings of libxtables and of the rule's binary form, and links libxtables.
+//! Generates the bindings for libxtables and for a rule's binary form, and links libxtables.
 //!
-//! Environment: `BINDGEN` and `PKG_CONFIG` name the two programs, where they are not in `PATH`.
+//! The environment variables `BINDGEN` and `PKG_CONFIG` name these programs if they are not in
+//! `PATH`.
 
 #![deny(unsafe_code)]
 
@@ -13,11 +14,13 @@ use std::path::{
 };
 use std::process::Command;
 
-/// The C types that the extension fills in or reads.
+/// The C types whose members the extension reads or writes.
 const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info";
 
-/// Types that only pass by as pointers. Their layout is not the same in all versions of libxtables
-/// (`xt_option_entry`, for one, has grown), so nothing here may come to depend on it.
+/// The C types that occur only behind pointers.
+///
+/// Their layout differs between versions of libxtables (`xt_option_entry` has grown, for example),
+/// so the extension must not depend on it.
 const OPAQUE: &str = "xt_option_call|xt_option_entry|xt_fcheck_call|xt_xlate_tg_params";
 
 const FUNCTIONS: &str = "xtables_register_targets|printf";
@@ -67,13 +70,15 @@ fn main() {
     }
 }
 
-/// A file that is named as seen from this one: the fuzz targets' package, in a folder of its own, is
-/// built by this as well.
+/// Returns the path of the file `name` relative to this file.
+///
+/// Cargo's working directory does not do: the package of the fuzz targets, in another folder, uses
+/// this build script as well.
 fn beside(name: &str) -> PathBuf {
     Path::new(file!()).with_file_name(name)
 }
 
-/// The flags that pkg-config has for libxtables.
+/// Returns the flags that pkg-config has for libxtables.
 fn pkg_config(which: &str) -> Vec<String> {
     let mut command = Command::new(program("PKG_CONFIG", "pkg-config"));
     run(command.args([which, "xtables"]))
@@ -82,17 +87,17 @@ fn pkg_config(which: &str) -> Vec<String> {
         .collect()
 }
 
-/// The program that the environment variable names, or its usual name.
+/// Returns the program that the environment variable names, or `default`.
 fn program(variable: &str, default: &str) -> String {
     env::var(variable).unwrap_or_else(|_| default.into())
 }
 
-/// Runs `command` and returns what it printed; its errors go to cargo's log.
+/// Runs `command` and returns its output; its error messages go to cargo's log.
 fn run(command: &mut Command) -> String {
     let output = command
         .stderr(std::process::Stdio::inherit())
         .output()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", output.status);
-    String::from_utf8(output.stdout).expect("flags are UTF-8")
+    String::from_utf8(output.stdout).expect("the output is UTF-8")
 }

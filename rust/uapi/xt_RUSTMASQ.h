@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
- * The binary form of a RUSTMASQ rule, revision 0: what iptables hands to the
- * kernel and what the kernel hands back. It is the same for IPv4 and IPv6.
+ * The binary form of a RUSTMASQ rule, revision 0, as iptables sends it to the
+ * kernel and reads it back. It is the same for IPv4 and IPv6.
  *
- * The kernel module and the userspace extension both take it from here.
+ * The kernel module and the iptables extension are both built from this header.
  */
 #ifndef _XT_RUSTMASQ_H
 #define _XT_RUSTMASQ_H
 
 #include <linux/types.h>
 
-/* The bits of xt_rustmasq_info.flags. */
+/* The bits of xt_rustmasq_info.flags */
 
 /* --to-ports: min_port and max_port are set. Without it both are 0. */
 #define XT_RUSTMASQ_TO_PORTS		(1 << 0)
@@ -19,22 +19,25 @@
 /* --random-fully; may be given together with --random. */
 #define XT_RUSTMASQ_RANDOM_FULLY	(1 << 2)
 
-/* All of them. A rule with any other bit is refused. */
+/* All flags. The kernel refuses a rule with any other bit. */
 #define XT_RUSTMASQ_FLAGS_ALL		(XT_RUSTMASQ_TO_PORTS | \
 					 XT_RUSTMASQ_RANDOM | \
 					 XT_RUSTMASQ_RANDOM_FULLY)
 
 /**
- * struct xt_rustmasq_info - one rule's options
+ * struct xt_rustmasq_info - options of one rule
  * @flags:	XT_RUSTMASQ_*
  * @min_port:	first port of the range, or first query identifier for ICMP
- * @max_port:	last one; 1 <= min_port <= max_port <= 65535 in host order
+ * @max_port:	last port or query identifier; with XT_RUSTMASQ_TO_PORTS,
+ *		1 <= min_port <= max_port <= 65535 in host order
  * @reserved:	must be zero
- * @kernel_private: the kernel's own. It is never copied to userspace and never
- *		compared: the kernel's usersize and userspace's userspacesize
- *		both are the offset of this member.
+ * @kernel_private: for the kernel only. It is neither copied to userspace nor
+ *		compared: xt_target.usersize in the kernel and
+ *		xtables_target.userspacesize in userspace are both the offset
+ *		of this member.
  *
- * 48 bytes, without holes, and laid out alike for 32-bit and 64-bit programs.
+ * The size is 48 bytes, without holes. The layout is the same for 32-bit and
+ * 64-bit programs.
  */
 struct xt_rustmasq_info {
 	__u32		flags;
