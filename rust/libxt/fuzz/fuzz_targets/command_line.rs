@@ -41,26 +41,26 @@ const PHRASES: [&str; 17] = [
 ];
 
 fuzz_target!(|data: &[u8]| {
-    let line = oracle::words(data);
+    let line = oracle::split_words(data);
     let family = match line[0].as_bytes().contains(&b'6') {
         true => Family::Ipv6,
         false => Family::Ipv4,
     };
     let outcome = parse(family, &line);
-    let rule = oracle::check_given(family, &outcome);
+    let rule = oracle::check_options(family, &outcome);
     if let Some(refusal) = &outcome.refusal {
-        oracle::check_refusal(refusal, outcome.given.last().expect("one was refused"));
+        oracle::check_refusal(refusal, outcome.options.last().expect("one was refused"));
         return;
     }
-    assert!(oracle::kernel_takes(&rule), "{rule:?}");
-    let saved = oracle::saved(family, &rule);
-    assert_eq!(oracle::read_again(family, &saved), rule, "{saved:?}");
+    assert!(oracle::kernel_accepts(&rule), "{rule:?}");
+    let saved = oracle::save_text(family, &rule);
+    assert_eq!(oracle::parse_saved(family, &saved), rule, "{saved:?}");
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    let (turn, seed) = (seed % 3, seed / 3);
-    let line = change(&data[..size], seed);
-    if turn != 0 || line.len() > max_size {
+    let (choice, seed) = (seed % 3, seed / 3);
+    let line = mutate(&data[..size], seed);
+    if choice != 0 || line.len() > max_size {
         return fuzzer_mutate(data, size, max_size);
     }
     data[..line.len()].copy_from_slice(&line);
@@ -68,23 +68,23 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
 });
 
 /// A phrase comes, a word goes, or both.
-fn change(line: &[u8], seed: u32) -> Vec<u8> {
+fn mutate(line: &[u8], seed: u32) -> Vec<u8> {
     // CAST: a `usize` is no shorter here.
     let mut seed = seed as usize;
     let mut pick = |n: usize| {
-        let one = seed % n;
+        let picked = seed % n;
         seed /= n;
-        one
+        picked
     };
-    let (comes, goes) = [(true, false), (false, true), (true, true)][pick(3)];
+    let (insert, remove) = [(true, false), (false, true), (true, true)][pick(3)];
     let phrase = PHRASES[pick(PHRASES.len())];
     let mut words: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
-    let place = pick(words.len());
-    if goes {
-        words.remove(place);
+    let position = pick(words.len());
+    if remove {
+        words.remove(position);
     }
-    if comes {
-        words.insert(words.len().min(place + 1), phrase.as_bytes());
+    if insert {
+        words.insert(words.len().min(position + 1), phrase.as_bytes());
     }
     words.join(&0)
 }

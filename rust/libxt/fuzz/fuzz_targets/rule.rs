@@ -29,15 +29,18 @@ fuzz_target!(|data: &[u8]| {
     rule.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
 
     // Whatever the rule, what is shown of it is a good command line.
-    let saved = oracle::saved(family, &rule);
-    let again = oracle::read_again(family, &saved);
-    assert!(oracle::kernel_takes(&again), "{again:?}: {saved:?}");
-    assert!(oracle::no_more(&again, &rule), "{rule:?}: {saved:?}");
-    assert_eq!(oracle::saved(family, &again), saved);
-    if oracle::kernel_takes(&rule) {
+    let saved = oracle::save_text(family, &rule);
+    let parsed = oracle::parse_saved(family, &saved);
+    assert!(oracle::kernel_accepts(&parsed), "{parsed:?}: {saved:?}");
+    assert!(
+        oracle::has_only_options_of(&parsed, &rule),
+        "{rule:?}: {saved:?}"
+    );
+    assert_eq!(oracle::save_text(family, &parsed), saved);
+    if oracle::kernel_accepts(&rule) {
         assert_eq!(
-            oracle::compared(&rule),
-            oracle::compared(&again),
+            oracle::user_part(&rule),
+            oracle::user_part(&parsed),
             "{saved:?}"
         );
     }

@@ -34,7 +34,7 @@ pub struct Protocol {
 
 /// An option that the extension was given.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct GivenOption {
     /// Its name in the extension's own table, without the dashes.
     pub name: String,
     pub argument: Option<Vec<u8>>,
@@ -49,7 +49,7 @@ pub struct Given {
 /// What became of a command line.
 #[derive(Debug)]
 pub struct Outcome {
-    pub given: Vec<Given>,
+    pub options: Vec<GivenOption>,
     /// The words by which the extension refused the last one of them.
     pub refusal: Option<Vec<u8>>,
     /// How many words of the line were for nobody here. iptables would have stopped at the first.
@@ -58,7 +58,7 @@ pub struct Outcome {
 
 /// What an extension can show of a rule, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
+pub enum Callback {
     /// `-j RUSTMASQ -h`
     Help,
     /// `-L`
@@ -70,11 +70,11 @@ pub enum Show {
 }
 
 /// The extension, getopt and libxtables have one state for the whole program.
-static IPTABLES: Mutex<()> = Mutex::new(());
+static STATE: Mutex<()> = Mutex::new(());
 
 /// Reads a command line whose first word is the program's name.
 pub fn parse(family: Family, line: &[CString]) -> Outcome {
-    let _one_at_a_time = IPTABLES.lock();
+    let _state = STATE.lock();
     // CAST: getopt gets `char **`, and glibc's writes to the array at most, never to the words.
     let words = line.iter().map(|word| word.as_ptr().cast_mut());
     let mut argv: Vec<*mut c_char> = words.chain([ptr::null_mut()]).collect();
@@ -93,49 +93,51 @@ pub fn parse(family: Family, line: &[CString]) -> Outcome {
     // SAFETY: It is integers and pointers, all of which may be zero, as they were made.
     let outcome = unsafe { outcome.assume_init() };
     // CAST: `count` is not negative.
-    let given = outcome.given[..outcome.count as usize].iter();
+    let options = outcome.options[..outcome.count as usize].iter();
     Outcome {
         // SAFETY: The first `count` are filled in, and `line` is still there.
-        given: given.map(|one| unsafe { Given::new(one) }).collect(),
+        options: options
+            .map(|option| unsafe { GivenOption::new(option) })
+            .collect(),
         // SAFETY: With a refusal there is a message, which `iptables_parse` gave.
-        refusal: (outcome.refused != 0).then(|| unsafe { taken(outcome.message) }),
+        refusal: (outcome.refused != 0).then(|| unsafe { take_string(outcome.message) }),
         skipped: outcome.skipped,
     }
 }
 
 /// What the extension has to say of a rule.
-pub fn show(family: Family, what: Show, rule: &Rule) -> Vec<u8> {
-    let _one_at_a_time = IPTABLES.lock();
-    let what = match what {
-        Show::Help => bindings::HELP,
-        Show::Print => bindings::PRINT,
-        Show::PrintNumeric => bindings::PRINT_NUMERIC,
-        Show::Save => bindings::SAVE,
+pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
+    let _state = STATE.lock();
+    let callback = match callback {
+        Callback::Help => bindings::HELP,
+        Callback::Print => bindings::PRINT,
+        Callback::PrintNumeric => bindings::PRINT_NUMERIC,
+        Callback::Save => bindings::SAVE,
     };
     // SAFETY: `rule` is as long as a rule is. The state that the function works on is locked.
-    let text = unsafe { bindings::iptables_show(family as c_int, what, rule.as_ptr()) };
+    let text = unsafe { bindings::iptables_show(family as c_int, callback, rule.as_ptr()) };
     // SAFETY: `text` is what `iptables_show` gave.
-    unsafe { taken(text) }
+    unsafe { take_string(text) }
 }
 
-impl Given {
+impl GivenOption {
     /// # Safety
     ///
-    /// `given` is filled in, and the command line that it points into is still there.
-    unsafe fn new(given: &bindings::given) -> Self {
+    /// `option` is filled in, and the command line that it points into is still there.
+    unsafe fn new(option: &bindings::given_option) -> Self {
         Self {
             // SAFETY: The name is a string of the extension's table, which is static.
-            name: unsafe { text(given.name) }
+            name: unsafe { copy_string(option.name) }
                 .and_then(|name| String::from_utf8(name).ok())
                 .expect("a name"),
             // SAFETY: The argument is NULL or within a string of the command line.
-            argument: unsafe { text(given.argument) },
-            inverted: given.inverted != 0,
+            argument: unsafe { copy_string(option.argument) },
+            inverted: option.inverted != 0,
             protocol: Protocol {
-                number: given.protocol,
-                inverted: given.protocol_inverted != 0,
+                number: option.protocol,
+                inverted: option.protocol_inverted != 0,
             },
-            rule: given.rule,
+            rule: option.rule,
         }
     }
 }
@@ -143,7 +145,7 @@ impl Given {
 /// # Safety
 ///
 /// `string` is NULL or a string that ends with a zero.
-unsafe fn text(string: *const c_char) -> Option<Vec<u8>> {
+unsafe fn copy_string(string: *const c_char) -> Option<Vec<u8>> {
     // SAFETY: By the caller's promise it is a string.
     (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) }.to_bytes().to_vec())
 }
@@ -151,7 +153,7 @@ unsafe fn text(string: *const c_char) -> Option<Vec<u8>> {
 /// # Safety
 ///
 /// `string` is a string that one of the functions of `iptables.c` gave away.
-unsafe fn taken(string: *mut c_char) -> Vec<u8> {
+unsafe fn take_string(string: *mut c_char) -> Vec<u8> {
     // SAFETY: By the caller's promise it is a string.
     let text = unsafe { CStr::from_ptr(string) }.to_bytes().to_vec();
     // SAFETY: By the caller's promise it is ours to free, and nothing points to it any more.

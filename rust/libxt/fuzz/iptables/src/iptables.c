@@ -19,12 +19,12 @@
 
 #include "iptables.h"
 
-static jmp_buf refused;
+static jmp_buf refusal;
 static char *message;
 
 /* The extension's way out. */
 static void __attribute__((noreturn, format(printf, 2, 3)))
-refuse(enum xtables_exittype status, const char *format, ...)
+exit_err(enum xtables_exittype status, const char *format, ...)
 {
 	va_list list;
 
@@ -43,10 +43,10 @@ refuse(enum xtables_exittype status, const char *format, ...)
 		free(va_arg(list, char *));
 		va_end(list);
 	}
-	longjmp(refused, 1);
+	longjmp(refusal, 1);
 }
 
-static struct option original[] = {
+static struct option orig_opts[] = {
 	{ "protocol", required_argument, NULL, 'p' },
 	{ }
 };
@@ -54,14 +54,14 @@ static struct option original[] = {
 static struct xtables_globals globals = {
 	.program_name = "fuzz",
 	.program_version = "0",
-	.orig_opts = original,
-	.exit_err = refuse,
+	.orig_opts = orig_opts,
+	.exit_err = exit_err,
 };
 
 /* One for each family. */
 static struct xtables_target *targets;
-static unsigned int count;
-static struct option *options[2];
+static unsigned int target_count;
+static struct option *opts[2];
 
 /*
  * In the place of libxtables', which takes those of the family alone that the
@@ -70,15 +70,15 @@ static struct option *options[2];
 void xtables_register_targets(struct xtables_target *target, unsigned int n)
 {
 	targets = target;
-	count = n;
+	target_count = n;
 }
 
-static struct xtables_target *target_of(int ipv6)
+static struct xtables_target *find_target(int ipv6)
 {
 	uint16_t family = ipv6 ? NFPROTO_IPV6 : NFPROTO_IPV4;
 	unsigned int i;
 
-	for (i = 0; i < count; i++) {
+	for (i = 0; i < target_count; i++) {
 		if (targets[i].family == family) {
 			if (targets[i].size != sizeof(struct xt_rustmasq_info))
 				abort();
@@ -89,15 +89,15 @@ static struct xtables_target *target_of(int ipv6)
 }
 
 /* Space for a target and for nothing behind it, as iptables makes it for a new rule. */
-static struct xt_entry_target *new_rule(const struct xtables_target *target)
+static struct xt_entry_target *new_target(const struct xtables_target *target)
 {
 	size_t size = sizeof(struct xt_entry_target) + target->size;
-	struct xt_entry_target *rule = calloc(1, size);
+	struct xt_entry_target *t = calloc(1, size);
 
-	rule->u.target_size = size;
-	strcpy(rule->u.user.name, target->name);
-	rule->u.user.revision = target->revision;
-	return rule;
+	t->u.target_size = size;
+	strcpy(t->u.user.name, target->name);
+	t->u.user.revision = target->revision;
+	return t;
 }
 
 /* What a rule says apart from its target, in the form of the family. */
@@ -108,95 +108,95 @@ static void *new_entry(int ipv6)
 
 static void set_protocol(void *entry, int ipv6, uint16_t protocol, bool inverted)
 {
-	struct ipt_entry *ipv4 = entry;
-	struct ip6t_entry *other = entry;
+	struct ipt_entry *ip4 = entry;
+	struct ip6t_entry *ip6 = entry;
 
 	if (ipv6) {
-		other->ipv6.proto = protocol;
-		other->ipv6.flags |= IP6T_F_PROTO;
-		other->ipv6.invflags = inverted ? IP6T_INV_PROTO : 0;
+		ip6->ipv6.proto = protocol;
+		ip6->ipv6.flags |= IP6T_F_PROTO;
+		ip6->ipv6.invflags = inverted ? IP6T_INV_PROTO : 0;
 	} else {
-		ipv4->ip.proto = protocol;
-		ipv4->ip.invflags = inverted ? IPT_INV_PROTO : 0;
+		ip4->ip.proto = protocol;
+		ip4->ip.invflags = inverted ? IPT_INV_PROTO : 0;
 	}
 }
 
-/* The name that the extension's table has for what getopt met; NULL: it is not the extension's. */
-static const char *name_of(const struct xtables_target *target, int met)
+/* The name that the extension's table has for what getopt opt; NULL: it is not the extension's. */
+static const char *option_name(const struct xtables_target *target, int opt)
 {
 	const struct option *option;
 
 	for (option = target->extra_opts; option->name; option++)
-		if (met - (int)target->option_offset == option->val)
+		if (opt - (int)target->option_offset == option->val)
 			return option->name;
 	return NULL;
 }
 
 /* Gives one option to the extension. Not inlined: nothing of the caller's is lost on the way back. */
 static bool __attribute__((noinline))
-give(struct xtables_target *target, int met, char **argv, bool inverted, void *entry)
+parse_option(struct xtables_target *target, int opt, char **argv, bool inverted, void *entry)
 {
-	if (setjmp(refused))
+	if (setjmp(refusal))
 		return false;
-	xtables_option_tpcall(met, argv, inverted, target, entry);
+	xtables_option_tpcall(opt, argv, inverted, target, entry);
 	return true;
 }
 
 static bool __attribute__((noinline)) final_check(struct xtables_target *target)
 {
-	if (setjmp(refused))
+	if (setjmp(refusal))
 		return false;
 	xtables_option_tfcall(target);
 	return true;
 }
 
-static void read_options(struct xtables_target *target, int ipv6, void *entry, int argc, char **argv,
+static void parse_options(struct xtables_target *target, int ipv6, void *entry, int argc, char **argv,
 			 struct outcome *outcome)
 {
-	struct given *given;
+	struct given_option *given;
 	bool inverted = false;
-	struct given now = { };
-	bool go_on = true;
-	int met;
+	struct given_option current = { };
+	bool accepted = true;
+	int opt;
 
 	/* "-": what is no option comes in its place, as 1. ":": no messages. */
 	optind = 0;
-	while (go_on && (met = getopt_long(argc, argv, "-:p:", options[ipv6], NULL)) != -1) {
-		if (met == 1 && strcmp(optarg, "!") == 0 && !inverted) {
+	while (accepted && (opt = getopt_long(argc, argv, "-:p:", opts[ipv6], NULL)) != -1) {
+		if (opt == 1 && strcmp(optarg, "!") == 0 && !inverted) {
 			inverted = true;
 			continue;
 		}
-		now.name = name_of(target, met);
-		if (met == 'p') {
-			now.protocol = strtoul(optarg, NULL, 0);
-			now.protocol_inverted = inverted;
-			set_protocol(entry, ipv6, now.protocol, inverted);
-		} else if (!now.name || outcome->count == MOST_OPTIONS) {
+		current.name = option_name(target, opt);
+		if (opt == 'p') {
+			current.protocol = strtoul(optarg, NULL, 0);
+			current.protocol_inverted = inverted;
+			set_protocol(entry, ipv6, current.protocol, inverted);
+		} else if (!current.name || outcome->count == MAX_OPTIONS) {
 			/* iptables would say so and exit. */
 			outcome->skipped++;
 		} else {
-			now.argument = optarg;
-			now.inverted = inverted;
-			given = &outcome->given[outcome->count++];
-			*given = now;
-			go_on = give(target, met, argv, inverted, entry);
+			current.argument = optarg;
+			current.inverted = inverted;
+			given = &outcome->options[outcome->count++];
+			*given = current;
+			accepted = parse_option(target, opt, argv, inverted, entry);
 			memcpy(given->rule, target->t->data, sizeof(given->rule));
 		}
 		inverted = false;
 	}
-	outcome->refused = !go_on || !final_check(target);
+	outcome->refused = !accepted || !final_check(target);
 }
 
 void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 {
-	struct xtables_target *target = target_of(ipv6);
+	struct xtables_target *target = find_target(ipv6);
 	void *entry = new_entry(ipv6);
 
-	if (!options[ipv6]) {
+	if (!opts[ipv6]) {
 		xtables_set_params(&globals);
-		options[ipv6] = xtables_merge_options(original, NULL, target->extra_opts, &target->option_offset);
+		opts[ipv6] = xtables_merge_options(orig_opts, NULL, target->extra_opts, &target->option_offset);
 	}
-	target->t = new_rule(target);
+	target->t = new_target(target);
 	target->tflags = 0;
 	if (target->init)
 		target->init(target->t);
@@ -204,7 +204,7 @@ void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 	message = NULL;
 	outcome->count = 0;
 	outcome->skipped = 0;
-	read_options(target, ipv6, entry, argc, argv, outcome);
+	parse_options(target, ipv6, entry, argc, argv, outcome);
 	outcome->message = message;
 
 	free(target->t);
@@ -212,31 +212,31 @@ void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 	free(entry);
 }
 
-char *iptables_show(int ipv6, enum show what, const uint8_t *rule)
+char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule)
 {
-	const struct xtables_target *target = target_of(ipv6);
-	struct xt_entry_target *t = new_rule(target);
+	const struct xtables_target *target = find_target(ipv6);
+	struct xt_entry_target *t = new_target(target);
 	void *entry = new_entry(ipv6);
-	FILE *terminal = stdout;
+	FILE *saved_stdout = stdout;
 	char *text;
 	size_t size;
 
 	memcpy(t->data, rule, target->size);
 	stdout = open_memstream(&text, &size);
-	switch (what) {
+	switch (callback) {
 	case HELP:
 		target->help();
 		break;
 	case PRINT:
 	case PRINT_NUMERIC:
-		target->print(entry, t, what == PRINT_NUMERIC);
+		target->print(entry, t, callback == PRINT_NUMERIC);
 		break;
 	case SAVE:
 		target->save(entry, t);
 		break;
 	}
 	fclose(stdout);
-	stdout = terminal;
+	stdout = saved_stdout;
 	if (memcmp(t->data, rule, target->size) != 0)
 		abort();
 	free(entry);

@@ -4,10 +4,10 @@
 
 #include "../../../../uapi/xt_RUSTMASQ.h"
 
-#define MOST_OPTIONS 64
+#define MAX_OPTIONS 64
 
 /* An option that the extension was given. */
-struct given {
+struct given_option {
 	/* Its name in the extension's own table. */
 	const char *name;
 	/* Within argv, or NULL. */
@@ -23,7 +23,7 @@ struct given {
 
 struct outcome {
 	int count;
-	struct given given[MOST_OPTIONS];
+	struct given_option options[MAX_OPTIONS];
 	/* Words that are for nobody here; passed over. */
 	int skipped;
 	/* The extension refused the last option. */
@@ -33,7 +33,7 @@ struct outcome {
 };
 
 /* What can be shown, and for what. */
-enum show {
+enum callback {
 	HELP,	/* -j RUSTMASQ -h */
 	PRINT,	/* -L */
 	PRINT_NUMERIC,	/* -L -n */
@@ -44,6 +44,6 @@ enum show {
 void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome);
 
 /* What the extension has to say of a rule; to be freed. */
-char *iptables_show(int ipv6, enum show what, const uint8_t *rule);
+char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule);
 
 void iptables_free(char *text);

@@ -18,10 +18,10 @@ pub mod oracle;
 pub use ffi::{
     parse,
     show,
+    Callback, //
     Family,
-    Given,
+    GivenOption,
     Outcome,
     Protocol,
     Rule,
-    Show, //
 };

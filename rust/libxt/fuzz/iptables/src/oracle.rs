@@ -8,12 +8,12 @@ use std::ffi::CString;
 use crate::{
     parse,
     show,
+    Callback, //
     Family,
-    Given,
+    GivenOption,
     Outcome,
     Protocol,
     Rule,
-    Show, //
 };
 
 use crate::bindings::{
@@ -22,10 +22,10 @@ use crate::bindings::{
     XT_RUSTMASQ_TO_PORTS as TO_PORTS, //
 };
 
-const NEW: Rule = [0; 48];
+const NEW_RULE: Rule = [0; 48];
 
 /// Splits the input of a target at its zeros.
-pub fn words(data: &[u8]) -> Vec<CString> {
+pub fn split_words(data: &[u8]) -> Vec<CString> {
     data.split(|&byte| byte == 0)
         .map(|word| CString::new(word).expect("no zero is left"))
         .collect()
@@ -41,45 +41,45 @@ fn fields(rule: &Rule) -> (u32, u16, u16) {
     )
 }
 
-fn rule(flags: u32, min: u16, max: u16) -> Rule {
-    let mut rule = NEW;
+fn new_rule(flags: u32, first: u16, last: u16) -> Rule {
+    let mut rule = NEW_RULE;
     rule[..4].copy_from_slice(&flags.to_ne_bytes());
-    rule[4..6].copy_from_slice(&min.to_be_bytes());
-    rule[6..8].copy_from_slice(&max.to_be_bytes());
+    rule[4..6].copy_from_slice(&first.to_be_bytes());
+    rule[6..8].copy_from_slice(&last.to_be_bytes());
     rule
 }
 
 /// Whether the kernel takes the rule.
-pub fn kernel_takes(rule: &Rule) -> bool {
-    let (flags, min, max) = fields(rule);
+pub fn kernel_accepts(rule: &Rule) -> bool {
+    let (flags, first, last) = fields(rule);
     let ports = if flags & TO_PORTS != 0 {
-        min != 0 && min <= max
+        first != 0 && first <= last
     } else {
-        (min, max) == (0, 0)
+        (first, last) == (0, 0)
     };
     ports && flags & !(TO_PORTS | RANDOM | RANDOM_FULLY) == 0 && rule[8..16] == [0; 8]
 }
 
 /// Whether a rule has no option that the other one lacks.
-pub fn no_more(rule: &Rule, other: &Rule) -> bool {
+pub fn has_only_options_of(rule: &Rule, other: &Rule) -> bool {
     fields(rule).0 & !fields(other).0 == 0
 }
 
 /// What userspace has a say in.
-pub fn compared(rule: &Rule) -> &[u8] {
+pub fn user_part(rule: &Rule) -> &[u8] {
     &rule[..16]
 }
 
 /// `PORT` or `PORT-PORT`: each number is written as it would be printed.
-fn range(text: &[u8]) -> Option<(u16, u16)> {
+fn parse_range(text: &[u8]) -> Option<(u16, u16)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut ports = text.split('-').map(|word| {
         let port: u16 = word.parse().ok()?;
         (port > 0 && port.to_string() == word).then_some(port)
     });
-    let min = ports.next()??;
-    let max = ports.next().unwrap_or(Some(min))?;
-    (ports.next().is_none() && min <= max).then_some((min, max))
+    let first = ports.next()??;
+    let last = ports.next().unwrap_or(Some(first))?;
+    (ports.next().is_none() && first <= last).then_some((first, last))
 }
 
 fn has_ports(family: Family, protocol: Protocol) -> bool {
@@ -91,40 +91,44 @@ fn has_ports(family: Family, protocol: Protocol) -> bool {
 }
 
 /// What an option makes of a rule; `None` if it must be refused.
-fn expected(family: Family, before: &Rule, given: &Given) -> Option<Rule> {
-    let (flags, min, max) = fields(before);
-    let flag = match given.name.as_str() {
+fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<Rule> {
+    let (flags, first, last) = fields(before);
+    let flag = match option.name.as_str() {
         "to-ports" => TO_PORTS,
         "random" => RANDOM,
         "random-fully" => RANDOM_FULLY,
         name => panic!("there is no option {name}"),
     };
-    if given.inverted || flags & flag != 0 {
+    if option.inverted || flags & flag != 0 {
         return None;
     }
-    let (min, max) = match &given.argument {
-        Some(text) if flag == TO_PORTS && has_ports(family, given.protocol) => range(text)?,
-        None if flag != TO_PORTS => (min, max),
+    let (first, last) = match &option.argument {
+        Some(text) if flag == TO_PORTS && has_ports(family, option.protocol) => parse_range(text)?,
+        None if flag != TO_PORTS => (first, last),
         _ => return None,
     };
-    Some(rule(flags | flag, min, max))
+    Some(new_rule(flags | flag, first, last))
 }
 
 /// Checks what became of each option. Says the rule that they come to.
-pub fn check_given(family: Family, outcome: &Outcome) -> Rule {
-    let mut rule = NEW;
-    for (n, given) in outcome.given.iter().enumerate() {
-        let expected = expected(family, &rule, given);
-        let refused = outcome.refusal.is_some() && n + 1 == outcome.given.len();
-        assert_eq!(expected.is_none(), refused, "refused or not: {given:?}");
-        assert_eq!(given.rule, expected.unwrap_or(rule), "the rule: {given:?}");
-        rule = given.rule;
+pub fn check_options(family: Family, outcome: &Outcome) -> Rule {
+    let mut rule = NEW_RULE;
+    for (n, option) in outcome.options.iter().enumerate() {
+        let expected = expected_rule(family, &rule, option);
+        let refused = outcome.refusal.is_some() && n + 1 == outcome.options.len();
+        assert_eq!(expected.is_none(), refused, "refused or not: {option:?}");
+        assert_eq!(
+            option.rule,
+            expected.unwrap_or(rule),
+            "the rule: {option:?}"
+        );
+        rule = option.rule;
     }
     rule
 }
 
 /// A refusal is one line that names the option and says what is allowed.
-pub fn check_refusal(message: &[u8], option: &Given) {
+pub fn check_refusal(message: &[u8], option: &GivenOption) {
     let message = one_line(message);
     let before = format!("RUSTMASQ: --{}: ", option.name);
     assert!(message.starts_with(&before), "{message}");
@@ -139,21 +143,22 @@ fn one_line(text: &[u8]) -> &str {
 }
 
 /// What `-S` says of a rule, after a look at whether `-L` says the same.
-pub fn saved(family: Family, rule: &Rule) -> String {
-    let saved = show(family, Show::Save, rule);
+pub fn save_text(family: Family, rule: &Rule) -> String {
+    let saved = show(family, Callback::Save, rule);
     let saved = one_line(&saved);
     let listed = saved
         .replace(" --to-ports ", " masq ports: ")
         .replace(" --", " ");
-    for what in [Show::Print, Show::PrintNumeric] {
-        assert_eq!(one_line(&show(family, what, rule)), listed);
+    for callback in [Callback::Print, Callback::PrintNumeric] {
+        assert_eq!(one_line(&show(family, callback, rule)), listed);
     }
     saved.into()
 }
 
 /// The help names every option, in lines that a terminal does not break.
 pub fn check_help(family: Family) {
-    let help = String::from_utf8(show(family, Show::Help, &NEW)).expect("the help is UTF-8");
+    let help =
+        String::from_utf8(show(family, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
     for option in ["to-ports", "random", "random-fully"] {
         assert!(help.contains(&format!("\n --{option} ")), "{help}");
     }
@@ -166,12 +171,12 @@ pub fn check_help(family: Family) {
 }
 
 /// What `-S` said is a command line, which comes to this rule.
-pub fn read_again(family: Family, saved: &str) -> Rule {
+pub fn parse_saved(family: Family, saved: &str) -> Rule {
     let line = format!("iptables -p 6{saved}").replace(' ', "\0");
-    let outcome = parse(family, &words(line.as_bytes()));
+    let outcome = parse(family, &split_words(line.as_bytes()));
     assert!(
         outcome.refusal.is_none() && outcome.skipped == 0,
         "{saved:?}"
     );
-    outcome.given.last().map_or(NEW, |last| last.rule)
+    outcome.options.last().map_or(NEW_RULE, |last| last.rule)
 }
