@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any command line. The input is its words, with a zero between two; there is a 6 in the first one,
-//! the program's name, for IPv6.
+//! Fuzz target: any command line.
+//!
+//! The input is the words of the command line, separated by NUL bytes. The first word is the
+//! program's name; with a `6` in it, the family is IPv6.
 
 #![no_main]
 #![deny(unsafe_code)]
@@ -16,10 +18,10 @@ use libfuzzer_sys::{
     fuzz_target,
     fuzzer_mutate, //
 };
-// Registers itself; nothing of it is called by name.
+// Linked only: the extension registers itself.
 use xt_RUSTMASQ as _;
 
-/// What lines are made of. Changes of single bytes would be long in finding these.
+/// Words to insert, which mutations of single bytes would take long to find.
 const PHRASES: [&str; 17] = [
     "!",
     "!\0-p\x006",
@@ -49,7 +51,10 @@ fuzz_target!(|data: &[u8]| {
     let outcome = parse(family, &line);
     let rule = oracle::check_options(family, &outcome);
     if let Some(refusal) = &outcome.refusal {
-        oracle::check_refusal(refusal, outcome.options.last().expect("one was refused"));
+        oracle::check_refusal(
+            refusal,
+            outcome.options.last().expect("the last option was refused"),
+        );
         return;
     }
     assert!(oracle::kernel_accepts(&rule), "{rule:?}");
@@ -67,9 +72,9 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     line.len()
 });
 
-/// A phrase comes, a word goes, or both.
+/// Inserts a phrase, removes a word, or both.
 fn mutate(line: &[u8], seed: u32) -> Vec<u8> {
-    // CAST: a `usize` is no shorter here.
+    // CAST: A `usize` has at least 32 bits on the hosts that run the fuzz targets.
     let mut seed = seed as usize;
     let mut pick = |n: usize| {
         let picked = seed % n;

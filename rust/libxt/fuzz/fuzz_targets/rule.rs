@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any rule. The input is a byte for the family and then the rule, with zeros for what is missing.
-//! Without either, it is the help's turn.
+//! Fuzz target: any rule from the kernel.
+//!
+//! The input is one byte for the family, then the rule, padded with zeros. For an empty input, the
+//! target checks the help.
 
 #![no_main]
 #![deny(unsafe_code)]
@@ -12,7 +14,7 @@ use iptables::{
     Rule, //
 };
 use libfuzzer_sys::fuzz_target;
-// Registers itself; nothing of it is called by name.
+// Linked only: the extension registers itself.
 use xt_RUSTMASQ as _;
 
 fuzz_target!(|data: &[u8]| {
@@ -28,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     let mut rule: Rule = [0; 48];
     rule.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
 
-    // Whatever the rule, what is shown of it is a good command line.
+    // The text of any rule, valid or not, is a valid command line.
     let saved = oracle::save_text(family, &rule);
     let parsed = oracle::parse_saved(family, &saved);
     assert!(oracle::kernel_accepts(&parsed), "{parsed:?}: {saved:?}");

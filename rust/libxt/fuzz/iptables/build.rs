@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Compiles `src/iptables.c` and writes the bindings of `src/iptables.h`.
+//! Compiles `src/iptables.c` and generates the bindings for `src/iptables.h`.
 //!
-//! Environment: `BINDGEN` names that program, where it is not in `PATH`; `CC` the compiler.
+//! The environment variable `BINDGEN` names that program if it is not in `PATH`, and `CC` names the
+//! C compiler.
 
 #![deny(unsafe_code)]
 
@@ -21,7 +22,7 @@ fn main() {
 
     let out_dir = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let bindgen = env::var_os("BINDGEN").unwrap_or_else(|| "bindgen".into());
-    let done = Command::new(bindgen)
+    let status = Command::new(bindgen)
         .arg(HEADER)
         .arg("--output")
         .arg(PathBuf::from(out_dir).join("bindings.rs"))
@@ -29,7 +30,7 @@ fn main() {
         .args(["--default-enum-style", "consts", "--no-prepend-enum-name"])
         .status()
         .expect("bindgen can be run");
-    assert!(done.success(), "bindgen: {done}");
+    assert!(status.success(), "bindgen: {status}");
 
     cc::Build::new()
         .file(SOURCE)

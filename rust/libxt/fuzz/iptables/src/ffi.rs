@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The border to `iptables.c`.
+//! The FFI layer to `iptables.c`.
 
 use std::ffi::{
     c_char,
@@ -14,49 +14,55 @@ use std::sync::Mutex;
 
 use crate::bindings;
 
-/// `struct xt_rustmasq_info`
+/// The bytes of a rule's binary form, `struct xt_rustmasq_info`.
 pub type Rule = [u8; size_of::<bindings::xt_rustmasq_info>()];
 
-/// A rule's family.
+/// The address family of a rule; its value is the argument `ipv6` of the C functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
+    /// iptables
     Ipv4,
+    /// ip6tables
     Ipv6,
 }
 
-/// What `-p` said.
+/// The protocol given with `-p`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol {
-    /// 0: every one
+    /// The protocol's number; 0 means every protocol.
     pub number: u16,
+    /// Whether a `!` precedes `-p`.
     pub inverted: bool,
 }
 
-/// An option that the extension was given.
+/// An option that was passed to the extension.
 #[derive(Clone, Debug)]
 pub struct GivenOption {
-    /// Its name in the extension's own table, without the dashes.
+    /// The name in the extension's table of options, without the dashes.
     pub name: String,
+    /// The argument, if the option takes one.
     pub argument: Option<Vec<u8>>,
-    /// `!` stood before it.
+    /// Whether a `!` precedes the option.
     pub inverted: bool,
-    /// What `-p` had said by then.
+    /// The protocol according to the command line so far.
     pub protocol: Protocol,
-    /// The rule after it.
+    /// The rule after the extension parsed the option.
     pub rule: Rule,
 }
 
-/// What became of a command line.
+/// The result of parsing a command line.
 #[derive(Debug)]
 pub struct Outcome {
+    /// The options that were passed to the extension.
     pub options: Vec<GivenOption>,
-    /// The words by which the extension refused the last one of them.
+    /// The message by which the extension refused the last of them.
     pub refusal: Option<Vec<u8>>,
-    /// How many words of the line were for nobody here. iptables would have stopped at the first.
+    /// The number of words that are neither known options nor arguments. iptables would have exited
+    /// at the first.
     pub skipped: c_int,
 }
 
-/// What an extension can show of a rule, and for what.
+/// A callback of the extension that prints text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callback {
     /// `-j RUSTMASQ -h`
@@ -69,19 +75,20 @@ pub enum Callback {
     Save,
 }
 
-/// The extension, getopt and libxtables have one state for the whole program.
+/// Guards the state of the extension, getopt and libxtables, which is global.
 static STATE: Mutex<()> = Mutex::new(());
 
-/// Reads a command line whose first word is the program's name.
+/// Parses a command line, whose first word is the program's name.
 pub fn parse(family: Family, line: &[CString]) -> Outcome {
     let _state = STATE.lock();
-    // CAST: getopt gets `char **`, and glibc's writes to the array at most, never to the words.
+    // CAST: getopt takes `char **`. glibc's getopt reorders the array but never writes to the
+    // words.
     let words = line.iter().map(|word| word.as_ptr().cast_mut());
     let mut argv: Vec<*mut c_char> = words.chain([ptr::null_mut()]).collect();
     let mut outcome = MaybeUninit::<bindings::outcome>::zeroed();
-    // SAFETY: `argv` is an array of `line.len()` strings, each of which ends with a zero, and ends
-    // with NULL; the strings live until this function ends. `outcome` is writable. The state that
-    // the function works on is locked.
+    // SAFETY: `argv` has `line.len()` pointers to NUL-terminated strings and then NULL. `line` is
+    // borrowed, so the strings outlive this call. `outcome` is valid for writes. The global state
+    // that `iptables_parse` uses is locked.
     unsafe {
         bindings::iptables_parse(
             family as c_int,
@@ -90,22 +97,25 @@ pub fn parse(family: Family, line: &[CString]) -> Outcome {
             outcome.as_mut_ptr(),
         );
     }
-    // SAFETY: It is integers and pointers, all of which may be zero, as they were made.
+    // SAFETY: All members are integers or raw pointers, and the memory was zeroed above, so also
+    // those that `iptables_parse` has not written are valid.
     let outcome = unsafe { outcome.assume_init() };
-    // CAST: `count` is not negative.
+    // CAST: `count` is between 0 and `MAX_OPTIONS`.
     let options = outcome.options[..outcome.count as usize].iter();
     Outcome {
-        // SAFETY: The first `count` are filled in, and `line` is still there.
+        // SAFETY: `iptables_parse` has filled in the first `count` options. Their arguments point
+        // into the strings of `line`, which is borrowed.
         options: options
             .map(|option| unsafe { GivenOption::new(option) })
             .collect(),
-        // SAFETY: With a refusal there is a message, which `iptables_parse` gave.
+        // SAFETY: If `refused` is set, `message` is a string that `iptables_parse` allocated for
+        // its caller. Nothing else uses it.
         refusal: (outcome.refused != 0).then(|| unsafe { take_string(outcome.message) }),
         skipped: outcome.skipped,
     }
 }
 
-/// What the extension has to say of a rule.
+/// Returns the text that a callback of the extension prints for a rule.
 pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
     let _state = STATE.lock();
     let callback = match callback {
@@ -114,23 +124,29 @@ pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
         Callback::PrintNumeric => bindings::PRINT_NUMERIC,
         Callback::Save => bindings::SAVE,
     };
-    // SAFETY: `rule` is as long as a rule is. The state that the function works on is locked.
+    // SAFETY: `rule` is valid for reads of an `xt_rustmasq_info`, whose size it has. The global
+    // state that `iptables_show` uses is locked.
     let text = unsafe { bindings::iptables_show(family as c_int, callback, rule.as_ptr()) };
-    // SAFETY: `text` is what `iptables_show` gave.
+    // SAFETY: `text` is a string that `iptables_show` has just allocated for its caller.
     unsafe { take_string(text) }
 }
 
 impl GivenOption {
+    /// Copies an option.
+    ///
     /// # Safety
     ///
-    /// `option` is filled in, and the command line that it points into is still there.
+    /// `iptables_parse` must have filled in `option`, and the command line that it parsed must
+    /// still be valid.
     unsafe fn new(option: &bindings::given_option) -> Self {
         Self {
-            // SAFETY: The name is a string of the extension's table, which is static.
+            // SAFETY: `name` points into the extension's table of options, whose names are string
+            // literals.
             name: unsafe { copy_string(option.name) }
                 .and_then(|name| String::from_utf8(name).ok())
-                .expect("a name"),
-            // SAFETY: The argument is NULL or within a string of the command line.
+                .expect("every option has a UTF-8 name"),
+            // SAFETY: `argument` is getopt's `optarg`: NULL or a pointer into a NUL-terminated
+            // string of the command line, which the caller vouches for.
             argument: unsafe { copy_string(option.argument) },
             inverted: option.inverted != 0,
             protocol: Protocol {
@@ -142,21 +158,28 @@ impl GivenOption {
     }
 }
 
+/// Copies a C string; NULL becomes `None`.
+///
 /// # Safety
 ///
-/// `string` is NULL or a string that ends with a zero.
+/// `string` must be NULL or valid as for [`CStr::from_ptr`].
 unsafe fn copy_string(string: *const c_char) -> Option<Vec<u8>> {
-    // SAFETY: By the caller's promise it is a string.
+    // SAFETY: `string` is not NULL here, so the caller vouches for a NUL-terminated string. It is
+    // copied before this function returns.
     (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) }.to_bytes().to_vec())
 }
 
+/// Copies a C string and frees it.
+///
 /// # Safety
 ///
-/// `string` is a string that one of the functions of `iptables.c` gave away.
+/// `string` must be a string that a function of `iptables.c` allocated for its caller, and nothing
+/// may use it afterwards.
 unsafe fn take_string(string: *mut c_char) -> Vec<u8> {
-    // SAFETY: By the caller's promise it is a string.
+    // SAFETY: The caller vouches for a string allocated by `iptables.c`, which terminates it by
+    // NUL.
     let text = unsafe { CStr::from_ptr(string) }.to_bytes().to_vec();
-    // SAFETY: By the caller's promise it is ours to free, and nothing points to it any more.
+    // SAFETY: The caller passes on the ownership of `string`, and `text` is a copy.
     unsafe { bindings::iptables_free(string) };
     text
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What iptables does with an extension: it is registered, is given the options
- * that getopt finds for it, and may refuse one by a function that does not
- * return. C, for in Rust there is no way back from that: iptables exits there,
- * a fuzzer must go on.
+ * A model of iptables: the extension registers its targets, gets the options
+ * that getopt finds for it, and refuses an option through exit_err, which does
+ * not return. iptables exits there, but a fuzzer must go on, so exit_err uses
+ * longjmp. That is why this file is C.
  */
 #define _GNU_SOURCE
 #include <getopt.h>
@@ -22,7 +22,7 @@
 static jmp_buf refusal;
 static char *message;
 
-/* The extension's way out. */
+/* Called by the extension to refuse an option. */
 static void __attribute__((noreturn, format(printf, 2, 3)))
 exit_err(enum xtables_exittype status, const char *format, ...)
 {
@@ -34,8 +34,8 @@ exit_err(enum xtables_exittype status, const char *format, ...)
 	va_end(list);
 
 	/*
-	 * The extension leaks the text, for iptables is about to exit. Of a
-	 * million refusals that would be too much.
+	 * The extension leaks the text, since iptables is about to exit. Free it,
+	 * since the fuzzer goes on to the next of some million inputs.
 	 */
 	if (strcmp(format, "%.*s") == 0) {
 		va_start(list, format);
@@ -58,14 +58,15 @@ static struct xtables_globals globals = {
 	.exit_err = exit_err,
 };
 
-/* One for each family. */
+/* The registered targets, one for each family. */
 static struct xtables_target *targets;
 static unsigned int target_count;
+/* The options of iptables and of the extension, for IPv4 and IPv6. */
 static struct option *opts[2];
 
 /*
- * In the place of libxtables', which takes those of the family alone that the
- * program was started for. Called before main.
+ * Replaces the function of libxtables, which registers only the targets of the
+ * family that the program was started for. Called before main.
  */
 void xtables_register_targets(struct xtables_target *target, unsigned int n)
 {
@@ -88,7 +89,10 @@ static struct xtables_target *find_target(int ipv6)
 	abort();
 }
 
-/* Space for a target and for nothing behind it, as iptables makes it for a new rule. */
+/*
+ * Allocates the target of a new rule as iptables does. No byte follows it, so
+ * that AddressSanitizer finds accesses behind it.
+ */
 static struct xt_entry_target *new_target(const struct xtables_target *target)
 {
 	size_t size = sizeof(struct xt_entry_target) + target->size;
@@ -100,7 +104,7 @@ static struct xt_entry_target *new_target(const struct xtables_target *target)
 	return t;
 }
 
-/* What a rule says apart from its target, in the form of the family. */
+/* Allocates a new rule's entry, which has another type for each family. */
 static void *new_entry(int ipv6)
 {
 	return calloc(1, ipv6 ? sizeof(struct ip6t_entry) : sizeof(struct ipt_entry));
@@ -121,7 +125,7 @@ static void set_protocol(void *entry, int ipv6, uint16_t protocol, bool inverted
 	}
 }
 
-/* The name that the extension's table has for what getopt opt; NULL: it is not the extension's. */
+/* Returns the name of getopt's result opt, or NULL if it is no option of the extension. */
 static const char *option_name(const struct xtables_target *target, int opt)
 {
 	const struct option *option;
@@ -132,7 +136,11 @@ static const char *option_name(const struct xtables_target *target, int opt)
 	return NULL;
 }
 
-/* Gives one option to the extension. Not inlined: nothing of the caller's is lost on the way back. */
+/*
+ * Passes one option to the extension; returns false if the extension refused
+ * it. Not inlined: longjmp makes local variables of the function that called
+ * setjmp indeterminate, and the caller's must stay valid.
+ */
 static bool __attribute__((noinline))
 parse_option(struct xtables_target *target, int opt, char **argv, bool inverted, void *entry)
 {
@@ -142,6 +150,7 @@ parse_option(struct xtables_target *target, int opt, char **argv, bool inverted,
 	return true;
 }
 
+/* Calls the extension's final check; returns false if the extension refused the rule. */
 static bool __attribute__((noinline)) final_check(struct xtables_target *target)
 {
 	if (setjmp(refusal))
@@ -150,8 +159,8 @@ static bool __attribute__((noinline)) final_check(struct xtables_target *target)
 	return true;
 }
 
-static void parse_options(struct xtables_target *target, int ipv6, void *entry, int argc, char **argv,
-			 struct outcome *outcome)
+static void parse_options(struct xtables_target *target, int ipv6, void *entry,
+			  int argc, char **argv, struct outcome *outcome)
 {
 	struct given_option *given;
 	bool inverted = false;
@@ -159,7 +168,7 @@ static void parse_options(struct xtables_target *target, int ipv6, void *entry, 
 	bool accepted = true;
 	int opt;
 
-	/* "-": what is no option comes in its place, as 1. ":": no messages. */
+	/* "-": report other words in their order, as option 1. ":": print no errors. */
 	optind = 0;
 	while (accepted && (opt = getopt_long(argc, argv, "-:p:", opts[ipv6], NULL)) != -1) {
 		if (opt == 1 && strcmp(optarg, "!") == 0 && !inverted) {
@@ -172,7 +181,7 @@ static void parse_options(struct xtables_target *target, int ipv6, void *entry, 
 			current.protocol_inverted = inverted;
 			set_protocol(entry, ipv6, current.protocol, inverted);
 		} else if (!current.name || outcome->count == MAX_OPTIONS) {
-			/* iptables would say so and exit. */
+			/* iptables would print an error and exit. */
 			outcome->skipped++;
 		} else {
 			current.argument = optarg;

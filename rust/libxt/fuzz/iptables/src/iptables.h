@@ -1,38 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* iptables, as far as the extension can tell. For lib.rs alone. */
+/* A model of iptables that calls the extension; only ffi.rs uses it. */
 #include <stdint.h>
 
 #include "../../../../uapi/xt_RUSTMASQ.h"
 
 #define MAX_OPTIONS 64
 
-/* An option that the extension was given. */
+/* An option that was passed to the extension. */
 struct given_option {
-	/* Its name in the extension's own table. */
+	/* The name in the extension's table of options. */
 	const char *name;
-	/* Within argv, or NULL. */
+	/* A pointer into argv, or NULL. */
 	const char *argument;
-	/* "!" stood before it. */
+	/* A "!" precedes the option. */
 	int inverted;
-	/* What -p had said by then. */
+	/* The protocol according to the command line so far. */
 	uint16_t protocol;
 	int protocol_inverted;
-	/* The rule after it. */
+	/* The rule after the extension parsed the option. */
 	uint8_t rule[sizeof(struct xt_rustmasq_info)];
 };
 
+/* The result of parsing a command line. */
 struct outcome {
+	/* The number of options. */
 	int count;
 	struct given_option options[MAX_OPTIONS];
-	/* Words that are for nobody here; passed over. */
+	/* The number of words that are neither known options nor arguments. */
 	int skipped;
 	/* The extension refused the last option. */
 	int refused;
-	/* Why; to be freed. */
+	/* The message of the refusal, or NULL. The caller must free it. */
 	char *message;
 };
 
-/* What can be shown, and for what. */
+/* The callbacks that print text. */
 enum callback {
 	HELP,	/* -j RUSTMASQ -h */
 	PRINT,	/* -L */
@@ -40,10 +42,11 @@ enum callback {
 	SAVE,	/* -S */
 };
 
-/* Reads a command line; argv ends with NULL. */
+/* Parses a command line; argv ends with NULL. */
 void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome);
 
-/* What the extension has to say of a rule; to be freed. */
+/* Returns the text that a callback prints for a rule. The caller must free it. */
 char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule);
 
+/* Frees a string returned by the functions above. */
 void iptables_free(char *text);

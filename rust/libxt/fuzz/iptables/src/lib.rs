@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzz targets share: iptables, as far as the extension can tell, and what is expected.
+//! Shared code of the fuzz targets: a model of iptables, and the results expected of the extension.
 //!
-//! The extension is not named here. What links both has it registered before `main`, as the loader
-//! does for iptables.
+//! This crate does not depend on the extension. A program that links both gets the extension
+//! registered before `main`, as iptables does when it loads one.
 
 #![deny(unsafe_code)]
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -11,7 +11,7 @@
 
 #[expect(unsafe_code, reason = "generated from C")]
 mod bindings;
-#[expect(unsafe_code, reason = "the border to C, and the only such file")]
+#[expect(unsafe_code, reason = "the FFI layer to iptables.c")]
 mod ffi;
 pub mod oracle;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is expected of the extension, written anew from the manual page and from `xt_RUSTMASQ.h`, so that the
-//! extension is not measured by itself.
+//! The results expected of the extension.
+//!
+//! They are implemented independently of the extension, from its man page and `xt_RUSTMASQ.h`.
 
 use std::ffi::CString;
 
@@ -22,16 +23,17 @@ use crate::bindings::{
     XT_RUSTMASQ_TO_PORTS as TO_PORTS, //
 };
 
+/// The data of a new rule.
 const NEW_RULE: Rule = [0; 48];
 
-/// Splits the input of a target at its zeros.
+/// Splits the input of a fuzz target at its NUL bytes.
 pub fn split_words(data: &[u8]) -> Vec<CString> {
     data.split(|&byte| byte == 0)
-        .map(|word| CString::new(word).expect("no zero is left"))
+        .map(|word| CString::new(word).expect("no NUL byte is left"))
         .collect()
 }
 
-/// A rule's fields. The ports are in host order.
+/// Returns a rule's flags, and its first and last port in host order.
 fn fields(rule: &Rule) -> (u32, u16, u16) {
     let [a, b, c, d, e, f, g, h, ..] = *rule;
     (
@@ -41,6 +43,7 @@ fn fields(rule: &Rule) -> (u32, u16, u16) {
     )
 }
 
+/// Creates a rule; the ports are in host order.
 fn new_rule(flags: u32, first: u16, last: u16) -> Rule {
     let mut rule = NEW_RULE;
     rule[..4].copy_from_slice(&flags.to_ne_bytes());
@@ -49,7 +52,7 @@ fn new_rule(flags: u32, first: u16, last: u16) -> Rule {
     rule
 }
 
-/// Whether the kernel takes the rule.
+/// Returns whether the kernel must accept the rule.
 pub fn kernel_accepts(rule: &Rule) -> bool {
     let (flags, first, last) = fields(rule);
     let ports = if flags & TO_PORTS != 0 {
@@ -60,17 +63,17 @@ pub fn kernel_accepts(rule: &Rule) -> bool {
     ports && flags & !(TO_PORTS | RANDOM | RANDOM_FULLY) == 0 && rule[8..16] == [0; 8]
 }
 
-/// Whether a rule has no option that the other one lacks.
+/// Returns whether a rule has no option that the other one lacks.
 pub fn has_only_options_of(rule: &Rule, other: &Rule) -> bool {
     fields(rule).0 & !fields(other).0 == 0
 }
 
-/// What userspace has a say in.
+/// Returns the part of a rule that userspace fills in.
 pub fn user_part(rule: &Rule) -> &[u8] {
     &rule[..16]
 }
 
-/// `PORT` or `PORT-PORT`: each number is written as it would be printed.
+/// Parses `PORT` or `PORT-PORT`. Each number must be written as Rust would print it.
 fn parse_range(text: &[u8]) -> Option<(u16, u16)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut ports = text.split('-').map(|word| {
@@ -82,6 +85,7 @@ fn parse_range(text: &[u8]) -> Option<(u16, u16)> {
     (ports.next().is_none() && first <= last).then_some((first, last))
 }
 
+/// Returns whether all packets of the protocol have ports or query identifiers.
 fn has_ports(family: Family, protocol: Protocol) -> bool {
     let icmp = match family {
         Family::Ipv4 => 1,
@@ -90,7 +94,7 @@ fn has_ports(family: Family, protocol: Protocol) -> bool {
     !protocol.inverted && [6, 17, 132, icmp].contains(&protocol.number)
 }
 
-/// What an option makes of a rule; `None` if it must be refused.
+/// Returns the rule that results from adding an option, or `None` if the option must be refused.
 fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<Rule> {
     let (flags, first, last) = fields(before);
     let flag = match option.name.as_str() {
@@ -110,39 +114,43 @@ fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<
     Some(new_rule(flags | flag, first, last))
 }
 
-/// Checks what became of each option. Says the rule that they come to.
+/// Checks the result of each option, and returns the rule after the last one.
 pub fn check_options(family: Family, outcome: &Outcome) -> Rule {
     let mut rule = NEW_RULE;
     for (n, option) in outcome.options.iter().enumerate() {
         let expected = expected_rule(family, &rule, option);
         let refused = outcome.refusal.is_some() && n + 1 == outcome.options.len();
-        assert_eq!(expected.is_none(), refused, "refused or not: {option:?}");
+        assert_eq!(
+            expected.is_none(),
+            refused,
+            "wrongly refused or accepted: {option:?}"
+        );
         assert_eq!(
             option.rule,
             expected.unwrap_or(rule),
-            "the rule: {option:?}"
+            "the rule after {option:?}"
         );
         rule = option.rule;
     }
     rule
 }
 
-/// A refusal is one line that names the option and says what is allowed.
+/// Checks that the message is one line, names the option and says what is allowed.
 pub fn check_refusal(message: &[u8], option: &GivenOption) {
     let message = one_line(message);
-    let before = format!("RUSTMASQ: --{}: ", option.name);
-    assert!(message.starts_with(&before), "{message}");
+    let prefix = format!("RUSTMASQ: --{}: ", option.name);
+    assert!(message.starts_with(&prefix), "{message}");
     assert!(message.contains("allowed"), "{message}");
 }
 
-/// Text that a terminal shows as one line.
+/// Returns the text, which must be one line without control characters.
 fn one_line(text: &[u8]) -> &str {
     let text = std::str::from_utf8(text).expect("the text is UTF-8");
     assert!(!text.contains(char::is_control), "{text:?}");
     text
 }
 
-/// What `-S` says of a rule, after a look at whether `-L` says the same.
+/// Returns the text of `-S` for a rule, and checks that `-L` shows the same options.
 pub fn save_text(family: Family, rule: &Rule) -> String {
     let saved = show(family, Callback::Save, rule);
     let saved = one_line(&saved);
@@ -155,7 +163,7 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
     saved.into()
 }
 
-/// The help names every option, in lines that a terminal does not break.
+/// Checks that the help names every option and that its lines are shorter than 80 columns.
 pub fn check_help(family: Family) {
     let help =
         String::from_utf8(show(family, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
@@ -170,7 +178,7 @@ pub fn check_help(family: Family) {
     );
 }
 
-/// What `-S` said is a command line, which comes to this rule.
+/// Parses the text of `-S`, which must be a valid command line, and returns the resulting rule.
 pub fn parse_saved(family: Family, saved: &str) -> Rule {
     let line = format!("iptables -p 6{saved}").replace(' ', "\0");
     let outcome = parse(family, &split_words(line.as_bytes()));
