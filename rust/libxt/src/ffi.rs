@@ -143,6 +143,8 @@ extern "C" fn register() {
 }
 
 /// A rule's entry: the rule without its matches and its target, one C type for each family.
+///
+/// Only C types that consist of integers may implement it: [`parse`] reads them from libxtables.
 trait Entry {
     /// The family.
     const FAMILY: Family;
