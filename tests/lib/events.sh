@@ -112,7 +112,7 @@ hooks_everywhere() {
 	local name hooks others ours='[rustmasq]'
 	# shellcheck disable=SC2154 # lib.sh's
 	for name in '' "${hosts[@]}"; do
-		hooks=$(${name:+enter "$name"} nft list hooks)
+		hooks=$(${name:+ns_enter "$name"} nft list hooks)
 		others=${hooks//"$ours"/}
 		((${#hooks} - ${#others} == $1 * ${#ours})) || return 1
 	done
