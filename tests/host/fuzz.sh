@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The iptables extension under libFuzzer and AddressSanitizer, on the host, by way of cargo-fuzz:
+# Runs the iptables extension under libFuzzer and AddressSanitizer, on the host, with cargo-fuzz:
 #
-#     command_line   any words after `iptables`, through getopt to the extension
-#     rule           any rule from the kernel, to be listed and saved
+#     command_line   random words after `iptables`, through getopt to the extension
+#     rule           random rules from the kernel, to be listed and saved
 #
-# rust/libxt/fuzz has the targets, what is expected of the extension, and the corpus to start from,
-# which is only read here. `scripts/setup --fuzz` installs what it takes. An input that fails is kept.
+# rust/libxt/fuzz has the targets, the expectations, and a corpus to start from, which stays unchanged. `scripts/setup
+# --fuzz` installs the tools. A failing input is kept in build/fuzz/found.
 
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
 # shellcheck source=tests/lib/tap.sh
@@ -18,17 +18,18 @@ cd "$(dirname "$(readlink -f "$0")")/../.." || exit
 fuzz=rust/libxt/fuzz
 built=$PWD/build/fuzz
 export RUSTC BINDGEN
-# By its seed alone libFuzzer cannot repeat a run: what it learns from comparisons depends on addresses,
-# and what it reads again (hence -reload=0) on the time.
+# A seed alone does not make libFuzzer repeat a run: what it learns from comparisons depends on addresses, and what it
+# reloads from the corpus (hence -reload=0) on the time.
 repeatable=()
 ! setarch -R true 2> /dev/null || repeatable=(setarch -R)
-# What leaks does not matter: iptables exits after one command line.
+# Leaks do not matter: iptables exits after one command line.
 export ASAN_OPTIONS=detect_leaks=0
 
 clang() { "clang$LLVM_SUFFIX" "$@"; }
 
-# Debian's rustc can instrument for AddressSanitizer, though only a nightly one would admit to it, but has
-# no runtime for it. clang has it, and libFuzzer, too: that spares compiling libfuzzer-sys's own, in C++.
+# build: builds the targets. Debian's rustc can instrument for AddressSanitizer once RUSTC_BOOTSTRAP allows unstable
+# options, but has no runtime for it. clang's is used, and clang's libFuzzer, which saves compiling the one in C++ of
+# libfuzzer-sys.
 build() {
 	PATH=$(dirname "$RUSTC"):$PATH CC="clang$LLVM_SUFFIX" RUSTC_BOOTSTRAP=1 RUST_BACKTRACE=0 \
 		RUSTFLAGS="-Zexternal-clangrt -Clinker=clang$LLVM_SUFFIX -Clink-arg=-fsanitize=address" \
@@ -36,7 +37,7 @@ build() {
 		"$CARGO_FUZZ" fuzz build --fuzz-dir "$fuzz" --target-dir "$built"
 }
 
-# fuzz TARGET RUNS: as many inputs as EFFORT says.
+# fuzz TARGET RUNS: runs a target with EFFORT percent of RUNS inputs.
 fuzz() {
 	local target=$1 runs program found log
 	program=$(echo "$built"/*/release/"$target")
@@ -53,7 +54,7 @@ again by: ASAN_OPTIONS=$ASAN_OPTIONS $program $(sed -n 's/.*Test unit written to
 	fi
 }
 
-# what_failed LOG: without libFuzzer's progress, and of the stack what is ours.
+# what_failed LOG: prints the log without libFuzzer's progress, and only our part of the stack.
 what_failed() {
 	grep -vE '^(#[0-9]+\s|INFO: |MS: |0x|artifact_prefix)' "$1" | grep -vE '^ *#[0-9]+ 0x' | head -n 30
 	grep -E '^ *#[0-9]+ 0x.* [^ ]*/rust/libxt/' "$1" | sed 's/0x[0-9a-f]* in //' | head -n 10

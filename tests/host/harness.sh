@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# qemu/run itself, seen from the host: exit statuses, output, shares.
+# Tests qemu/run from the host: exit statuses, output, shares.
 
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
 # shellcheck source=tests/lib/tap.sh
 . tests/lib/tap.sh
 
-# expect WHAT STATUS PATTERN COMMAND...: runs COMMAND, expects the status and,
-# on stderr, one line that matches PATTERN ("": nothing at all).
+# expect WHAT STATUS PATTERN COMMAND...: runs the command and checks its status and its stderr: one line that matches
+# PATTERN, or nothing ("").
 expect() {
 	local what=$1 status=$2 pattern=$3 got lines
 	shift 3
@@ -26,15 +26,16 @@ expect() {
 	else
 		ok "$what: status $status${pattern:+, \"$(cut -c 1-100 "$scratch/err")\"}"
 	fi
-	# The logs that were kept for a person to read.
+	# Removes the kernel log that qemu/run kept.
 	grep -oE '/[^ ]*rustmasq-console-[^ )]*' "$scratch/err" | xargs -r rm -f
 }
 
+# explain WHAT TEXT: prints a failed result with stderr.
 explain() {
 	not_ok "$1" "$2"$'\n'"$(sed 's/^/stderr: /' "$scratch/err")"
 }
 
-# --- What fails before a guest is there
+# --- Failures before the guest boots
 
 mkdir "$scratch/bin"
 ln -s "$(python3 -c 'import sys; print(sys.executable)')" "$scratch/bin/python3"
@@ -48,17 +49,16 @@ expect "a share over the guest's own" 125 "the guest has its own /usr" qemu/run 
 expect "icount on two CPUs" 125 "--icount counts on one CPU" qemu/run --icount --cpus 2 true
 expect "a shell without a terminal" 125 "no terminal for a shell" qemu/run < /dev/null
 
-# --- What COMMAND does
+# --- The command's status and output
 
 # shellcheck disable=SC2016 # meant for the guest's shell
 expect "COMMAND's own status, and both its outputs" 7 "^to stderr$" \
 	qemu/run sh -c 'echo "to stdout, from $PWD"; echo "to stderr" >&2; exit 7'
-check_equal "... which starts where it was called" "to stdout, from $PWD" "$(< "$scratch/out")"
+check_equal "... and starts in the caller's folder" "to stdout, from $PWD" "$(< "$scratch/out")"
 expect "a command that does not exist" 127 "no-such-command: no such command" qemu/run no-such-command
-expect "a command that dies of a signal" 137 "" qemu/run sh -c 'kill -9 $$'
+expect "a command that a signal ends" 137 "" qemu/run sh -c 'kill -9 $$'
 
-# 8 MB of bytes that are no text, through a pipe, with a background process
-# left behind that holds the pipe's other end.
+# 8 MB of binary data, through a pipe whose other end a background process keeps open.
 mkdir "$scratch/share dir" "$scratch/share"
 expect "a path that cannot be shared" 125 "white space" qemu/run --share "$scratch/share dir" true
 sum=$(qemu/run --share "$scratch/share" sh -c "head -c 8000000 /dev/urandom > '$scratch/share/random'
@@ -74,9 +74,9 @@ check "the checkout is read-only" is_read_only
 ends_with_its_reader() {
 	[[ $(qemu/run yes 2> "$scratch/err" | head -n 2) == $'y\ny' && ! -s $scratch/err ]]
 }
-check "a reader that leaves early ends the guest" ends_with_its_reader
+check "the guest ends when nobody reads its output" ends_with_its_reader
 
-# --- What the guest does
+# --- Ends of the guest
 
 expect "a panic" 126 "the kernel complained: .*panic" qemu/run sh -c 'echo c > /proc/sysrq-trigger; sleep 100'
 expect "a warning, whatever COMMAND's status" 126 "the kernel complained: .*WARNING: a test" \

@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The Makefile's kernel, seen from the host: a tree KDIR= that cannot be built against
-# is refused with a line that names the reason; ours is asked for when it is needed.
+# Tests how the Makefile finds its kernel: it refuses a tree KDIR= that it cannot build against, with a line that names
+# the reason, and asks for the test kernel only when a recipe needs it.
 
 cd "$(dirname "$(readlink -f "$0")")/../.." || exit
 # shellcheck source=tests/lib/tap.sh
 . tests/lib/tap.sh
 
-# check_kdir_refused WHAT PATTERN DIR: make fails, and says so in a line that matches.
+# check_kdir_refused WHAT PATTERN DIR: checks that make fails with a line that matches.
 check_kdir_refused() {
 	local output
 	if output=$(make KDIR="$3" module 2>&1); then
@@ -21,7 +21,7 @@ check_kdir_refused() {
 }
 
 tree=$scratch/tree
-# configured OPTION...: a tree that looks built, with these options.
+# configured OPTION...: makes a tree that looks built, with these options.
 configured() {
 	rm -rf "$tree"
 	mkdir -p "$tree/include/config" "$tree/rust"
@@ -48,8 +48,8 @@ configured "${base[@]}" NF_NAT_MASQUERADE=y
 rm "$tree/Module.symvers"
 check_kdir_refused "a tree that was not built to its end" "no Module.symvers" "$tree"
 
-# On a fresh machine there is none until a recipe has built it, so no recipe before may ask where it
-# is: what was asked for once stays as it was answered.
+# make remembers its first answer to where the test kernel is. On a fresh machine there is none until a recipe has built
+# it, so no recipe before may ask.
 # shellcheck disable=SC2016 # make expands it
 flavour=$(make --no-print-directory KDIR= --eval='first:; @true' --eval='second: first; @: $(info $(flavor kernel))' second)
 check_equal "a recipe that needs no kernel does not ask for it" recursive "$flavour"

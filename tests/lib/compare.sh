@@ -1,25 +1,24 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios share that run each case twice, with MASQUERADE and with RUSTMASQ,
-# and compare all that can be seen of it. Only a random port in its range need not be
-# the same; tests/tools/compare.py masks it.
+# The library of scenarios that run each case twice, with MASQUERADE and with RUSTMASQ, and compare all that can be
+# observed. Only a random port may differ, within its range: tests/tools/compare.py masks it.
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# --- The network: setup_lan's with IPv6, a second client, and addresses to choose from.
-# The server knows no way to the LAN.
+# --- The network: that of setup_lan with IPv6, a second client, and several addresses on router and server. The server
+# has no route to the LAN.
 #
 #     lan                   router                       server
 #     lan0 -------------- lan0  wan0 ------------------ eth0
 #     172.18.0.2/16, .3   172.18.0.1  203.0.113.1/24     203.0.113.2/24, .3
 #                                     203.0.113.9/24
 #                                     198.51.100.1/24    198.51.100.2/24
-#                                                        192.0.2.9/32, by way of 198.51.100.2
+#                                                        192.0.2.9/32, via 198.51.100.2
 #     fd00:18::2/64, ::3  fd00:18::1  2001:db8:1::1/64   2001:db8:1::2/64, ::3
 #                                     2001:db8:2::1/64   2001:db8:2::2/64
 
-# By IP version, which is $v.
+# The IP version of the current step, and the addresses by version.
 v=4
 # shellcheck disable=SC2034 # for scenarios
 declare -A client=([4]=172.18.0.2 [6]=fd00:18::2) second=([4]=172.18.0.3 [6]=fd00:18::3) \
@@ -27,6 +26,7 @@ declare -A client=([4]=172.18.0.2 [6]=fd00:18::2) second=([4]=172.18.0.3 [6]=fd0
 	server=([4]=203.0.113.2 [6]=2001:db8:1::2) other=([4]=203.0.113.3 [6]=2001:db8:1::3) \
 	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
 
+# setup_two_clients: makes this network.
 setup_two_clients() {
 	local name
 	modprobe -a nf_conntrack_netlink sctp || bail "modules"
@@ -50,39 +50,42 @@ setup_two_clients() {
 		addr add 2001:db8:2::2/64 dev eth0 nodad
 	END
 	for name in lan router server; do
-		# Errors without a limit, no advice about shorter ways, and a port of TCP can be had again at once.
+		# ICMP errors without a rate limit, no redirects, and no TIME_WAIT sockets: TCP ports are free again at
+		# once.
 		ns_exec $name sh -c 'echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
 			echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets
 			echo 0 | tee /proc/sys/net/ipv4/conf/*/send_redirects /proc/sys/net/ipv6/conf/*/accept_redirects' > /dev/null
 	done
 	ns_exec router sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
-	# IPv6 advises of shorter ways all the same, once a second.
+	# IPv6 sends redirects all the same, once a second.
 	ns_exec router "$IP6TABLES" -w -t raw -A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP || bail "rule"
-	# Neighbours know each other: no first packet waits, and none is lost.
+	# Fills the neighbour tables, so that no first packet waits for an address, or is lost.
 	for name in lan@172.18.0.1 lan@fd00:18::1 server@203.0.113.1 server@2001:db8:1::1; do
 		ns_exec "${name%%@*}" ping -q -c 1 -W 5 "${name#*@}" > /dev/null || bail "no way from $name"
 	done
 }
 
+# start_compare_peers: starts the tool that sends, receives and observes.
 start_compare_peers() {
 	peers_start compare.py
 	peers routers_are 203.0.113.1 203.0.113.9 198.51.100.1 172.18.0.1 2001:db8:1::1 2001:db8:2::1 fd00:18::1
 }
 
-# --- Cases: functions that send packets, and say what must arrive of them
+# --- Cases: functions that send packets, and check what arrives
 
+# The observations by "VARIANT CASE PROPERTY".
 declare -A noted=()
 properties=(delivered source port client original reply flags counters statistics events)
 variant='' case='' target='' wrong='' mask=() sabotage=()
-# For how many seconds a host listens for what should come, where cases say so.
+# How many seconds a host waits for a packet, where cases say so.
 patience=5
 
-# note_property PROPERTY WHAT
+# note_property PROPERTY TEXT: adds an observation to the property of this run.
 note_property() { noted[$variant $case $1]+="$2"$'\n'; }
 
-# set_rules RULE...: the router's rules for POSTROUTING of table nat, in both families and
-# with their counters at 0. TARGET in them is the one whose turn it is; a rule that
-# begins with 4 or 6 is for that family alone; one may begin with a chain.
+# set_rules RULE...: replaces the rules in POSTROUTING of the router's tables nat, and zeroes their counters. The word
+# TARGET in a rule stands for the target of this run. A rule that begins with 4 or 6 is for that family alone; one that
+# begins with PREROUTING goes there.
 set_rules() {
 	local family rule text waiting=()
 	for family in 4 6; do
@@ -105,7 +108,7 @@ set_rules() {
 	peers anew router "${mask[@]}"
 }
 
-# note_counters: what set_rules counted.
+# note_counters: notes what the rules counted.
 note_counters() {
 	local family line waiting
 	ns_exec router "${iptables[6]}-save" -c -t nat > "$scratch/counters6" &
@@ -122,16 +125,17 @@ note_counters() {
 	done
 }
 
-# wrong_rule -I|-D: puts the wrong rule in, or takes it out. It is HOST PROGRAM TABLE CHAIN RULE...
+# wrong_rule -I|-D: inserts or deletes the rule in `sabotage`: HOST PROGRAM TABLE CHAIN RULE...
 wrong_rule() {
 	ns_exec "${sabotage[0]}" "${sabotage[1]}" -w -t "${sabotage[2]}" "$1" "${sabotage[@]:3}"
 }
 
-# look_at_conntrack: what conntrack has at the end of a case. A case may look itself, before it takes something away.
+# look_at_conntrack: sets `looked` to the state of the router's conntrack. run_case calls it after a case. A case that
+# removes something at its end calls it before.
 looked=''
 look_at_conntrack() { peers look router && looked=$said; }
 
-# run_case VARIANT TARGET CASE
+# run_case VARIANT TARGET CASE: runs a case with TARGET and notes everything under VARIANT.
 run_case() {
 	local line property
 	variant=$1 target=$2 case=$3 v=4 mask=()
@@ -146,7 +150,7 @@ run_case() {
 	note_counters
 }
 
-# find_difference VARIANT VARIANT: the properties of the case that differ, into `differing`.
+# find_difference VARIANT VARIANT: sets `differing` to the properties in which two runs of the case differ.
 find_difference() {
 	local property
 	differing=''
@@ -155,7 +159,7 @@ find_difference() {
 	done
 }
 
-# explain_difference VARIANT VARIANT: how they differ.
+# explain_difference VARIANT VARIANT: prints how they differ.
 explain_difference() {
 	local property
 	for property in $differing; do
@@ -164,7 +168,8 @@ explain_difference() {
 	done
 }
 
-# check_same CASE...: each is the same with MASQUERADE and with RUSTMASQ, where they are compared.
+# check_same CASE...: runs each case with RUSTMASQ. Where `compared` says so, it runs with MASQUERADE, too, and must be
+# the same.
 check_same() {
 	local name
 	for name; do
@@ -180,8 +185,9 @@ check_same() {
 	done
 }
 
-# check_wrong_rule "PROPERTY..." CASE WRONG: that stands in place of TARGET and what follows it; or, if WRONG is HOST PROGRAM
-# TABLE CHAIN RULE..., beside RUSTMASQ's rules. Those properties differ from MASQUERADE's, and no others.
+# check_wrong_rule "PROPERTY..." CASE WRONG...: checks that the comparison notices a wrong rule. WRONG is one word that
+# replaces TARGET and what follows it in the case's rules, or HOST PROGRAM TABLE CHAIN RULE... for a rule beside them.
+# Exactly these properties must differ from those with MASQUERADE.
 check_wrong_rule() {
 	if (($# == 3)); then
 		wrong=$3
@@ -201,14 +207,14 @@ check_wrong_rule() {
 	fi
 }
 
-# --- What cases do. A wrong rule may stop packets; with the right ones, what must arrive is checked, too.
+# --- Steps of cases. They check what arrives, except with a wrong rule, which may stop packets.
 
-# must_match WHAT PATTERN GOT
+# must_match WHAT PATTERN GOT: checks that GOT matches the whole pattern.
 must_match() {
 	[[ $variant == wrong ]] || check_match "$variant: ${case//_/ }: IPv$v, $1" "^$2$" "$3"
 }
 
-# must_show_flag MARK: conntrack(8) shows it for both families' flows.
+# must_show_flag FLAG: checks that conntrack(8) shows the flag, such as ASSURED, for the flow of each family.
 must_show_flag() {
 	local marks
 	marks=$(tracked -p udp | grep -o '\[[A-Z]*\]')
@@ -216,8 +222,8 @@ must_show_flag() {
 	must_match "conntrack(8) says $1" "\\[$1\\] \\[$1\\]" "${marks//$'\n'/ }"
 }
 
-# must_come_from ADDRESS PATTERN WHAT: $said is what a host heard of a packet, or whom it accepted; the
-# source must be that.
+# must_come_from ADDRESS PATTERN WHAT: checks the source in $said, which is what a host received ("ADDRESS PORT TEXT")
+# or accepted a connection from.
 must_come_from() {
 	local address port text
 	read -r address port text <<< "$said"
@@ -227,7 +233,7 @@ must_come_from() {
 	must_match "$3" "$1 $2.*" "$said"
 }
 
-# must_hear WHO PROTOCOL PORT WHAT PATTERN: what a client heard.
+# must_hear WHO PROTOCOL PORT WHAT PATTERN: checks what a client receives.
 must_hear() {
 	peers hear "$1" "$2" "$3" $((patience * slow))
 	note_property client "IPv$v, $4: $said"

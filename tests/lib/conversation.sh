@@ -1,31 +1,31 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios with many conversations share: clients and servers that tests/tools/conversation.py plays, and what the
-# router tracks of them.
+# The library of scenarios with many conversations between clients and servers (tests/tools/conversation.py), and with
+# checks of the router's conntrack entries.
 
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# check_said WHAT ANSWER COMMAND...: what the command says is that.
+# check_said WHAT ANSWER COMMAND...: checks the peers' answer to a command.
 check_said() {
 	peers "${@:3}"
 	check_equal "$1" "$2" "$said"
 }
 
-# check_said_like WHAT PATTERN COMMAND...: it matches the extended regular expression.
+# check_said_like WHAT PATTERN COMMAND...: checks that it matches the extended regular expression.
 check_said_like() {
 	peers "${@:3}"
 	check_match "$1" "$2" "$said"
 }
 
-# end_conversations: all hang up, and the router forgets its flows.
+# end_conversations: closes all connections and removes the router's flows.
 end_conversations() {
 	peers hang_up
 	ns_exec router conntrack -F 2> /dev/null
 }
 
-# check_heard WHAT EXPECTED HOST PROTOCOL PORT: the server there hears just that, soon.
+# check_heard WHAT EXPECTED HOST PROTOCOL PORT: checks that the server receives exactly that, within 20 s (times $slow).
 check_heard() {
 	local end=$((SECONDS + 20 * slow)) all=
 	while ((SECONDS < end)); do
@@ -38,8 +38,8 @@ check_heard() {
 	check_equal "$1" "$2" "$all"
 }
 
-# list_conntrack: the router's /proc/net/nf_conntrack in order, without times, counts of users, and what is zero. A source
-# port that NAT moved into $range (FIRST-LAST) is called MOVED, a query identifier that it moved, OTHER.
+# list_conntrack: prints the router's /proc/net/nf_conntrack, sorted, without timeouts, use counts, and marks and zones
+# of 0. A source port that NAT moved into $range (FIRST-LAST) becomes MOVED, an ICMP identifier that it changed OTHER.
 range=32768-65535
 list_conntrack() {
 	ns_exec router cat /proc/net/nf_conntrack | awk -v first="${range%-*}" -v last="${range#*-}" '
@@ -64,7 +64,7 @@ list_conntrack() {
 	}' | LC_ALL=C sort
 }
 
-# check_tracked WHAT LINES: that is what the router tracks, in this form, and nothing else.
+# check_tracked WHAT LINES: checks that the router tracks exactly these flows, in the form of list_conntrack.
 check_tracked() {
 	check_equal "$1" "$(LC_ALL=C sort <<< "$2")" "$(list_conntrack)"
 }

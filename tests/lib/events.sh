@@ -1,13 +1,13 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios about the flow watch share, on top of lib.sh: a trace buffer of
-# their own, what stands in it, and conntrack's entries in the same form.
+# The library of scenarios about the flow watch: a trace buffer of their own, its events, and conntrack's entries in the
+# events' form. Needs lib.sh.
 
 tracing=/sys/kernel/tracing
 buffer=$tracing/instances/scenario
 
-# record_events EVENT...: records these events from now on, and no others.
+# record_events EVENT...: records these events of the module from now on, and no others.
 record_events() {
 	local event
 	stop_recording
@@ -18,18 +18,19 @@ record_events() {
 	done
 }
 
-# stop_recording: records nothing, and forgets what was recorded.
+# stop_recording: stops, and forgets the recorded events.
 stop_recording() { [[ ! -e $buffer ]] || rmdir "$buffer"; }
 
+# forget_events: forgets the recorded events.
 forget_events() { : > "$buffer/trace"; }
 
-# forget_flows: the router's flows and what was recorded are forgotten.
+# forget_flows: forgets the recorded events and the router's flows.
 forget_flows() {
 	ns_exec router conntrack -F 2> /dev/null
 	forget_events
 }
 
-# events EVENT [PATTERN]: what was recorded, a line each, without time and task.
+# events EVENT [PATTERN]: prints the recorded events that match, a line each, without time and task.
 events() {
 	local lines line
 	mapfile -t lines < "$buffer/trace"
@@ -40,7 +41,7 @@ events() {
 	done
 }
 
-# pick_fields EVENT NAME...: sets `taken` to the event with these fields alone, in this order.
+# pick_fields EVENT NAME...: sets `taken` to these fields of the event's line, in this order.
 pick_fields() {
 	local name
 	taken=
@@ -49,30 +50,30 @@ pick_fields() {
 	done
 }
 
-# fields EVENT NAME...: prints that.
+# fields EVENT NAME...: prints these fields.
 fields() {
 	pick_fields "$@"
 	printf '%s' "$taken"
 }
 
-# field NAME EVENT: what the event has under that name.
+# field NAME EVENT: prints the value of one field.
 field() {
 	pick_fields "$2" "$1"
 	printf '%s' "${taken#*=}"
 }
 
-# netns HOST: the number of its namespace.
+# netns HOST: prints the inode number of its namespace, which events show.
 netns() { stat -L -c %i "/run/netns/$1"; }
 
-# as_endpoints: what `conntrack -L` or /proc/net/nf_conntrack says, in the events'
-# words: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P plain=A:P->B:P, a line
-# a flow. An identifier of ICMP stands where its client's port would.
+# as_endpoints: translates the output of `conntrack -L` or /proc/net/nf_conntrack into the events' form, a line for each
+# flow: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P plain=A:P->B:P. An ICMP identifier takes the place of the
+# client's port.
 as_endpoints() {
 	awk '
 	function end(address, port) { return (address ~ /:/ ? "[" address "]" : address) ":" port + 0 }
 	function tuple(n) {
 		if (!(n in type)) return end(src[n], sport[n]) "->" end(dst[n], dport[n])
-		# The types of questions.
+		# The types of requests.
 		if (type[n] ~ /^(8|13|15|17|128)$/) return end(src[n], query[n]) "->" end(dst[n], 0)
 		return end(src[n], 0) "->" end(dst[n], query[n])
 	}
@@ -86,7 +87,7 @@ as_endpoints() {
 			else if (word[1] == "sport") sport[n] = word[2]
 			else if (word[1] == "dport") dport[n] = word[2]
 			else if (word[1] == "type") type[n] = word[2]
-			# An identifier of ICMP comes after its code, the flow'"'"'s own at the end.
+			# The ICMP identifier follows the code, the id of the flow comes last.
 			else if (word[1] == "id" && $(i - 1) ~ /^code=/) query[n] = word[2]
 			else if (word[1] == "id") id = word[2]
 		}
@@ -97,7 +98,7 @@ as_endpoints() {
 	}'
 }
 
-# list_flows: the router's conntrack entries of both families in that form.
+# list_flows: prints the router's conntrack entries of both families in that form.
 list_flows() {
 	{
 		tracked -f ipv4 -o id
@@ -107,7 +108,7 @@ list_flows() {
 
 # --- The hooks behind the events
 
-# hooks_everywhere COUNT: in every namespace so many are ours.
+# hooks_everywhere COUNT: succeeds if the module has COUNT hooks in every namespace.
 hooks_everywhere() {
 	local name hooks others ours='[rustmasq]'
 	# shellcheck disable=SC2154 # lib.sh's
@@ -119,9 +120,9 @@ hooks_everywhere() {
 }
 no_hooks_anywhere() { hooks_everywhere 0; }
 
-# --- Flows to look at
+# --- Flows to watch
 
-# setup_two_flows: setup_lan's network with IPv6, and a router that masquerades without us.
+# setup_two_flows: makes the network of setup_lan with IPv6, servers, and rules of MASQUERADE.
 setup_two_flows() {
 	setup_lan
 	setup_lan_ipv6
@@ -134,18 +135,18 @@ setup_two_flows() {
 	outside='[2001:0db8:0001:0000:0000:0000:0000:0001]'
 }
 
-# probe_both: a flow of each family, from port $number, works.
+# probe_both: succeeds if a flow of each family, from port $number, gets its answer.
 probe_both() {
 	[[ $(probe lan UDP 203.0.113.2 53 "sourceport=$number") == 203.0.113.1:* &&
 		$(probe lan UDP6 '[2001:db8:1::2]' 54 "sourceport=$number") == "$outside":* ]]
 }
 
-# both_seen: the watch saw both flows.
+# both_seen: succeeds if an event for each of them was recorded.
 both_seen() {
 	[[ $(events flow_confirm "^netns=$me .*original=[^ ]*:$number->" | wc -l) == 2 ]]
 }
 
-# check_flows_seen WHAT: both work, and the watch saw them.
+# check_flows_seen WHAT: checks that two new flows work and are recorded.
 check_flows_seen() {
 	number=$((number + 1))
 	check "$1: flows work" probe_both

@@ -1,17 +1,16 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What is counted to see that a scenario leaves nothing behind, after lib.sh.
+# Checks that a scenario leaves nothing behind. Needs lib.sh.
 #
-# Two kinds. What comes with a namespace or a flow must be gone with it: when the
-# scenario's hosts have gone, there is no namespace, no entry, no expectation, and
-# conntrack itself can be unloaded, which waits for each reference to an entry. And
-# what was allocated for any purpose must not become more with each round: the objects
-# of kmalloc's caches vary by a few, not by one a round; which 30 rounds are enough to show.
+# Objects of two kinds are counted. Those that belong to a namespace or a flow must be gone with it: once the scenario's
+# hosts are removed, there is no namespace, no entry and no expectation, and conntrack can be unloaded, which waits for
+# each reference to an entry. All other allocations must not grow with the number of rounds: the counts of kmalloc's
+# caches vary by a few objects, a leak adds one per round. 30 rounds are enough to tell these apart.
 
 slab=/sys/kernel/slab
 
-# count_objects CACHE: sets `count` to how many are in use. What the CPUs keep for later is given back first.
+# count_objects CACHE: sets `count` to the number of objects in use, after the CPUs' free ones were given back.
 count_objects() {
 	count=0
 	[[ -e $slab/$1 ]] || return 0
@@ -19,14 +18,15 @@ count_objects() {
 	read -r count _ < "$slab/$1/objects"
 }
 
-# no_objects CACHE
+# no_objects CACHE: succeeds if no object of the cache is in use.
 no_objects() {
 	local count
 	count_objects "$1"
 	((count == 0))
 }
 
-# namespaces_at_most COUNT: there are no more than so many. The kernel keeps those that have gone until others follow.
+# namespaces_at_most COUNT: succeeds if there are at most COUNT network namespaces besides one that the kernel keeps: it
+# frees a namespace's memory only when another one goes.
 namespaces_at_most() {
 	local count
 	unshare --net true
@@ -39,11 +39,12 @@ namespaces_at_most() {
 
 declare -A least
 
-# leak_baseline: in a quiet moment, when all that is to come has come once; how many there are at least.
+# leak_baseline: records the objects of each cache. Call it when nothing is under way and everything that is allocated
+# once has been. Of four counts it keeps the lowest.
 leak_baseline() {
 	local cache count
 	least=()
-	# The tools that are to look have modules of their own.
+	# Loads the modules that the tools of the checks need.
 	nft list hooks > /dev/null
 	unshare --net true
 	for _ in 1 2 3 4; do
@@ -56,7 +57,7 @@ leak_baseline() {
 	done
 }
 
-# caches_steady ROUNDS: of no kind there are more than before by one for every fourth round, and a few. Sets `growth`.
+# caches_steady ROUNDS: succeeds if no cache grew by more than ROUNDS/4 objects plus 20. Sets `growth` to the largest.
 caches_steady() {
 	local cache count most=0
 	growth=none
@@ -68,10 +69,10 @@ caches_steady() {
 	((most <= $1 / 4 + 20))
 }
 
-# check_leaks ROUNDS: as quiet as before. RCU frees late, so this may take a moment.
+# check_leaks ROUNDS: checks the caches against leak_baseline, with nothing under way. It waits, as RCU frees late.
 check_leaks() {
 	local growth
-	# Such a kernel keeps what was freed, to tell more about it; and it finds leaks by itself.
+	# The debug kernel keeps freed objects, to report more about them, and finds leaks by itself.
 	if [[ -e /sys/kernel/debug/kmemleak ]]; then
 		echo "# kmemleak looks for leaks when the guest ends"
 	elif wait_until caches_steady "$1"; then
@@ -83,7 +84,7 @@ check_leaks() {
 
 # --- At the end
 
-# list_stuck: processes that wait for something that cannot be interrupted.
+# list_stuck: prints the names of processes in uninterruptible sleep.
 list_stuck() {
 	local file
 	grep -lE '^State:.D' /proc/[0-9]*/status 2> /dev/null | while read -r file; do head -n 1 "$file"; done
@@ -92,10 +93,10 @@ nothing_stuck() { [[ ! $(list_stuck) ]]; }
 
 module_unused_or_gone() { [[ ! -e /sys/module/rustmasq || $(< /sys/module/rustmasq/refcnt) == 0 ]]; }
 
-# netfilter_modules: its modules.
+# netfilter_modules: prints netfilter's modules that are loaded, ours among them.
 netfilter_modules() { grep -oE '^(rustmasq|nfnetlink\w*|ip6?_tables|(x|xt|nf|nft|ipt|ip6t|iptable|ip6table)_\w+) ' /proc/modules; }
 
-# unload_netfilter: unloads all of them, those that others build on later.
+# unload_netfilter: unloads all of them. Some go only after others, so call it until it succeeds.
 unload_netfilter() {
 	local modules
 	mapfile -t modules < <(netfilter_modules)
@@ -103,7 +104,7 @@ unload_netfilter() {
 	[[ ! $(netfilter_modules) ]]
 }
 
-# check_nothing_left: the hosts go, and all that came with them.
+# check_nothing_left: removes the hosts and checks that everything that belonged to them is gone.
 check_nothing_left() {
 	stop_servers
 	remove_ns

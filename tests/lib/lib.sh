@@ -1,24 +1,23 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios share; runs in the guest. A scenario makes its own network of
-# namespaces, sends real packets through it, and says by check and its kin what
-# was to be seen, in TAP lines ("ok - ...", "not ok - ..."), which tests/run counts.
+# The library of all scenarios, which run in the guest. A scenario builds a network of namespaces, sends real packets
+# through it, and checks what arrived. tests/README.md has an example.
 
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=tap.sh
 . "$(dirname "${BASH_SOURCE[0]}")/tap.sh"
 
-# The front end that adds rules; tests/run repeats some scenarios with the other.
+# The iptables front end that adds rules. tests/run repeats some scenarios with the other one.
 IPTABLES=${IPTABLES:-iptables-legacy}
 # shellcheck disable=SC2034 # for scenarios
 IP6TABLES=${IPTABLES/iptables/ip6tables}
 
-# The debug kernel takes its time: anything is waited for so many times longer there, and what is many are fewer.
+# The debug kernel is slow: time limits are multiplied by this, large counts divided by it.
 slow=1
 [[ ! -e /sys/kernel/debug/kmemleak ]] || slow=4
 
-# The kernel's own code, which ours is compared with, is tried on the plain kernel alone: on the debug one
-# it would find out nothing of ours.
+# compared: succeeds where cases are repeated with the kernel's own code (MASQUERADE, the helper "tftp") to compare it
+# with ours. On the debug kernel they are not: it would check the kernel's code, not ours.
 compared() { ((slow == 1)); }
 
 mkfifo "$scratch/silence"
@@ -30,10 +29,10 @@ tools=$checkout/tests/tools
 
 # --- Waiting
 
-# pause SECONDS: as sleep, but without a process.
+# pause SECONDS: sleeps, without starting a process.
 pause() { ! read -r -t "$1" -u "$silence"; }
 
-# wait_until COMMAND...: until it succeeds, for 20 s at most ($slow times that); then fails.
+# wait_until COMMAND...: repeats the command until it succeeds. Fails after 20 s (times $slow).
 wait_until() {
 	local end=$((SECONDS + 20 * slow))
 	until "$@" > /dev/null 2>&1; do
@@ -44,11 +43,11 @@ wait_until() {
 
 # --- Networks
 
-# No duplicate address detection, in any namespace: tests have no time for it.
+# Turns off duplicate address detection in all namespaces: it delays each IPv6 address.
 echo 1 > /proc/sys/net/core/devconf_inherit_init_net
 echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
 
-# setup_ns NAME...: a network namespace each, with a loopback device.
+# setup_ns NAME...: makes network namespaces, the hosts of a scenario, and turns their loopback devices on.
 setup_ns() {
 	local name
 	hosts+=("$@")
@@ -56,24 +55,24 @@ setup_ns() {
 	for name; do ip -n "$name" link set lo up || bail "namespace $name"; done
 }
 
-# ns_enter HOST COMMAND...: the shell, one made for this, becomes that command there. By busybox, which needs no
-# libraries: what starts so often starts in half the time. The command's path is for busybox to not take its own.
+# ns_enter HOST COMMAND...: replaces this shell by the command, in the host's namespace. busybox halves the time to
+# start it, as it loads no libraries. It gets the command's path, or it would run its own applet of that name.
 ns_enter() {
 	hash "$2" || exit 127
 	exec busybox nsenter --net="/run/netns/$1" "${BASH_CMDS[$2]:-$2}" "${@:3}"
 }
 
-# ns_exec HOST COMMAND...: runs it there.
+# ns_exec HOST COMMAND...: runs the command in the host's namespace.
 ns_exec() { (ns_enter "$@"); }
 
-# setup_link HOST DEVICE ADDRESS/LENGTH HOST DEVICE ADDRESS/LENGTH: a cable between them.
+# setup_link HOST DEVICE ADDRESS/LENGTH HOST DEVICE ADDRESS/LENGTH: connects two hosts by a veth pair.
 setup_link() {
 	setup_device "${@:1:3}" "link add $2 type veth peer name $5 netns $4"
 	setup_device "${@:4}"
 }
 
-# setup_device HOST DEVICE ADDRESS/LENGTH [FIRST]: gives it the address ("-": none) and turns it on; a command of
-# ip's may go before.
+# setup_device HOST DEVICE ADDRESS/LENGTH [FIRST]: gives the device the address ("-": none) and turns it on, after
+# the command FIRST of ip(8).
 setup_device() {
 	local address=''
 	[[ $3 == - ]] || address="addr add $3 dev $2"
@@ -81,13 +80,13 @@ setup_device() {
 	ip -n "$1" -batch - <<< "${4:-}"$'\n'"$address"$'\n'"link set $2 up" || bail "device $2 of $1"
 }
 
-# enable_forwarding HOST: makes it a router.
+# enable_forwarding HOST: makes the host a router of both families.
 enable_forwarding() {
 	ns_exec "$1" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'
 }
 
-# setup_lan: the common case. A host in a LAN, a router, a server outside that knows
-# no way back to the LAN:
+# setup_lan: makes the network of most scenarios: a host in a LAN, a router, and a server that has no route back to the
+# LAN.
 #
 #     lan                 router                     server
 #     lan0 ------------ lan0  wan0 ---------------- eth0
@@ -100,7 +99,7 @@ setup_lan() {
 	enable_forwarding router
 }
 
-# setup_lan_ipv6: the same addresses for setup_lan's network in IPv6:
+# setup_lan_ipv6: adds IPv6 to the network of setup_lan:
 #
 #     fd00:18::2/64   fd00:18::1   2001:db8:1::1    2001:db8:1::2/64
 setup_lan_ipv6() {
@@ -111,45 +110,46 @@ setup_lan_ipv6() {
 	ip -n lan route add default via fd00:18::1
 }
 
-# add_rule ARGUMENT...: adds a rule to the router's chain POSTROUTING of table nat.
+# add_rule ARGUMENT...: appends a rule to the chain POSTROUTING of the router's table nat.
 add_rule() {
 	ns_exec router "$IPTABLES" -w -t nat -A POSTROUTING "$@"
 }
 
-# add_rule6 ARGUMENT...: the same for IPv6.
+# add_rule6 ARGUMENT...: does the same for IPv6.
 add_rule6() {
 	ns_exec router "$IP6TABLES" -w -t nat -A POSTROUTING "$@"
 }
 
-# flush_rules: removes all rules of the router's tables nat, and what it tracks.
+# flush_rules: removes all rules of the router's two tables nat, and its IPv4 conntrack entries.
 flush_rules() {
 	ns_exec router "$IPTABLES" -w -t nat -F
 	ns_exec router "$IP6TABLES" -w -t nat -F
 	ns_exec router conntrack -F 2> /dev/null
 }
 
-# nat_table ARGUMENT...: runs $program, an iptables of either family, for the router's table nat.
+# nat_table ARGUMENT...: runs $program, an iptables of either family, on the router's table nat.
 # shellcheck disable=SC2154 # the scenario sets it
 nat_table() { ns_exec router "$program" -w -t nat "$@"; }
 
-# tracked ARGUMENT...: the router's conntrack entries that match, one a line.
+# tracked ARGUMENT...: prints the router's conntrack entries that match the arguments of `conntrack -L`, one a line.
 tracked() {
 	ns_exec router conntrack -L "$@" 2> /dev/null
 }
 
-# conntrack_statistic HOST NAME...: the sum of these counters of conntrack, over all CPUs.
+# conntrack_statistic HOST NAME...: prints the sum of these counters of conntrack over all CPUs.
 conntrack_statistic() {
 	local IFS='|'
 	ns_exec "$1" conntrack -S | grep -oE " (${*:2})=[0-9]+" | awk -F = '{ sum += $2 } END { print sum + 0 }'
 }
 
-# open_connection NAME HOST ADDRESS: a client on HOST that stays connected to socat's ADDRESS, in the background. What
-# it is to send goes to ${to_connection[NAME]}, what it heard comes from ${from_connection[NAME]}. Sets `connection` to its process.
+# open_connection NAME HOST ADDRESS: connects a client on HOST to an address in socat's form, and keeps it in the
+# background. Write what it shall send to the descriptor ${to_connection[NAME]}, read what it received from
+# ${from_connection[NAME]}. Sets `connection` to its process ID.
 declare -A to_connection=() from_connection=()
 open_connection() {
 	local write read
 	mkfifo "$scratch/$1-to" "$scratch/$1-from"
-	# Opened for both directions, so that nobody waits for the other end.
+	# Opened for reading and writing: opening a FIFO for one of them waits for the other end.
 	exec {write}<> "$scratch/$1-to" {read}<> "$scratch/$1-from"
 	rm "$scratch/$1-to" "$scratch/$1-from"
 	# shellcheck disable=SC2034 # for scenarios
@@ -159,19 +159,20 @@ open_connection() {
 	connection=$!
 }
 
-# --- Traffic. A server answers with what it saw as the source: ADDRESS:PORT.
+# --- Clients and servers. A server answers with the source that it saw: ADDRESS:PORT.
 
-# ns_start HOST COMMAND...: in the background, until stop_servers. Not by ns_exec: what
-# runs in the background then is a shell, and the command would outlive it.
+# ns_start HOST COMMAND...: runs the command on the host in the background, until stop_servers. Not through ns_exec: the
+# background process would be a shell, and the command would outlive it.
 ns_start() {
 	ns_enter "$@" &
 	servers+=($!)
 }
 
-# serve HOST PROTOCOL PORT [ADDRESS]: PROTOCOL as socat names it: TCP, TCP6, UDP,
-# SCTP...; ADDRESS is the one to answer by, where a host has several.
+# serve HOST PROTOCOL PORT [ADDRESS]: starts a server. PROTOCOL is socat's word: TCP, TCP6, UDP, SCTP... ADDRESS is the
+# one to listen on, where the host has several.
 serve() {
-	# What the client said is read: who passes it on would else find nobody there, and give up the answer, too.
+	# The server reads the client's line: socat would fail to pass it on to a shell that has ended, and drop the
+	# answer.
 	# shellcheck disable=SC2016 # socat's shell expands it
 	local seen='echo "$SOCAT_PEERADDR:$SOCAT_PEERPORT"; read -r _' log=$scratch/serve-$1-$2-$3
 	case $2 in
@@ -182,7 +183,8 @@ serve() {
 	wait_until listening "$1" "$2" "$3" || bail "no server on $1 for $2 $3"
 }
 
-# listening HOST PROTOCOL PORT: one that was started does. Without a process, as it is asked again and again.
+# listening HOST PROTOCOL PORT: succeeds if a server that ns_start started listens there. It starts no process, because
+# wait_until calls it again and again.
 listening() {
 	local pid port table tables lines
 	printf -v port ':%04X ' "$3"
@@ -200,10 +202,10 @@ listening() {
 	return 1
 }
 
-# probe HOST PROTOCOL ADDRESS PORT [OPTION,...]: what the server there saw, or
-# nothing if no answer came within `patience` ($slow times that) seconds. That nothing more will be
-# asked is kept to ourselves (shut-none): a server would wait for its own answer
-# for half a second only, and in SCTP the end of one direction is the end of both.
+# probe HOST PROTOCOL ADDRESS PORT [OPTION,...]: sends a line from HOST to a server and prints its answer, the source
+# that it saw. Prints nothing if none came within $patience seconds (times $slow). OPTIONs are socat's. The client does
+# not close its direction first (shut-none): the server's socat would then wait for the answer for half a second only,
+# and in SCTP closing one direction closes both.
 patience=10
 probe() {
 	local answer='' pid limit=$((patience * slow))
@@ -215,18 +217,18 @@ probe() {
 	printf '%s' "$answer"
 }
 
-# probe_briefly ...: as probe, where no answer is expected: less patient.
+# probe_briefly ...: does the same with little patience, where no answer is expected.
 probe_briefly() {
 	local patience=1
 	probe "$@"
 }
 
-# --- Peers: a tool that plays hosts, line by line (tests/tools/peers.py). What it says goes into $said,
-# rather than through a process.
+# --- Peers: a tool that acts for hosts of a scenario. It reads commands, a line each (tests/tools/peers.py).
 
+# The answer to the last command.
 said=''
 
-# peers_start TOOL [ARGUMENT...]: one of tests/; it lives until stop_servers.
+# peers_start TOOL [ARGUMENT...]: starts a tool of tests/tools, until stop_servers.
 peers_start() {
 	mkfifo "$scratch/lines" "$scratch/answers"
 	"$tools/$1" "${@:2}" < "$scratch/lines" > "$scratch/answers" &
@@ -234,7 +236,7 @@ peers_start() {
 	exec {lines}> "$scratch/lines" {answers}< "$scratch/answers"
 }
 
-# peers COMMAND...
+# peers COMMAND...: gives the tool a command and sets `said` to its answer.
 peers() {
 	local line
 	said=
@@ -252,31 +254,33 @@ peers() {
 module_loaded() { grep -q '^rustmasq ' /proc/modules; }
 unload_module() { modprobe -r rustmasq && ! module_loaded; }
 
-# module_unused: the module is there, and nobody holds it.
+# module_unused: succeeds if the module is loaded and has no users.
 module_unused() { [[ $(cat /sys/module/rustmasq/refcnt) == 0 ]]; }
 
-# --- The kernel's own masquerading, whose notifiers would flush our flows too
-
+# no_other_masquerade: succeeds if the kernel's own masquerading is not loaded. Its notifiers would flush our flows,
+# too.
 no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
 
-# --- Leaving
+# --- The end
 
+# stop_servers: ends everything that ns_start and peers_start started.
 stop_servers() {
 	local pid
 	for pid in "${servers[@]}"; do
-		# A server's children have connections of their own.
+		# A server's children hold connections of their own.
 		pkill -P "$pid"
 		kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null
 	done
 	servers=()
 }
 
-# remove_ns: all namespaces of setup_ns go.
+# remove_ns: removes all namespaces that setup_ns made.
 remove_ns() {
 	((${#hosts[@]} == 0)) || ip -force -batch - <<< "$(printf 'netns del %s\n' "${hosts[@]}")"
 	hosts=()
 }
 
+# cleanup: removes everything that a scenario made. A scenario with an EXIT trap of its own calls it there.
 cleanup() {
 	stop_servers
 	remove_ns

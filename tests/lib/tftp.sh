@@ -1,22 +1,22 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the scenarios of the TFTP helper share: a network with two routers in a
-# row, and a way to run each case with every helper and to compare what they do.
+# The library of scenarios about the TFTP helper: a network with two routers in a row, and a way to run each case with
+# ours and with the kernel's helper and to compare the two.
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The helpers to run cases with. The first one is what the others are compared with: the kernel's own.
+# The helpers to run cases with. The others are compared with the first one, the kernel's own.
 HELPERS=${HELPERS:-$(compared && echo "tftp ")rustmasq-tftp}
 
-# --- The network. Both routers let in what belongs to flows from within, and nothing else.
+# --- The network. Both routers let in packets of flows from within and related to them, and nothing else.
 #
 #     lan              r1                      r2                        server
 #     lan0 --------- lan0  wan0 ----------- lan0  wan0 ---------------- eth0
 #     172.18.0.2/16   .0.1  192.0.2.2/24      .2.1  203.0.113.1/24      203.0.113.2/24, .3
 #     fd00:18::2/64   ::1   fd00:2::2/64      ::1   2001:db8:1::1/64    2001:db8:1::2/64, ::3
 
-# By IP version, which is $v, and so written that a port can follow.
+# The IP version of the current step, and the addresses by version, in a form that a port can follow.
 v=4
 # shellcheck disable=SC2034 # for scenarios
 declare -A client=([4]=172.18.0.2 [6]='[fd00:18::2]') \
@@ -27,12 +27,13 @@ declare -A client=([4]=172.18.0.2 [6]='[fd00:18::2]') \
 	other=([4]=203.0.113.3 [6]='[2001:db8:1::3]') \
 	iptables=([4]=$IPTABLES [6]=$IP6TABLES)
 
-# strip_brackets ADDRESS VARIABLE: sets it to the address without brackets.
+# strip_brackets ADDRESS VARIABLE: sets the variable to the address without brackets.
 strip_brackets() {
 	local stripped=${1#[}
 	printf -v "$2" %s "${stripped%]}"
 }
 
+# setup_two_routers: makes this network.
 setup_two_routers() {
 	local router
 	setup_ns lan r1 r2 server
@@ -56,8 +57,8 @@ setup_two_routers() {
 		route add 172.18.0.0/16 via 192.0.2.2
 		route add fd00:18::/64 via fd00:2::2
 	END
-	# The server knows the way back, for where nothing is translated. It does not take the
-	# other host's address for its own unless it is told to.
+	# The server has a route back, for cases without NAT. It uses the address of the other host as a source only
+	# when told to.
 	ip -n server -batch - <<-END || bail "the server's addresses"
 		addr add 203.0.113.3/24 dev eth0
 		addr add 2001:db8:1::2/64 dev eth0 nodad
@@ -73,7 +74,8 @@ setup_two_routers() {
 	v=4
 }
 
-# setup_firewall ROUTER: who is refused is told so, without a limit.
+# setup_firewall ROUTER: filters what comes from outside, for family $v, and rejects the rest without a rate limit.
+# `refused` is the ICMP error that a client then sees.
 # shellcheck disable=SC2034 # for scenarios
 declare -A refused=([4]="ICMP 3 13" [6]="ICMP 1 1")
 setup_firewall() {
@@ -94,7 +96,8 @@ setup_firewall() {
 	END
 }
 
-# filter_counts ROUTER: what its filter let in as ESTABLISHED, of UDP as RELATED, and what it refused, since zero_filter_counts.
+# filter_counts ROUTER: prints how many packets its filter let in as ESTABLISHED, how many of UDP as RELATED, and how
+# many it rejected, since zero_filter_counts.
 filter_counts() {
 	ns_exec "$1" "${iptables[$v]}" -w -L outside -v | awk '
 		/ESTABLISHED/ { established = $1 } / udp .* RELATED/ { related = $1 } /REJECT/ { refused = $1 }
@@ -107,7 +110,7 @@ zero_filter_counts() {
 
 # --- Rules
 
-# assign_helper ROUTER HELPER: rules name it for the ports that TFTP servers have here.
+# assign_helper ROUTER HELPER: adds rules that assign the helper to flows to the TFTP servers' ports.
 assign_helper() {
 	local version
 	for version in 4 6; do
@@ -125,8 +128,8 @@ unassign_helper() {
 	ns_exec "$1" "$IP6TABLES" -w -t raw -F
 }
 
-# translate ARGUMENT...: both routers do so, and nothing else, to what leaves them. For SNAT, ADDRESS stands for
-# their own. "none" is no rule. $dnat is one that r2 has in front of it.
+# translate ARGUMENT...: replaces the rules in both routers' table nat by one for packets that leave, or by none
+# ("none"). ADDRESS in it stands for the router's own address. r2 gets the rule $dnat, if set, before it.
 translate() {
 	local router own rule before
 	for router in r1 r2; do
@@ -146,11 +149,12 @@ translate() {
 
 # --- Peers: client, server and others
 
+# start_tftp_peers: starts the tool that sends and receives TFTP packets and observes both routers.
 start_tftp_peers() {
 	local router
 	peers_start tftp.py play
 	for router in r1 r2; do
-		# Flows must have been born with events to tell of what they expect.
+		# Only flows that were created with this on report their expectations.
 		ns_exec "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
 		peers events "$router"
 	done
@@ -160,13 +164,13 @@ start_tftp_peers() {
 
 declare -A noted=()
 helper='' function='' case=''
-# The command that tidies up after each case.
+# The command to run after each case.
 after_case=(:)
 
-# note_result WHAT LINES: something that is to be the same with each helper.
+# note_result WHAT LINES: notes something that must be the same with each helper.
 note_result() { noted[$helper $function]+="$case: $1: ${2//helper $helper/helper NAME}"$'\n'; }
 
-# note_conntrack WHEN: notes what conntrack has in both routers.
+# note_conntrack WHEN: notes the flows and expectations of both routers.
 note_conntrack() {
 	local router
 	for router in r1 r2; do
@@ -175,14 +179,14 @@ note_conntrack() {
 	done
 }
 
-# check_case WHAT EXPECTED GOT: as check_equal, with the helper and the case in front; and noted.
+# check_case WHAT EXPECTED GOT: does what check_equal does, with the helper and the case in WHAT, and notes GOT.
 check_case() {
 	note_result "$1" "$3"
 	check_equal "$helper: $case: $1" "$2" "$3"
 }
 
-# with_each_helper FUNCTION...: cases, by IPv4 if they do not choose. The underscores
-# of their names are blanks to people; a function may set $case to be more precise.
+# with_each_helper FUNCTION...: runs cases with each helper, with v=4 at first, and compares what they noted. Results
+# show the function's name with blanks for underscores. A function may set `case` to be more precise.
 with_each_helper() {
 	local router
 	for helper in $HELPERS; do
@@ -200,7 +204,7 @@ with_each_helper() {
 	done
 }
 
-# compare_helpers HELPER HELPER: what both had to be noted is the same.
+# compare_helpers HELPER HELPER: checks that both had the same noted for the case.
 compare_helpers() {
 	local difference
 	if difference=$(diff <(echo "${noted[$1 $function]-}") <(echo "${noted[$2 $function]-}")); then

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What scenarios share that do a thing many times under traffic: setup_lan's network with
-# both families; eight senders in the LAN that keep making flows, each of them a TFTP
-# request; and a server that counts what arrives, by what it seems to come from.
+# The library of scenarios that repeat something under traffic: the network of setup_lan with both families, eight
+# senders in the LAN that keep making flows, each with a TFTP request, and a server that counts arriving packets by
+# their source.
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=leaks.sh
@@ -15,18 +15,19 @@ RANDOM=$SEED
 # Where the senders' flows go.
 targets=(203.0.113.2 2001:db8:1::2)
 
+# setup_traffic: makes the network, with counters on the server.
 setup_traffic() {
 	local family
-	# What insmod does not load.
+	# insmod does not load the modules that ours needs.
 	modprobe -a nf_conntrack nf_nat x_tables || bail "conntrack"
 	wait_until unload_if_loaded || bail "the module of an earlier scenario can be unloaded"
-	# No table is to be full: that would cost packets.
+	# A full table would drop packets.
 	echo 262144 > /proc/sys/net/netfilter/nf_conntrack_max
 	echo 65536 > /proc/sys/net/netfilter/nf_conntrack_expect_max
 	setup_lan
 	setup_lan_ipv6
 	for family in "$IPTABLES 203.0.113.1" "$IP6TABLES 2001:db8:1::1"; do
-		# What was counted goes no further: nobody answers.
+		# The server drops all packets after counting them, and never answers.
 		ns_exec server "${family% *}-restore" -w <<-END || bail "the server's counters"
 			*raw
 			-A PREROUTING -p udp --dport 69 -s ${family#* } --sport 10000:29999 -j DROP
@@ -34,17 +35,17 @@ setup_traffic() {
 			-A PREROUTING -p udp --dport 69 -j DROP
 			COMMIT
 		END
-		# This keeps conntrack on, as any other rule might.
+		# Conntrack stays on when our rules go, as it does with any other rule that needs it.
 		ns_exec router "${family% *}" -w -A FORWARD -m conntrack --ctstate INVALID || bail "rule with -m conntrack"
 	done
-	# Flows are not to be many, but to come and go.
+	# Flows end soon, so that there are never many.
 	ns_exec router sh -c 'echo 2 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
 	ns_start router sleep infinity
 	inside=/proc/$!/net
 	resolve_neighbours
 }
 
-# For a neighbour's address.
+# resolve_neighbours: fills the neighbour tables. The first packet to an unknown neighbour would wait.
 resolve_neighbours() {
 	local host address
 	while read -r host address; do
@@ -57,7 +58,7 @@ resolve_neighbours() {
 	END
 }
 
-# start_senders HOST,...: the senders come to life there, eight in all, each with 25 flows a second; but not before resume_senders.
+# start_senders HOST,...: starts eight senders on these hosts, 25 flows a second each. They send after resume_senders.
 start_senders() {
 	"$tools/senders.py" 8 25 "$1" "${targets[@]}" > "$scratch/sent" &
 	senders=$!
@@ -68,7 +69,7 @@ start_senders() {
 resume_senders() { pkill -CONT -P "$senders"; }
 pause_senders() { pkill -STOP -P "$senders"; }
 
-# stop_senders: they end. Sets `sent` to how many packets they sent.
+# stop_senders: ends the senders and counts. Sets `sent` to the number of packets that they sent.
 stop_senders() {
 	kill "$senders"
 	wait "$senders"
@@ -77,8 +78,8 @@ stop_senders() {
 	echo "# $sent packets were sent, $masqueraded arrived masqueraded ($ranged with a port of a range), $plain not"
 }
 
-# count_arrivals: sets `ranged`, `masqueraded` and `plain` to how many arrived from the router with a port from 10000 to
-# 29999, from the router with any, and from the LAN.
+# count_arrivals: counts the packets that arrived. Sets `ranged` to those from the router with a port from 10000 to
+# 29999, `masqueraded` to those from the router with any port, and `plain` to those from the LAN.
 count_arrivals() {
 	local family packets
 	ranged=0 masqueraded=0 plain=0
@@ -88,7 +89,7 @@ count_arrivals() {
 	done
 }
 
-# quiesce: nothing is under way: no packet, no flow, no module.
+# quiesce: pauses the senders, removes the router's flows and unloads the module.
 quiesce() {
 	pause_senders
 	ns_exec router conntrack -F 2> /dev/null
@@ -99,7 +100,8 @@ unload_if_loaded() {
 	[[ ! -e /sys/module/rustmasq ]] || rmmod rustmasq
 }
 
-# count_expectations: sets `pending`, `created` and `deleted` to how many expectations the router has, has made and removed.
+# count_expectations: counts the router's expectations: sets `pending` to those that exist, `created` and `deleted` to
+# those that were made and removed.
 count_expectations() {
 	local lines fields
 	mapfile -t lines < "$inside/nf_conntrack_expect"
