@@ -114,7 +114,8 @@ bench: stage ## count instructions beside the kernel's own code (table, CSV and 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
-check: kernel ## formatting, lints and style checks
+check: kernel ## check the format and the style of all files
+	@scripts/setup --check
 	@scripts/check $(kernel)
 
 doc: module ## build the documentation of the Rust code (warnings are errors)

@@ -18,6 +18,12 @@ BINDGEN=$CACHE/bindgen-$BINDGEN_VERSION/bin/bindgen
 CARGO_FUZZ_VERSION=0.13.2
 # shellcheck disable=SC2034
 CARGO_FUZZ=$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION/bin/cargo-fuzz
+RUFF_VERSION=0.17.5
+# The hash of the wheel for x86-64 and glibc.
+# shellcheck disable=SC2034
+RUFF_SHA256=40ca8afaac309b41a5b2e09e4e7beb1f824826b93c25697c4d74f573324fba4e
+# shellcheck disable=SC2034
+RUFF=$CACHE/ruff-$RUFF_VERSION/bin/ruff
 
 # A plain user's PATH often lacks the folders of depmod and its like.
 export PATH=$PATH:/usr/sbin:/sbin
