@@ -1,26 +1,28 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A private apt: own sources, package lists and downloads under the cache, so
-# that the host's apt configuration and lists stay as they are, and no root is
-# needed to look something up. The host's settings (proxies, keys, pins) and
-# its record of installed packages are in force. To be sourced after common.sh.
+# A private apt, with sources, package lists and downloads of its own under the
+# cache. So the host's apt configuration and lists stay as they are, and looking
+# something up needs no root. The host's settings (proxies, keys, pins) and its
+# record of installed packages apply. Source this file after common.sh.
 
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# Where the lines of apt_private put what belongs to the state NAME.
+# apt_dir NAME: prints the folder of the private state NAME.
 apt_dir() {
 	printf '%s/apt/%s' "$CACHE" "$1"
 }
 
-# apt_private NAME TOOL ARG...: apt-get or apt-cache on the private state NAME.
+# apt_private NAME TOOL ARG...: runs TOOL, apt-get or apt-cache, on the private
+# state NAME.
 apt_private() {
 	local options
 	apt_options "$1"
 	LC_ALL=C "$2" "${options[@]}" "${@:3}"
 }
 
-# apt_options NAME: sets `options`. Command lines win over the host's files.
+# apt_options NAME: sets `options` to the options that make apt use the private
+# state NAME. Options of the command line override the host's files.
 apt_options() {
 	local dir
 	dir=$(apt_dir "$1")
@@ -32,7 +34,7 @@ apt_options() {
 		-o "Dir::Cache=$dir/cache"
 		-o "Acquire::Languages=none"
 	)
-	# Pins are about what gets installed on the host.
+	# Pins and installed packages matter only to installing on the host.
 	[[ $1 == host ]] || options+=(
 		-o "Dir::State::status=/dev/null"
 		-o "Dir::Etc::preferences=/dev/null"
@@ -40,16 +42,16 @@ apt_options() {
 	)
 }
 
-# apt_update NAME: fetches the lists of the state NAME. A source that cannot be
-# reached is no error: it need not be one of those that we want.
+# apt_update NAME: fetches the package lists of the state NAME. A source that
+# cannot be reached is not an error, for we may not need it.
 apt_update() {
 	alive "apt: fetching package lists ($1)" "$CACHE/log/apt-update-$1.log" \
 		apt_private "$1" apt-get update ||
 		say "some package lists could not be fetched; going on with the others"
 }
 
-# debian_codename: the host's release, such as "bookworm"; nothing if the host
-# is not Debian.
+# debian_codename: prints the host's release, such as "bookworm", or nothing if
+# the host is not Debian.
 debian_codename() (
 	[[ -r /etc/os-release ]] || return 0
 	# shellcheck source=/dev/null
@@ -57,9 +59,9 @@ debian_codename() (
 	[[ ${ID:-} != debian ]] || printf '%s\n' "${VERSION_CODENAME:-sid}"
 )
 
-# debian_mirror: the address that the host itself gets Debian from, or what the
-# user gave as DEBIAN_MIRROR. What says who is Debian are the signed lists, not
-# the address.
+# debian_mirror: prints DEBIAN_MIRROR if the user set it, else the address that
+# the host itself gets Debian from. The signatures prove that package lists are
+# Debian's, not the address.
 debian_mirror() {
 	local mirror=${DEBIAN_MIRROR:-}
 	[[ $mirror ]] || mirror=$(apt-get indextargets --format "\$(REPO_URI)" \
@@ -74,12 +76,13 @@ debian_mirror() {
 	printf '%s\n' "$mirror"
 }
 
+# private_mirror: prints the address of Debian in the private state "host".
 private_mirror() {
 	apt_private host apt-get indextargets --format "\$(REPO_URI)" \
 		"Origin: Debian" "Label: Debian" 2>/dev/null | head -n 1 || true
 }
 
-# apt_source FILE MIRROR SUITE...: writes a source for apt.
+# apt_source FILE MIRROR SUITE...: writes a source of Debian packages for apt.
 apt_source() {
 	mkdir -p "${1%/*}"
 	cat >"$1" <<-END
@@ -92,8 +95,8 @@ apt_source() {
 	END
 }
 
-# copy_host_sources FOLDER: the host's own sources, whatever their format.
-# Disks that apt would ask to insert are left out.
+# copy_host_sources FOLDER: copies the host's own sources, of either format, but
+# no discs, which apt would ask to insert.
 copy_host_sources() {
 	local list parts file
 	eval "$(apt-config shell list Dir::Etc::sourcelist/f parts Dir::Etc::sourceparts/d)"
@@ -105,8 +108,8 @@ copy_host_sources() {
 	done
 }
 
-# apt_host_update: refreshes the private state "host": the host's own sources
-# and its release's backports. Call it under the lock "apt".
+# apt_host_update: refreshes the private state "host", which has the host's own
+# sources and the backports of its release. The caller holds the lock "apt".
 apt_host_update() {
 	local sources mirror suite
 	sources=$(apt_dir host)/sources
@@ -117,14 +120,14 @@ apt_host_update() {
 
 	suite=$(debian_codename)-backports
 	mirror=$(private_mirror)
-	# The same source twice, with another key, would be an error to apt.
+	# apt refuses a source that is there twice with different keys.
 	if [[ $mirror ]] && ! has_suite "$suite"; then
 		apt_source "$sources/rustmasq.sources" "$mirror" "$suite"
 		apt_update host
 	fi
 }
 
-# has_suite SUITE: do the private lists of the host hold Debian's SUITE?
+# has_suite SUITE: succeeds if the private state "host" has Debian's SUITE.
 has_suite() {
 	local suites
 	suites=$(apt_private host apt-get indextargets --format "\$(RELEASE)" \

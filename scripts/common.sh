@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the scripts of this folder share. To be sourced, from a bash that runs
-# with "set -euo pipefail".
+# Settings and functions that the scripts share. Source this file from a bash
+# that runs with "set -euo pipefail".
 
 # Everything fetched or built lives here; removing it only costs time.
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/rustmasq
 
-# The toolchain that builds the kernel and, as it must, the module as well.
-# By full path: a rustup proxy that comes first in PATH has no library source.
-# shellcheck disable=SC2034 # used by those who source this
+# The toolchain of the kernel, which has to be the module's as well. RUSTC is a
+# full path, because a rustup proxy earlier in PATH has no library source.
+# shellcheck disable=SC2034 # other scripts use it
 LLVM_SUFFIX=-22
 RUSTC=${RUSTC:-/usr/bin/rustc}
 BINDGEN_VERSION=0.72.1
@@ -25,51 +25,52 @@ RUFF_SHA256=40ca8afaac309b41a5b2e09e4e7beb1f824826b93c25697c4d74f573324fba4e
 # shellcheck disable=SC2034
 RUFF=$CACHE/ruff-$RUFF_VERSION/bin/ruff
 
-# A plain user's PATH often lacks the folders of depmod and its like.
+# The PATH of an unprivileged user often lacks the folders of depmod and others.
 export PATH=$PATH:/usr/sbin:/sbin
 
-# say TEXT...: a line for the user. stdout belongs to a script's result.
+# say TEXT...: prints a line for the user, on stderr, because stdout belongs to
+# a script's result.
 say() {
 	printf 'rustmasq: %s\n' "$*" >&2
 }
 
+# die TEXT...: says TEXT and ends the script with status 1.
 die() {
 	say "$@"
 	exit 1
 }
 
-# have_command NAME: is there such a program?
+# have_command NAME: succeeds if PATH has the program NAME.
 have_command() {
 	command -v "$1" >/dev/null
 }
 
-# with_lock NAME COMMAND...: runs COMMAND (a function will do) while nobody
-# else holds the lock NAME. The kernel gives the lock back when this shell
-# ends, however it ends.
+# with_lock NAME COMMAND...: runs COMMAND, a program or a function, while it
+# holds the lock NAME. The kernel releases the lock when this shell ends, however
+# it ends.
 with_lock() {
 	local fd
 	mkdir -p "$CACHE/lock"
 	exec {fd}>"$CACHE/lock/$1"
 	if ! flock --nonblock "$fd"; then
-		say "waiting for another set-up that is running ($1)"
+		say "waiting for another script that holds the lock $1"
 		flock "$fd"
 	fi
-	# Closed for the command: a daemon that it leaves behind must not hold
-	# the lock for ever. And without "||" here, so that "set -e" stays in
-	# force inside of COMMAND.
+	# COMMAND does not inherit the descriptor, so that a daemon that it
+	# starts does not hold the lock for ever. A "||" here would turn
+	# "set -e" off inside COMMAND.
 	"${@:2}" {fd}>&-
 	exec {fd}>&-
 }
 
 # alive WHAT LOG [TOTAL PATTERN] COMMAND...
 #
-# Runs a long COMMAND (a function will do) with its output in the file LOG, and
-# shows that it is alive: on a terminal by a line that is drawn again and
-# again, elsewhere by a line every 30 s. Where TOTAL, a number, is given, the
-# lines of LOG that match PATTERN (of grep -E) are the steps done of about
+# Runs a long COMMAND, a program or a function, with its output in the file LOG,
+# and shows that it is alive: on a terminal by one line that is redrawn, elsewhere
+# by a line every 30 s. WHAT names the work. With the number TOTAL, the line shows
+# the progress, too: how many lines of LOG match PATTERN (of grep -E), of about
 # TOTAL. Ctrl-C, or a signal to the script alone, ends COMMAND and all of its
-# children. When COMMAND fails, the end of LOG is shown, and its status
-# returned.
+# children. If COMMAND fails, the end of LOG is shown and its status returned.
 alive() {
 	local what=$1 log=$2 total='' pattern='' job status=0
 	shift 2
@@ -79,9 +80,9 @@ alive() {
 	fi
 	mkdir -p "$(dirname "$log")"
 
-	# Job control gives the command a process group of its own, which can be
-	# signalled as a whole, and spares it bash's habit of making background
-	# commands deaf to Ctrl-C.
+	# With job control, the command gets a process group of its own, which can
+	# be signalled as a whole. Without it, bash would make the command ignore
+	# Ctrl-C.
 	set -m
 	"$@" >"$log" 2>&1 </dev/null &
 	job=$!
@@ -106,7 +107,7 @@ alive() {
 	return "$status"
 }
 
-# alive_watch JOB: draws until JOB has ended.
+# alive_watch JOB: draws the line until JOB has ended.
 alive_watch() {
 	local every=30 next
 	[[ -t 2 ]] && every=1
@@ -120,8 +121,8 @@ alive_watch() {
 	done
 }
 
-# alive_draw [END]: one line of progress, the last one if END is given.
-# The names it uses are alive's.
+# alive_draw [END]: draws the line, for the last time if END is given. It uses
+# the variables of its caller `alive`.
 alive_draw() {
 	local end=${1:-} steps='' line time
 	time=$(printf '%d:%02d' $((SECONDS / 60)) $((SECONDS % 60)))
@@ -132,31 +133,33 @@ alive_draw() {
 	if [[ ! -t 2 ]]; then
 		say "$line"
 	else
-		# Back to the line's start, and erase what was longer before.
+		# Return to the start of the line, and erase the previous one.
 		printf '\r\033[Krustmasq: %s' "$line" >&2
 		[[ ! $end ]] || printf '\n' >&2
 	fi
 }
 
-# alive_interrupted JOB SIGNAL: passes SIGNAL on to JOB's whole group, waits
-# for JOB's end, then dies of the same signal, as a shell's caller expects. JOB
-# may take its time, as apt does amid an installation; a second signal is final.
+# alive_interrupted JOB SIGNAL: passes SIGNAL on to the whole group of JOB, waits
+# until JOB ends, and ends this shell by the same signal, as its caller expects.
+# JOB may take a while, as apt does during an installation; a second signal kills
+# it.
 alive_interrupted() {
 	# shellcheck disable=SC2064 # $1 is meant to be expanded now
 	trap "kill -KILL -- -$1 2>/dev/null || true" INT TERM HUP
 	[[ ! -t 2 ]] || printf '\n' >&2
-	say "interrupted; ending what runs (once more: at once)"
+	say "interrupted; waiting for the running command to end (interrupt again to kill it)"
 	kill -s "$2" -- "-$1" 2>/dev/null || true
 	while kill -0 "$1" 2>/dev/null; do
 		sleep 0.1
 	done
-	# What JOB left behind in its group, deaf to SIGNAL.
+	# Processes of the group may have ignored SIGNAL.
 	kill -KILL -- "-$1" 2>/dev/null || true
 	trap - INT TERM HUP
 	kill -s "$2" "$BASHPID"
 }
 
-# need_space KILOBYTES WHAT: dies unless the cache's disk has that much left.
+# need_space KILOBYTES WHAT: dies unless the disk of the cache has KILOBYTES
+# left for WHAT.
 need_space() {
 	local free
 	mkdir -p "$CACHE"
