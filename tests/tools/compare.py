@@ -16,9 +16,28 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from ctnetlink import (CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP,
-                       CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE, FLOWS, HEADER,
-                       NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, STATUS, Conntrack, Inside, attributes, number, place)
+from ctnetlink import (
+    CTA_PROTO_DST_PORT,
+    CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT,
+    CTA_STATUS,
+    CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_PROTO,
+    CTA_TUPLE_REPLY,
+    DELETE,
+    FLOWS,
+    HEADER,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    STATUS,
+    Conntrack,
+    Inside,
+    attributes,
+    number,
+    place,
+)
 from peers import SLOW, Player, checksum, family, hear_errors, icmp_error
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
@@ -157,16 +176,14 @@ class Stage(Player):
     def look(self, host):
         """look HOST: the case ends. What is to be compared, as PROPERTY WHAT."""
         table = self.tables[host]
-        now, flows, said = table.statistics(), table.all(), []
-        for flow in flows:
-            said.append(f"original {flow.name()}")
+        now, flows = table.statistics(), table.all()
+        said = [f"original {flow.name()}" for flow in flows]
         for flow in flows:
             # An identifier of ICMP is one, not two.
             source = flow.reply[0][0] if flow.protocol in IDENTIFIERS else place(*flow.reply[0])
             name = NAMES[flow.protocol]
             said.append(f"reply {name} {source}>{self.place(name, *flow.reply[1])}")
-        for flow in flows:
-            said.append(f"flags {NAMES[flow.protocol]} {flow.status}")
+        said += [f"flags {NAMES[flow.protocol]} {flow.status}" for flow in flows]
         # How many taken ports the search found is chance where the port is.
         said += [f"statistics {name}={now[what] - self.before[what]}" for what, name in STATISTICS.items()
                  if now[what] != self.before[what] and not (name == "found" and self.mask.ranges)]

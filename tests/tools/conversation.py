@@ -120,13 +120,18 @@ class Servers(threading.Thread):
                     client.send(banner.encode() + b"\n")
                 return
             data, peer = sock.recvfrom(65535)
-            answer = lambda text: sock.sendto(text.encode(), peer)
+
+            def answer(text):
+                sock.sendto(text.encode(), peer)
         else:
             data = sock.recv(65535)
             if not data:
                 self.drop(sock.fileno())
                 return
-            answer = lambda text: sock.send(text.encode() + b"\n")
+
+            def answer(text):
+                sock.send(text.encode() + b"\n")
+
         for line in data.decode(errors="replace").splitlines():
             self.heard.append((name, f"{where(peer)} {line}"))
             if banner != "mute":

@@ -1,6 +1,7 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/faults.py PART...: fails each allocation of ours once, in the guest, and says in TAP lines what came of it.
+"""tests/tools/faults.py PART...: fails each allocation of ours once, in the guest, and says in TAP lines what came of
+it.
 
   module     the module comes and goes, the watch is turned on and off, namespaces are born and go
   rules      iptables' and ip6tables' rules, legacy and nft, come and go
@@ -32,8 +33,20 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, HEADER, NETLINK_NETFILTER, NLM_F_DUMP, NLM_F_REQUEST, \
-    NLMSG_DONE, NLMSG_ERROR, Conntrack, Inside, attributes, text
+from ctnetlink import (
+    EXPECTATION_GONE,
+    EXPECTATION_NEW,
+    HEADER,
+    NETLINK_NETFILTER,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Conntrack,
+    Inside,
+    attributes,
+    text,
+)
 from tap import done_testing, result
 
 DEBUG = "/sys/kernel/debug"
@@ -184,11 +197,10 @@ class Faults:
 
     def by_thread(self, attempt):
         """What came of each attempt in which an allocation failed, and then of the one in which none did."""
-        outcomes = []
-        for n in itertools.count(1):
-            outcomes.append(attempt(n))
-            if not self.slab.failed():
-                return outcomes
+        outcomes = [attempt(1)]
+        while self.slab.failed():
+            outcomes.append(attempt(len(outcomes) + 1))
+        return outcomes
 
     def by_all(self, attempt, before=lambda: None):
         """The same for what is done in softirq and by workers, the last allocation first; `before` each attempt
@@ -377,7 +389,8 @@ def watch(faults):
             return enable(event, False, n) or (f"{hooks()} hooks are there" if hooks() else "off")
 
         faults.each(f"turning {event} on", faults.by_thread(turning_on), NO_MEMORY, least=2 * hooks_each)
-        result(f"turning {event} on: ... then it is", None if hooks("other") == hooks_each else f"{hooks('other')} hooks")
+        result(f"turning {event} on: ... then it is",
+               None if hooks("other") == hooks_each else f"{hooks('other')} hooks")
         must(enable(event, False))
         faults.each(f"turning {event} off", faults.by_thread(turning_off), "off", "off", 0)
 
@@ -563,7 +576,7 @@ class Network:
     def translated(self, port, outside):
         """What is amiss with the last flow's entry."""
         line = next((line for line in self.router.flows() if f":{self.port}>" in line), "no entry")
-        original, reply = (line.split() + ["", ""])[:2]
+        original, reply = [*line.split(), "", ""][:2]
         if outside not in reply.partition(">")[2]:
             return f"not masqueraded: {line}"
         if port == TFTP and "helper rustmasq-tftp" not in line:

@@ -87,7 +87,8 @@ def is_error(packet, frame):
 
 
 def crc32c_table():
-    for n in range(256):
+    for index in range(256):
+        n = index
         for _ in range(8):
             n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
         yield n
@@ -154,9 +155,9 @@ def extensions(kinds, following, contents):
     """IPv6 extension headers of these kinds, the first one's kind in front."""
     made = bytes([following])
     for kind, content in zip(reversed(kinds), contents):
-        content = content[:6] if kind == FRAGMENT else content + bytes(-(len(content) + 2) % 8)
-        length = 0 if kind == FRAGMENT else (len(content) + 2) // 8 - 1
-        made = bytes([kind, made[0], length]) + content + made[1:]
+        body = content[:6] if kind == FRAGMENT else content + bytes(-(len(content) + 2) % 8)
+        length = 0 if kind == FRAGMENT else (len(body) + 2) // 8 - 1
+        made = bytes([kind, made[0], length]) + body + made[1:]
     return made
 
 
@@ -323,7 +324,7 @@ def with_bad_sum(frame, dice):
     if not packet:
         return frame
     place = packet.body + CHECKSUM.get(packet.protocol, 0)
-    if packet.version == 4 and dice.random() < 0.3 or place >= len(frame):
+    if (packet.version == 4 and dice.random() < 0.3) or place >= len(frame):
         place = packet.at + 10
     frame = bytearray(frame)
     frame[place] ^= dice.randrange(1, 256)

@@ -24,6 +24,7 @@ With --reverse, echo and send make fragments of their own and send the last one 
 """
 
 import argparse
+import contextlib
 import ipaddress
 import os
 import random
@@ -60,10 +61,8 @@ def ready():
 
 def try_to(answer_with, *what):
     """One who cannot be answered is none of a server's trouble."""
-    try:
+    with contextlib.suppress(OSError):
         answer_with(*what)
-    except OSError:
-        pass
 
 
 # --- Raw protocols
@@ -198,11 +197,9 @@ def provoke(args):
     hear_errors(sock)
     sock.bind(("", args.from_port))
     sock.connect((args.address, args.port))
-    try:
+    # Our own device or a path MTU that is known already may refuse it: the error queue says it.
+    with contextlib.suppress(OSError):
         sock.send(bytes(args.size))
-    except OSError:
-        # Our own device or a path MTU that is known already: the error queue says it.
-        pass
     poll = select.poll()
     poll.register(sock, 0)
     if not poll.poll(args.patience * 1000):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED: sends COUNT tables or rules, made wrong by SEED, to the kernel, in each
-family.
+"""tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED: sends COUNT tables or rules, made wrong by SEED, to the kernel,
+in each family.
 
 What is changed is any part of them: sizes, offsets, names, revisions, chains, what packets match, counters, and the
 rule's own fields. Which stage each one came to is read from the target's description in the kernel (class Sights).
-Of those that our check was asked about, it must have said what the model in tests/tools/rule_abi.py says. One in ten must have
-come so far, and one in a hundred must have been accepted.
+Of those that our check was asked about, it must have said what the model in tests/tools/rule_abi.py says. One in ten
+must have come so far, and one in a hundred must have been accepted.
 
 To be run as root in a network namespace of its own, where no other one has a RUSTMASQ rule. Says its results in TAP
 lines.

@@ -99,8 +99,8 @@ def cases(path):
     """(table, chain, rule, expected, verdict) of each case in the file."""
     chains, table = [], None
     with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            line = line.rstrip("\n")
+        for number, text in enumerate(file, 1):
+            line = text.rstrip("\n")
             if not line or line.startswith("#"):
                 continue
             if line.startswith(":"):

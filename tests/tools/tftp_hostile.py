@@ -171,7 +171,8 @@ class Maker:
 
     def unnamed_option(self):
         return Case("an option without name",
-                    self.join(self.octets(1, 40), self.mode(), *self.options(), b"", self.octets(0, 4), *self.options()))
+                    self.join(self.octets(1, 40), self.mode(), *self.options(), b"", self.octets(0, 4),
+                              *self.options()))
 
     def trailing(self):
         return Case("more than a request",

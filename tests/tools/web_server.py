@@ -19,7 +19,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", str(len(PAGE)))
-        self.send_header("X-Source", "%s:%d" % self.client_address[:2])
+        self.send_header("X-Source", f"{self.client_address[0]}:{self.client_address[1]}")
         self.send_header("X-Sum", SUM)
         self.end_headers()
         self.wfile.write(PAGE)
