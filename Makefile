@@ -17,8 +17,11 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+# Before version 4.4, make does not pass the variables of its command line on to $(shell).
+with_arguments = $(if $(MAKEOVERRIDES),export $(MAKEOVERRIDES);)
+
 # The tools that scripts/setup installs are named in scripts/common.sh.
-common = $(shell . scripts/common.sh && echo $$$(1))
+common = $(shell $(with_arguments) . scripts/common.sh && echo $$$(1))
 ifndef BINDGEN
 BINDGEN := $(call common,BINDGEN)
 endif
@@ -35,7 +38,7 @@ export KDIR := $(kernel)
 else
 flavour := $(KERNEL)
 # Evaluated once, when a recipe first needs it: on a fresh machine an earlier recipe builds the kernel.
-kernel = $(eval kernel := $$(shell scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build)$(kernel)
+kernel = $(eval kernel := $$(shell $(with_arguments) scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build)$(kernel)
 endif
 build := build/$(flavour)
 stage := $(CURDIR)/$(build)/root
