@@ -173,9 +173,12 @@ clean: ## remove the build folder (the cache stays)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  KDIR=DIR      build against the built kernel tree DIR instead of the test kernel'
-	@echo '  RUSTC=FILE    the compiler that the kernel was built by (/usr/bin/rustc)'
-	@echo '  KERNEL=debug  the debug test kernel instead of the plain one'
-	@echo '  DESTDIR=DIR   install below DIR'
-	@echo
-	@echo 'Everything fetched is kept in $${XDG_CACHE_HOME:-~/.cache}/rustmasq.'
+	@echo 'Variables, on the command line or in the environment (CONTRIBUTING.md lists all of them):'
+	@echo '  KDIR=DIR             build against the built kernel tree DIR instead of the test kernel'
+	@echo '  RUSTC=FILE           the compiler that the kernel was built by (/usr/bin/rustc)'
+	@echo '  KERNEL=debug         the debug test kernel instead of the plain one'
+	@echo '  KERNEL_SRC=DIR       build the test kernel from the source tree DIR instead of Debian'\''s'
+	@echo '  SEED=N               repeat the random choices of an earlier "make test" or "make soak"'
+	@echo '  DESTDIR=DIR          install below DIR'
+	@echo '  DEBIAN_MIRROR=URL    fetch packages from this Debian mirror instead of the host'\''s'
+	@echo '  XDG_CACHE_HOME=DIR   keep everything fetched in DIR/rustmasq instead of ~/.cache/rustmasq'
