@@ -194,7 +194,7 @@ TRACE_DEFINE_ENUM(RUSTMASQ_DIRECTION_REPLY);
 		{ RUSTMASQ_DIRECTION_REPLY, "reply" })
 
 /*
- * What several events share. It is not an event class: the events of one class
+ * The fields that several events share. They are no event class: the events of a class
  * have all of their fields in common. Each event pads itself, without holes.
  */
 #define RUSTMASQ_PLACE_FIELDS			\
