@@ -121,11 +121,16 @@ check: kernel ## check the format and the style of all files
 	@scripts/setup --check
 	@scripts/check $(kernel)
 
-doc: module ## build the documentation of the Rust code (warnings are errors)
-	@$(kbuild) RUSTDOC=$(RUSTDOC) DOC=y modules > /dev/null
+doc: module-doc extension-doc ## build the documentation of the Rust code (warnings are errors)
+	@echo 'module: $(build)/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
+
+module-doc: kernel
+	@mkdir -p build/doc
+	+@$(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/build/doc $(kbuild_tools) RUSTDOC=$(RUSTDOC) DOC=y rust/doc/.done > /dev/null
+
+extension-doc: setup
 	@RUSTDOC=$(RUSTDOC) RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --quiet --locked --no-deps --document-private-items \
 		--manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
-	@echo 'module: $(build)/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
 
 rust-analyzer: module ## write rust-project.json for rust-analyzer
 	@$(kbuild) rust-analyzer
