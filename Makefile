@@ -58,8 +58,8 @@ extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
-.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check doc rust-analyzer \
-	clean help install install-files uninstall
+.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check doc module-doc extension-doc \
+	rust-analyzer clean help install install-files uninstall
 
 all: module extension ## build the module and the iptables extension
 
@@ -122,11 +122,11 @@ check: kernel ## check the format and the style of all files
 	@scripts/check $(kernel)
 
 doc: module-doc extension-doc ## build the documentation of the Rust code (warnings are errors)
-	@echo 'module: $(build)/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
+	@echo 'module: build/doc/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
 
 module-doc: kernel
 	@mkdir -p build/doc
-	+@$(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/build/doc $(kbuild_tools) RUSTDOC=$(RUSTDOC) DOC=y rust/doc/.done > /dev/null
+	+@$(kbuild) MO=$(CURDIR)/build/doc RUSTDOC=$(RUSTDOC) DOC=y modules > /dev/null
 
 extension-doc: setup
 	@RUSTDOC=$(RUSTDOC) RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --quiet --locked --no-deps --document-private-items \
