@@ -22,7 +22,7 @@
 
 /*
  * With CONFIG_RUST_INLINE_HELPERS the kernel inlines its wrappers into Rust, and
- * Kbuild does the same with these. The kernel's rust/helpers/helpers.c explains
+ * Kbuild does the same with these. The file of the same name in the kernel explains
  * why that needs __always_inline.
  */
 #if defined(CONFIG_RUST_INLINE_HELPERS) && !defined(__BINDGEN__)
@@ -134,13 +134,13 @@ __rustmasq_helper bool rustmasq_netif_running(const struct net_device *dev)
 }
 
 __rustmasq_helper void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,
-				  struct nf_conntrack_helper *helper)
+						    struct nf_conntrack_helper *helper)
 {
 	rcu_assign_pointer(help->helper, helper);
 }
 
 __rustmasq_helper struct nf_conn *rustmasq_nf_ct_get(const struct sk_buff *skb,
-				   enum ip_conntrack_info *ctinfo)
+						     enum ip_conntrack_info *ctinfo)
 {
 	return nf_ct_get(skb, ctinfo);
 }
@@ -211,7 +211,7 @@ __rustmasq_helper bool rustmasq_rule_ratelimit(void)
 }
 
 __rustmasq_helper void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
-				  void *buffer)
+						    void *buffer)
 {
 	return skb_header_pointer(skb, offset, len, buffer);
 }
