@@ -203,7 +203,8 @@ void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 
 	if (!opts[ipv6]) {
 		xtables_set_params(&globals);
-		opts[ipv6] = xtables_merge_options(orig_opts, NULL, target->extra_opts, &target->option_offset);
+		opts[ipv6] = xtables_merge_options(orig_opts, NULL, target->extra_opts,
+						   &target->option_offset);
 	}
 	target->t = new_target(target);
 	target->tflags = 0;
