@@ -176,7 +176,7 @@ clean: ## remove the build folder (the cache stays)
 	rm -rf build rust-project.json
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'Variables, on the command line or in the environment (CONTRIBUTING.md lists all of them):'
 	@echo '  KDIR=DIR             build against the built kernel tree DIR instead of the test kernel'
