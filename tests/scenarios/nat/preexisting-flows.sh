@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
 #
-# Flows that conntrack knew before there was a rule go on as they are: a
-# one-way stream, which stays "new" to NAT as long as nobody answers, and an
-# ICMP error about such a flow.
+# A flow that conntrack confirmed before the first rule existed goes on without NAT. The flow here is a one-way UDP
+# stream: each of its packets is "new" to conntrack, as nobody answers. After its entry was removed, the rule
+# translates it.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 setup_lan
-# Something that turns conntrack on, and NAT off.
+# This rule turns conntrack on, but not NAT.
 ns_exec router "$IPTABLES" -w -A FORWARD -m conntrack --ctstate INVALID -j DROP || bail "filter rule"
 
 received() { cat "$scratch/stream" 2> /dev/null; }
@@ -22,11 +22,11 @@ check "a one-way stream arrives without a rule" wait_until has_received before
 check_match "conntrack has confirmed it, without NAT" "src=203.0.113.2 dst=172.18.0.2" "$(tracked -p udp)"
 add_rule -j RUSTMASQ || bail "rule"
 send_syslog after
-check "the stream goes on when there is a rule" wait_until has_received after
-check_match "... with the tuples that it had" "src=203.0.113.2 dst=172.18.0.2" "$(tracked -p udp)"
+check "the stream goes on after the rule was added" wait_until has_received after
+check_match "conntrack keeps the stream's tuples" "src=203.0.113.2 dst=172.18.0.2" "$(tracked -p udp)"
 ns_exec router conntrack -F 2> /dev/null
 send_syslog anew
-check "forgotten, it begins anew" wait_until has_received anew
-check_match "... with the router's address" "src=203.0.113.2 dst=203.0.113.1" "$(tracked -p udp)"
+check "the stream arrives after its entry was removed" wait_until has_received anew
+check_match "the stream leaves with the router's address now" "src=203.0.113.2 dst=203.0.113.1" "$(tracked -p udp)"
 
 done_testing

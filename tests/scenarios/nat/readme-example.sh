@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
 #
-# Runs the example of tests/README.md as it is printed there. The tests that run are a copy, which can be written to.
+# The example in tests/README.md runs as printed there. This scenario writes it to a file beside itself; the guest's
+# copy of the tests is writable. The example itself shows what happens without a rule.
 example=$(dirname "$0")/example.sh
 awk '/^```bash$/ { inside = 1; next } /^```$/ { inside = 0 } inside' "$(dirname "$0")/../../README.md" > "$example"
 exec bash "$example"
