@@ -2,76 +2,80 @@
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
 #
-# What a person types and sees: the .t cases, then each command, saving and
-# restoring, and translating, with iptables and ip6tables.
+# iptables and ip6tables accept, refuse, list, save, restore and translate rules with RUSTMASQ as documented: the .t
+# cases of tests/rules first, then each command. A refused command changes nothing.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 setup_ns router
 
-# What -S says of the rules, without the policy.
+# list_rules: prints the rules as -S does, without the policy.
 list_rules() { nat_table -S POSTROUTING | grep '^-A'; }
 
-save() { ns_exec router "$program-save" -c -t nat | grep -v '^#'; }
-# restore_rules: what stands in stdin.
+# save_rules: prints table nat with counters, without comments.
+save_rules() { ns_exec router "$program-save" -c -t nat | grep -v '^#'; }
+# restore_rules: restores table nat from standard input.
 restore_rules() { ns_exec router "$program-restore" -w -c; }
 
-commands() {
-	local one='-A POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000'
-	local two='-A POSTROUTING -p udp -j RUSTMASQ --random'
+test_commands() {
+	local first='-A POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000'
+	local second='-A POSTROUTING -p udp -j RUSTMASQ --random'
 
 	nat_table -A POSTROUTING -p udp -j RUSTMASQ --random || bail "$program -A"
-	check "$program -I" nat_table -I POSTROUTING 1 -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000
-	check_equal "$program -I put the rule before the other" "$one"$'\n'"$two" "$(list_rules)"
+	check "$program -I inserts a rule" nat_table -I POSTROUTING 1 -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000
+	check_equal "$program -I 1 puts the rule before the other" "$first"$'\n'"$second" "$(list_rules)"
 	check "$program -C finds a rule" nat_table -C POSTROUTING -p udp -j RUSTMASQ --random
-	check_fails "$program -C does not take one option for another" \
+	check_fails "$program -C finds no rule with another option" \
 		nat_table -C POSTROUTING -p udp -j RUSTMASQ --random-fully
-	check_fails "$program -C does not take one range for another" \
+	check_fails "$program -C finds no rule with another range" \
 		nat_table -C POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2001
-	check "$program -R" nat_table -R POSTROUTING 2 -p udp -j RUSTMASQ --to-ports 7 --random-fully
-	two='-A POSTROUTING -p udp -j RUSTMASQ --to-ports 7 --random-fully'
-	check_equal "$program -R replaced the second rule" "$one"$'\n'"$two" "$(list_rules)"
-	check_fails "$program -R with a bad range" nat_table -R POSTROUTING 1 -p tcp -j RUSTMASQ --to-ports 5-1
-	check_equal "... leaves the rule that was there" "$one"$'\n'"$two" "$(list_rules)"
-	check_fails "$program -D does not delete another rule" nat_table -D POSTROUTING -p udp -j RUSTMASQ --to-ports 8
-	check "$program -D RULE" nat_table -D POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000
-	check "$program -D NUMBER" nat_table -D POSTROUTING 1
-	check_equal "$program: none is left" "" "$(list_rules)"
+	check "$program -R replaces a rule" nat_table -R POSTROUTING 2 -p udp -j RUSTMASQ --to-ports 7 --random-fully
+	second='-A POSTROUTING -p udp -j RUSTMASQ --to-ports 7 --random-fully'
+	check_equal "$program -R 2 replaced the second rule" "$first"$'\n'"$second" "$(list_rules)"
+	check_fails "$program -R refuses a reversed range" nat_table -R POSTROUTING 1 -p tcp -j RUSTMASQ --to-ports 5-1
+	check_equal "$program -R changes nothing when it refuses the range" "$first"$'\n'"$second" "$(list_rules)"
+	check_fails "$program -D refuses to delete a rule that does not exist" \
+		nat_table -D POSTROUTING -p udp -j RUSTMASQ --to-ports 8
+	check "$program -D RULE deletes a rule" nat_table -D POSTROUTING -o wan0 -p tcp -j RUSTMASQ --to-ports 1000-2000
+	check "$program -D NUMBER deletes a rule" nat_table -D POSTROUTING 1
+	check_equal "$program: no rule is left" "" "$(list_rules)"
 }
 
-chains() {
+test_chains() {
 	nat_table -N leave || bail "$program -N"
 	nat_table -A leave -p tcp -m comment --comment "the office's" -j RUSTMASQ --to-ports 80-81 --random --random-fully ||
-		bail "$program: a rule in a chain of one's own"
-	nat_table -A leave -j RUSTMASQ || bail "$program: a rule in a chain of one's own"
-	check_fails "$program: such a chain cannot be called from PREROUTING" nat_table -A PREROUTING -j leave
-	check "$program: ... but from POSTROUTING" nat_table -A POSTROUTING -c 5 600 -j leave
+		bail "$program: a rule in a user-defined chain"
+	nat_table -A leave -j RUSTMASQ || bail "$program: a rule in a user-defined chain"
+	check_fails "$program: PREROUTING cannot jump to a user-defined chain with RUSTMASQ" \
+		nat_table -A PREROUTING -j leave
+	check "$program: POSTROUTING can jump to it" nat_table -A POSTROUTING -c 5 600 -j leave
 	nat_table -A POSTROUTING -c 7 700 -p udp -j RUSTMASQ --to-ports 9 || bail "$program -c"
 
 	check_match "$program -L -n -v shows comment and options" \
 		' RUSTMASQ +(tcp|6) .* /\* the office.s \*/ masq ports: 80-81 random random-fully' "$(nat_table -L leave -n -v)"
-	check_match "$program -L without -n does" ' masq ports: 80-81 random random-fully' "$(nat_table -L leave)"
-	check_match "$program -L shows a rule without options without any" \
+	check_match "$program -L without -n shows the options" \
+		' masq ports: 80-81 random random-fully' "$(nat_table -L leave)"
+	check_match "$program -L shows no options for a rule without options" \
 		$'\nRUSTMASQ +(all|0) +(--)? +[^ ]+ +[^ ]+ *$' "$(nat_table -L leave -n)"
 	check_match "$program -L -n -v shows counters" $'\n +7 +700 RUSTMASQ ' "$(nat_table -L POSTROUTING -n -v)"
 	check_equal "$program -S -v shows counters" "-A POSTROUTING -p udp -c 7 700 -j RUSTMASQ --to-ports 9" \
 		"$(nat_table -S POSTROUTING -v | grep RUSTMASQ)"
-	check "$program -L -Z" nat_table -L -Z
-	check_match "$program -Z set the counters to 0" $'\n +0 +0 RUSTMASQ ' "$(nat_table -L POSTROUTING -n -v)"
+	check "$program -L -Z zeroes the counters" nat_table -L -Z
+	check_match "$program -L shows counters of 0 after -Z" $'\n +0 +0 RUSTMASQ ' "$(nat_table -L POSTROUTING -n -v)"
 }
 
-round_trip() {
+test_save_and_restore() {
 	local before
 	nat_table -A POSTROUTING -c 12 3456 -p udp -j RUSTMASQ --to-ports 1-65535 --random || bail "$program -c"
-	before=$(save)
-	check_match "$program-save has the rules" 'RUSTMASQ --to-ports 80-81 --random --random-fully' "$before"
+	before=$(save_rules)
+	check_match "$program-save prints the rules" 'RUSTMASQ --to-ports 80-81 --random --random-fully' "$before"
 	nat_table -F
 	nat_table -X
-	check_equal "$program -F -X removed them" 0 "$(save | grep -c RUSTMASQ)"
-	check "$program-restore" restore_rules <<< "$before"
-	check_equal "$program: after the round trip all is as it was, counters too" "$before" "$(save)"
-	check "$program-restore once more, over them" restore_rules <<< "$before"
-	check_equal "$program: they are still the same" "$before" "$(save)"
-	check_match "$program-restore with one bad rule names option and line" \
+	check_equal "$program -F -X removed the rules" 0 "$(save_rules | grep -c RUSTMASQ)"
+	check "$program-restore restores the rules" restore_rules <<< "$before"
+	check_equal "$program: all rules and counters are as they were before -F" "$before" "$(save_rules)"
+	check "$program-restore replaces the same rules" restore_rules <<< "$before"
+	check_equal "$program: the rules and counters are still the same" "$before" "$(save_rules)"
+	check_match "$program-restore names the option and the line of a bad rule" \
 		'--to-ports: "70000" .*allowed: .*line:? 3' "$(restore_rules 2>&1 <<- 'RULES'
 			*nat
 			-A POSTROUTING -j RUSTMASQ
@@ -79,15 +83,15 @@ round_trip() {
 			COMMIT
 		RULES
 		)"
-	check_equal "... changes nothing" "$before" "$(save)"
+	check_equal "$program-restore changes nothing when it refuses a rule" "$before" "$(save_rules)"
 	nat_table -F
 	nat_table -X
 }
 
-translation() {
+test_translation() {
 	local text
 	text=$(ns_exec router "$translate" -t nat -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 10-20)
-	check_equal "$translate says that there is no translation" \
+	check_equal "$translate prints the rule as a comment: nftables has no RUSTMASQ" \
 		"nft # -t nat -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 10-20 " "$text"
 }
 
@@ -95,16 +99,18 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	program=${family#*:}
 	translate=${program%-*}-translate
 	cases=("$checkout/tests/rules/lib${family%:*}_RUSTMASQ.t")
-	# What is the same for both families is the extension's affair rather than the kernel's: where time is dear, by one.
-	brief=
-	[[ $slow == 1 || $family == ipt:* ]] || brief=yes
-	[[ $brief ]] || cases+=("$checkout/tests/rules/libxt_RUSTMASQ.t")
+	# The same code of the extension handles the options of both families. The debug kernel, which is slow, tests
+	# them with one family.
+	skip_common=
+	[[ $slow == 1 || $family == ipt:* ]] || skip_common=yes
+	[[ $skip_common ]] || cases+=("$checkout/tests/rules/libxt_RUSTMASQ.t")
 	run_tap "rule_cases.py $program" ns_exec router "$tools/rule_cases.py" "$program" "${cases[@]}"
-	[[ $brief ]] || commands
-	chains
-	round_trip
-	translation
-	check_match "$program -j RUSTMASQ -h" "RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully " \
+	[[ $skip_common ]] || test_commands
+	test_chains
+	test_save_and_restore
+	test_translation
+	check_match "$program -j RUSTMASQ -h prints the target's options" \
+		"RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully " \
 		"$(ns_exec router "$program" -j RUSTMASQ -h | tr '\n' ' ')"
 done
 
