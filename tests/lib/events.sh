@@ -66,8 +66,8 @@ field() {
 netns() { stat -L -c %i "/run/netns/$1"; }
 
 # as_endpoints: translates the output of `conntrack -L` or /proc/net/nf_conntrack into the events' form, a line for each
-# flow: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P plain=A:P->B:P. An ICMP identifier takes the place of the
-# client's port.
+# flow: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P untranslated=A:P->B:P, the last one the reply tuple without
+# NAT. An ICMP identifier takes the place of the client's port.
 as_endpoints() {
 	awk '
 	function end(address, port) { return (address ~ /:/ ? "[" address "]" : address) ":" port + 0 }
@@ -94,7 +94,7 @@ as_endpoints() {
 		original = tuple(1)
 		split(original, half, "->")
 		protocol = $1 ~ /^ipv/ ? $3 : $1
-		print "id=" id, "proto=" protocol, "original=" original, "reply=" tuple(2), "plain=" half[2] "->" half[1]
+		print "id=" id, "proto=" protocol, "original=" original, "reply=" tuple(2), "untranslated=" half[2] "->" half[1]
 	}'
 }
 

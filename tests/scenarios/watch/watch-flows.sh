@@ -127,7 +127,7 @@ told() {
 		"netns=$me ${entry%% reply=*} in=$in out=$out_of_new hook=$first mark=0x0 icmp=$icmp${5:+ $5}" "$has"
 	pick "$4" "${confirm[@]}"
 	counts+=" ${#picked[@]}"
-	event_has "${picked[0]:-}" netns id proto original reply plain moved in out hook mark icmp
+	event_has "${picked[0]:-}" netns id proto original reply untranslated moved in out hook mark icmp
 	check_equal "$1: ... and before it was confirmed" \
 		"netns=$me $entry moved=$2 in=$in out=$out hook=$last mark=0x0 icmp=$icmp${5:+ EXPECTED}$nat" "$has"
 	check_equal "$1: one entry, one event each" "1 1 1" "$counts"

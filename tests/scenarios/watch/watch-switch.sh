@@ -34,7 +34,7 @@ check_equal "without nfnetlink: ... as /proc/net/nf_conntrack has them" "$(
 		s/2001:0db8:0001:0000:0000:0000:0000:000/2001:db8:1::/g' |
 		grep "sport=$number " | as_endpoints | sed 's/^id=[0-9]* //' | sort)" \
 	"$(events flow_confirm "^netns=$me " | while read -r line; do
-		fields "$line" proto original reply plain
+		fields "$line" proto original reply untranslated
 		echo
 	done | sort)"
 check_equal "... and it is still not there" "" "$(netlink)"

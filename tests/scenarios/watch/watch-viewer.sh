@@ -191,7 +191,7 @@ json_tuple() { printf '{"source": {"address": "%s", "port": %s}, "destination": 
 check_equal "--json has all fields" \
 	"{\"time\": T, \"netns\": $(stat -L -c %i /run/netns/router), \"namespace\": \"router\", \"id\": N, \"proto\": \"udp\", \"original\": $(
 		json_tuple 172.18.0.2 40001 203.0.113.2 53), \"reply\": $(
-		json_tuple 203.0.113.2 53 203.0.113.1 50001), \"plain\": $(
+		json_tuple 203.0.113.2 53 203.0.113.1 50001), \"untranslated\": $(
 		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}}" \
 	"$(object 172.18.0.2 40001 | sed -E 's/"time": [0-9]+\.[0-9]+,/"time": T,/; s/"id": [0-9]+,/"id": N,/')"
 made=$(object 172.18.0.2 40001 | sed -E 's/.*"time": ([0-9]+).*/\1/')
