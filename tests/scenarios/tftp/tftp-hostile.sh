@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Packets that a TFTP helper had better not trust: truncated, garbled, in pieces, too
-# long, and requests as they should be among them. All of them go on to the server;
-# ours expects an answer to the requests, and the kernel's own to much more.
+# Among truncated, garbled, fragmented and too long packets, our TFTP helper expects answers to well-formed requests
+# alone, and every complete packet reaches the server. The kernel's own helper, for comparison, also expects answers to
+# packets that only start like a request.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
 hostile=$(scaled 10000)
@@ -11,8 +11,8 @@ hostile=$(scaled 10000)
 setup_two_routers
 modprobe nf_nat_tftp || bail "the kernel's own helper"
 
-# left ROUTER: expectations that were made and never removed.
-left() {
+# count_leftovers ROUTER: prints how many expectations were created and not removed.
+count_leftovers() {
 	local sum=0 field
 	while read -r -a field; do
 		# The columns expect_create and expect_delete, of each CPU.
@@ -22,23 +22,23 @@ left() {
 }
 
 for helper in $HELPERS; do
-	# A few will do for the one that is not ours.
+	# Fewer packets suffice for the kernel's own helper.
 	count=$hostile
 	[[ $helper != tftp ]] || count=$((hostile > 200 ? 200 : hostile))
 	for router in r1 r2; do assign_helper $router "$helper"; done
-	what="$helper: all arrive, and answers are expected where they should be"
+	what="$helper: all packets arrive, and answers are expected to the right ones"
 	if result=$("$tools/tftp_hostile.py" "$helper" "$count" "$SEED"); then ok "$what"; else not_ok "$what" "$result"; fi
 	echo "# $helper: ${result##*$'\n'}"
 	if [[ $helper == tftp ]]; then
-		check_match "$helper: many that are no requests open the way in" "[1-9][0-9]+ of these are none;" "$result"
-		# Thus what is checked of ours is not true of any helper.
-		check_fails "$helper: what ours expects is something else" "$tools/tftp_hostile.py" other 100 "$SEED"
+		check_match "$helper: it expects answers to many packets that are no requests" "[1-9][0-9]+ of these are none;" "$result"
+		# So the check of our helper would fail with a helper that does not parse requests.
+		check_fails "$helper: ... which the check of our helper notices" "$tools/tftp_hostile.py" other 100 "$SEED"
 	else
-		check_match "$helper: nothing else opens the way in" " 0 of these are none;" "$result"
+		check_match "$helper: it expects no answer to any other packet" " 0 of these are none;" "$result"
 	fi
 	for router in r1 r2; do
 		unassign_helper $router
-		check_equal "$helper: nothing is left at $router" 0 "$(left $router)"
+		check_equal "$helper: no expectation is left at $router" 0 "$(count_leftovers $router)"
 	done
 done
 
