@@ -451,8 +451,8 @@ def namespaces(faults, hooks_each):
     gone = wait_until(lambda: living() == before)
     result(f"{what} is born: ... and those that failed are gone, as is the one that did not",
          None if gone else f"{living()} namespaces, expected {before}")
-    # Its birth is not to fail here.
-    with faults.slab.instead(*function("dying", "rustmasq")):
+    # The new namespace itself must not fail here.
+    with faults.slab.instead(*function("net_pre_exit", "rustmasq")):
         faults.all_at_once(f"{what} goes", passing, "")
     for event in ("flow_new", "flow_confirm", "packet"):
         must(enable(event, False))
