@@ -620,10 +620,10 @@ def understand(watch, line):
     if not found:
         return None
     if found[1] == "flow_confirm":
-        watch.read_flow(line, {})
+        watch.parse_flow(line, {})
         return found[1]
     fields = dict(word.split("=", 1) for word in found[2].split(" "))
-    watch.read_tuple(fields["original" if found[1] == "flow_new" else "tuple"])
+    watch.parse_tuple(fields["original" if found[1] == "flow_new" else "tuple"])
     [int(fields[name]) for name in ("netns", "id")]
     return found[1]
 
