@@ -1,10 +1,12 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/compare.py: sends packets between the hosts of a scenario, and tells what was seen of them.
+"""Sends packets between the hosts of a scenario, and reports what the hosts and conntrack saw; runs in the guest.
 
-Does what the lines of its standard input say (class Stage has the commands); each answer ends with a line
-that is a dot. Protocols are udp, tcp, sctp and icmp; where ICMP and ICMPv6 have no port, the identifier
-of the echo request stands.
+Usage: tests/tools/compare.py < COMMANDS (tests/lib/compare.sh starts it)
+
+Each line of the standard input is a command: a method of class ComparePeers, with its arguments. Its answer ends with a
+line that is a dot. Protocols are udp, tcp, sctp and icmp. For ICMP and ICMPv6, the identifier of the echo request takes
+the place of the port.
 """
 
 import ipaddress
@@ -38,15 +40,15 @@ from ctnetlink import (
     number,
     place,
 )
-from peers import SLOW, Player, checksum, family, hear_errors, icmp_error
+from peers import SLOW, Peers, checksum, enable_errors, family, icmp_error
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmp", SCTP: "sctp"}
-# Attributes of a tuple's ICMP, of a flow's protocol, and of statistics.
+# Numbers of ctnetlink: the ICMP identifier in a tuple, the protocol's state and the zone of a flow, and the counters.
 IDENTIFIERS = {ICMP: 4, ICMPV6: 7}
 CTA_PROTOINFO, CTA_ZONE = 4, 18
 GET_STATISTICS = 4
-# Without search_restart, which is chance.
+# Without search_restart, which depends on timing.
 STATISTICS = {2: "found", 4: "invalid", 8: "insert", 9: "insert_failed", 10: "drop", 11: "early_drop", 12: "error",
               14: "clash_resolve", 15: "chaintoolong"}
 DROP = 10
@@ -55,15 +57,16 @@ STATES = {
     SCTP: "none closed cookie-wait cookie-echoed established shutdown-sent shutdown-recd shutdown-ack-sent "
           "heartbeat-sent".split(),
 }
-# Multicast groups: flows that are new, change, and go.
+# Multicast groups: new, updated and destroyed flows.
 EVENTS = 1 | 2 | 4
+# Seconds.
 PATIENCE = 5 * SLOW
-# Types of ICMP and ICMPv6.
+# Types of ICMP and ICMPv6 messages.
 REQUEST, REPLY = {ICMP: 8, ICMPV6: 128}, {ICMP: 0, ICMPV6: 129}
 
 
 class Flow:
-    """What ctnetlink says about one."""
+    """A conntrack entry, from ctnetlink's attributes."""
 
     def __init__(self, nest):
         self.original, self.reply = self.tuple(nest[CTA_TUPLE_ORIG]), self.tuple(nest[CTA_TUPLE_REPLY])
@@ -71,10 +74,11 @@ class Flow:
         status = number(nest[CTA_STATUS])
         self.status = "+".join(name for n, name in enumerate(STATUS) if status >> n & 1)
         if CTA_PROTOINFO in nest:
-            (_, of_protocol), = attributes(nest[CTA_PROTOINFO]).items()
-            self.status += " " + STATES[self.protocol][number(attributes(of_protocol)[1])]
+            (_, info), = attributes(nest[CTA_PROTOINFO]).items()
+            self.status += " " + STATES[self.protocol][number(attributes(info)[1])]
 
     def tuple(self, data):
+        """Returns source and destination as (address, port), and sets the protocol."""
         nest = attributes(data)
         addresses, ports = attributes(nest[CTA_TUPLE_IP]), attributes(nest[CTA_TUPLE_PROTO])
         self.protocol = number(ports[CTA_PROTO_NUM])
@@ -86,22 +90,23 @@ class Flow:
         return (source, both[0]), (target, both[1])
 
     def name(self):
-        """By what its client sent."""
+        """Returns the original tuple as text, which identifies the flow."""
         return f"{NAMES[self.protocol]} {place(*self.original[0])}>{place(*self.original[1])}{self.zone}"
 
 
 class Table(Conntrack):
-    """conntrack in a namespace, and its events from now on."""
+    """conntrack in a host's namespace, and its events from now on."""
 
     def __init__(self, host):
         super().__init__(host)
         self.watch = Conntrack(host, EVENTS)
 
     def all(self):
+        """Returns all flows."""
         return sorted((Flow(nest) for nest in self.dump(FLOWS)), key=Flow.name)
 
     def heard(self):
-        """The events since the last call, by flow: a kind and the flow."""
+        """Returns the events since the last call, sorted by flow, as (kind, flow)."""
         found = []
         while select.select([self.watch.sock], [], [], 0)[0]:
             data = self.watch.sock.recv(1 << 17)
@@ -113,7 +118,7 @@ class Table(Conntrack):
         return sorted(found, key=lambda event: event[1].name())
 
     def statistics(self):
-        """What `conntrack -S` says, for all processors together."""
+        """Returns the counters that `conntrack -S` shows, summed over all CPUs."""
         total = dict.fromkeys(STATISTICS, 0)
         self.request(FLOWS, GET_STATISTICS, NLM_F_DUMP)
         while True:
@@ -126,8 +131,10 @@ class Table(Conntrack):
 
 
 class Mask:
-    """What is chance: ports in ranges (FIRST-LAST), but for some. Each gets a number, so that what was equal
-    stays so."""
+    """Masks random ports: those in the ranges (FIRST-LAST), except single ports that are given, too.
+
+    Each masked port gets a number, so that equal ports stay equal.
+    """
 
     def __init__(self, words):
         ranges = [list(map(int, word.split("-"))) for word in words]
@@ -144,26 +151,26 @@ class Mask:
         return str(port)
 
 
-class Stage(Player):
+class ComparePeers(Peers):
     """The commands. WHO is HOST@ADDRESS."""
 
     def __init__(self):
         self.sockets, self.listening, self.peers, self.tables = {}, {}, {}, {}
         self.mask, self.routers, self.before = Mask([]), set(), {}
 
-    # --- What is to be seen alike
+    # --- Observations, which must be the same with both targets
 
     def routers_are(self, *addresses):
-        """routers_are ADDRESS...: whose ports are chance."""
+        """routers_are ADDRESS...: sets the addresses whose ports may be random."""
         self.routers = set(addresses)
         return []
 
     def place(self, protocol, address, port):
-        """ADDRESS PORT, masked."""
+        """Returns "ADDRESS PORT", with the port masked if it may be random."""
         return f"{address} {self.mask.port(protocol, address, port) if address in self.routers else port}"
 
     def anew(self, host, *mask):
-        """anew HOST [FIRST-LAST|PORT]...: a case begins. Ports in these ranges are chance, but for those ports."""
+        """anew HOST [FIRST-LAST|PORT]...: begins a case. Ports in these ranges are random, except the single ports."""
         if host not in self.tables:
             self.tables[host] = Table(host)
         table = self.tables[host]
@@ -174,17 +181,17 @@ class Stage(Player):
         return []
 
     def look(self, host):
-        """look HOST: the case ends. What is to be compared, as PROPERTY WHAT."""
+        """look HOST: ends the case. Returns the observations to compare, as PROPERTY WHAT."""
         table = self.tables[host]
         now, flows = table.statistics(), table.all()
         said = [f"original {flow.name()}" for flow in flows]
         for flow in flows:
-            # An identifier of ICMP is one, not two.
+            # Both ends of an ICMP flow have the same identifier: show it once.
             source = flow.reply[0][0] if flow.protocol in IDENTIFIERS else place(*flow.reply[0])
             name = NAMES[flow.protocol]
             said.append(f"reply {name} {source}>{self.place(name, *flow.reply[1])}")
         said += [f"flags {NAMES[flow.protocol]} {flow.status}" for flow in flows]
-        # How many taken ports the search found is chance where the port is.
+        # `found` counts the taken ports that the search met, which is random if the port is.
         said += [f"statistics {name}={now[what] - self.before[what]}" for what, name in STATISTICS.items()
                  if now[what] != self.before[what] and not (name == "found" and self.mask.ranges)]
         said += self.events(table)
@@ -198,12 +205,12 @@ class Stage(Player):
         return said + [line for line in self.events(table) if line.startswith("events gone")]
 
     def events(self, table):
-        # By the protocol, and not by its tuples: these are properties of their own.
+        # Without the tuples, which are properties of their own.
         return [f"events {what} {NAMES[flow.protocol]}" + (f" {flow.status}" if what != "gone" else "")
                 for what, flow in table.heard()]
 
     def until(self, host, word, count="1", patience=PATIENCE):
-        """until HOST WORD [COUNT [SECONDS]]: waits until so many flows have the word among their flags."""
+        """until HOST FLAG [COUNT [SECONDS]]: waits until COUNT flows have the flag or state. Returns "yes" or "no"."""
         end = time.monotonic() + float(patience)
         while True:
             found = sum(word in flow.status.replace("+", " ").split() for flow in self.tables[host].all())
@@ -214,7 +221,8 @@ class Stage(Player):
             time.sleep(0.02)
 
     def dropped(self, host, count, patience=PATIENCE):
-        """dropped HOST COUNT [SECONDS]: waits until conntrack has counted so many drops since the case began."""
+        """dropped HOST COUNT [SECONDS]: waits until conntrack has counted COUNT drops since the case began. Returns
+        "yes" or "no"."""
         end = time.monotonic() + float(patience)
         while self.tables[host].statistics()[DROP] - self.before[DROP] < int(count):
             if time.monotonic() > end:
@@ -237,7 +245,7 @@ class Stage(Player):
             sock = socket.socket(family(address), kind, number_)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if protocol == "udp":
-            hear_errors(sock)
+            enable_errors(sock)
         sock.bind((address, 0 if protocol == "icmp" else int(port)))
         if kind == socket.SOCK_STREAM:
             sock.settimeout(PATIENCE)
@@ -245,7 +253,7 @@ class Stage(Player):
         return sock
 
     def open(self, who, protocol, port):
-        """open WHO PROTOCOL PORT: hears what comes there."""
+        """open WHO PROTOCOL PORT: opens a socket that receives there."""
         sock = self.socket(who, protocol, port)
         if sock.type == socket.SOCK_STREAM:
             sock.listen(16)
@@ -253,7 +261,7 @@ class Stage(Player):
         return []
 
     def send(self, who, protocol, port, address, target, text, size="0"):
-        """send WHO PROTOCOL PORT ADDRESS PORT TEXT [SIZE]: a datagram, or an echo request, of that size."""
+        """send WHO PROTOCOL PORT ADDRESS PORT TEXT [SIZE]: sends a datagram or echo request of SIZE bytes or more."""
         sock = self.socket(who, protocol, port)
         data = text.encode().ljust(int(size), b".")
         if protocol == "icmp":
@@ -268,8 +276,8 @@ class Stage(Player):
         return []
 
     def hear(self, who, protocol, port, patience=PATIENCE):
-        """hear WHO PROTOCOL PORT [SECONDS]: ADDRESS PORT TEXT, an ICMP error, "nothing"; or of a stream TEXT,
-        "closed", "reset", "nothing"."""
+        """hear WHO PROTOCOL PORT [SECONDS]: receives. Returns "ADDRESS PORT TEXT", an ICMP error or "nothing"; for a
+        stream the text, "closed", "reset" or "nothing"."""
         sock = self.socket(who, protocol, port)
         end = time.monotonic() + float(patience)
         while select.select([sock], [], [], max(0, end - time.monotonic()))[0]:
@@ -296,14 +304,14 @@ class Stage(Player):
         return ["nothing"]
 
     def answer(self, who, protocol, port, text, size="0"):
-        """answer WHO PROTOCOL PORT TEXT [SIZE]: to whom it heard last, if it heard anybody."""
+        """answer WHO PROTOCOL PORT TEXT [SIZE]: sends a datagram to the source of the last one received, if any."""
         peer = self.peers.get((who, protocol, port))
         if peer:
             self.socket(who, protocol, port).sendto(text.encode().ljust(int(size), b"."), peer)
         return []
 
     def connect(self, who, protocol, port, address, target):
-        """connect WHO PROTOCOL PORT ADDRESS PORT"""
+        """connect WHO PROTOCOL PORT ADDRESS PORT: connects. Returns "connected", "refused" or "nothing"."""
         try:
             self.socket(who, protocol, port).connect((address, int(target)))
         except TimeoutError:
@@ -313,7 +321,8 @@ class Stage(Player):
         return ["connected"]
 
     def accept(self, who, protocol, port):
-        """accept WHO PROTOCOL PORT: ADDRESS PORT of the client, to whom what is said there goes from now on."""
+        """accept WHO PROTOCOL PORT: accepts a connection, which `say` and `hear` use from now on. Returns
+        "ADDRESS PORT" of the client, or "nothing"."""
         listening = self.listening[who, protocol, port]
         if not select.select([listening], [], [], PATIENCE)[0]:
             return ["nothing"]
@@ -321,12 +330,12 @@ class Stage(Player):
         return [self.place(protocol, *peer[:2])]
 
     def say(self, who, protocol, port, text):
-        """say WHO PROTOCOL PORT TEXT: in a stream."""
+        """say WHO PROTOCOL PORT TEXT: sends text through a stream."""
         self.socket(who, protocol, port).send(text.encode())
         return []
 
     def end(self, who, protocol, port):
-        """end WHO PROTOCOL PORT: says no more."""
+        """end WHO PROTOCOL PORT: shuts down the sending side of a stream."""
         self.socket(who, protocol, port).shutdown(socket.SHUT_WR)
         return []
 
@@ -339,4 +348,4 @@ class Stage(Player):
 
 
 if __name__ == "__main__":
-    Stage().play()
+    ComparePeers().run()

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""TCP connections by the thousand: each asks for one byte, gets it, and is reset.
+"""Makes many TCP connections: the client sends a byte, the server returns it, and the client resets the connection.
 
-tests/tools/connections.py serve ADDRESS PORTS        answers at PORTS ports from 7000 on; "ready" says that it does.
-                                                At SIGTERM: a line "COUNT ADDRESS" for each client address seen.
-tests/tools/connections.py open COUNT ADDRESS PORTS   opens COUNT connections to these, one after the other, and
-                                                prints how many had their answer
+Usage: tests/tools/connections.py serve ADDRESS PORTS
+       tests/tools/connections.py open COUNT ADDRESS PORTS
+
+serve listens at PORTS ports from 7000 on and prints "ready". At SIGTERM it prints a line "COUNT ADDRESS" for each
+client address that it saw.
+
+open makes COUNT connections to these ports, one after the other, and prints how many of them got an answer.
 """
 
 import collections
@@ -16,8 +19,9 @@ import struct
 import sys
 
 FIRST = 7000
-PATIENCE = 20
-# Linger for no time: a connection ends by a reset, and its port can be had again at once.
+# Seconds.
+TIMEOUT = 20
+# SO_LINGER with a time of 0: close() resets the connection, so that its port is free again at once.
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -54,7 +58,7 @@ def accept(listener, seen, ready):
 
 
 def answer(connection, ready):
-    """The first byte is answered; then its client resets it."""
+    """Returns the client's byte, and closes the connection once the client has reset it."""
     try:
         question = connection.recv(1)
         connection.sendall(question)
@@ -67,7 +71,7 @@ def answer(connection, ready):
 
 def open_one(address, port):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.connect((address, port))
         sock.sendall(b"?")

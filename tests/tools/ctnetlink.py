@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What conntrack knows in a namespace, by ctnetlink: more than conntrack(8) shows, and without a process each time."""
+"""Reads and deletes the conntrack entries and expectations of a namespace, through ctnetlink.
+
+It shows more than conntrack(8) does, and needs no process for each call.
+"""
 
 import ipaddress
 import os
@@ -11,7 +14,7 @@ NETLINK_NETFILTER = 12
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 HEADER = struct.Struct("=IHHIIBBH")
-# Tables, messages, and multicast groups.
+# Numbers of the tables, messages, and multicast groups.
 FLOWS, EXPECTATIONS = 1, 2
 NEW, GET, DELETE = range(3)
 EXPECTATION_NEW, EXPECTATION_GONE = 1 << 3, 1 << 5
@@ -29,30 +32,30 @@ STATUS = ("expected seen-reply assured confirmed src-nat dst-nat seq-adjust src-
 
 
 class Inside:
-    """with Inside(HOST): sockets are made in that namespace, and stay there."""
+    """with Inside(HOST): runs the block in that namespace. Sockets from there stay in it."""
 
     def __init__(self, host):
         self.host = host
-        self.home = None
+        self.original = None
 
     def __enter__(self):
-        self.home = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.original = os.open("/proc/self/ns/net", os.O_RDONLY)
         there = os.open(f"/run/netns/{self.host}", os.O_RDONLY)
         os.setns(there, os.CLONE_NEWNET)
         os.close(there)
 
     def __exit__(self, *_):
-        os.setns(self.home, os.CLONE_NEWNET)
-        os.close(self.home)
+        os.setns(self.original, os.CLONE_NEWNET)
+        os.close(self.original)
 
 
 def place(address, port):
-    """An address and a port, as people write them."""
+    """Returns an address and a port as text."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def attributes(data):
-    """The values of netlink attributes, by kind."""
+    """Returns the values of netlink attributes, by kind."""
     found, offset = {}, 0
     while offset + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, offset)
@@ -71,12 +74,12 @@ def text(data):
 
 
 class Tuple:
-    """A tuple of addresses and ports; or an expectation's mask, which looks the same."""
+    """A tuple of addresses and ports, or the mask of an expectation, which has the same form."""
 
     def __init__(self, data):
         nest = attributes(data)
         ip, proto = attributes(nest[CTA_TUPLE_IP]), attributes(nest[CTA_TUPLE_PROTO])
-        # The lower kind is the source, in both families.
+        # In both families, the attribute with the lower number is the source.
         source, target = [str(ipaddress.ip_address(ip[kind])) for kind in sorted(ip)]
         self.protocol = number(proto[CTA_PROTO_NUM])
         self.source = source, number(proto.get(CTA_PROTO_SRC_PORT, b""))
@@ -87,8 +90,10 @@ class Tuple:
 
 
 def show_flow(nest):
-    """ORIGINAL REPLY STATUS [helper NAME] [master TUPLE]. Whether a flow of UDP is assured is not said: it is once
-    it has lasted for two seconds."""
+    """Returns ORIGINAL REPLY STATUS [helper NAME] [master TUPLE].
+
+    The status of a UDP flow omits `assured`, which depends on timing: the flow gets it after two seconds.
+    """
     status = number(nest[CTA_STATUS])
     if Tuple(nest[CTA_TUPLE_ORIG]).protocol == socket.IPPROTO_UDP:
         status &= ~(1 << STATUS.index("assured"))
@@ -102,7 +107,7 @@ def show_flow(nest):
 
 
 def show_expectation(nest):
-    """TUPLE mask MASK master TUPLE class N flags N [helper NAME] [nat DIRECTION TUPLE] [call NAME]"""
+    """Returns TUPLE mask MASK master TUPLE class N flags N [helper NAME] [nat DIRECTION TUPLE] [call NAME]."""
     words = [str(Tuple(nest[CTA_EXPECT_TUPLE])), "mask", str(Tuple(nest[CTA_EXPECT_MASK])),
              "master", str(Tuple(nest[CTA_EXPECT_MASTER])),
              "class", str(number(nest[CTA_EXPECT_CLASS])), "flags", str(number(nest[CTA_EXPECT_FLAGS]))]
@@ -117,7 +122,7 @@ def show_expectation(nest):
 
 
 class Conntrack:
-    """ctnetlink in a namespace; with groups, for their events."""
+    """A ctnetlink socket in a namespace. With groups, it receives their events."""
 
     def __init__(self, host, groups=0):
         with Inside(host):
@@ -129,7 +134,7 @@ class Conntrack:
         self.sock.send(HEADER.pack(HEADER.size, table << 8 | message, NLM_F_REQUEST | flags, 0, 0, 0, 0, 0))
 
     def messages(self):
-        """Those that come together: the kind, and the attributes."""
+        """Receives once. Yields the kind and the attributes of each message."""
         data = self.sock.recv(1 << 17)
         while data:
             length, kind = struct.unpack_from("=IH", data)
@@ -137,6 +142,7 @@ class Conntrack:
             data = data[length + 3 & ~3:]
 
     def dump(self, table):
+        """Yields the attributes of each entry of the table."""
         self.request(table, GET, NLM_F_DUMP)
         while True:
             for kind, data in self.messages():
@@ -145,25 +151,25 @@ class Conntrack:
                 yield attributes(data)
 
     def flows(self):
-        """The entries of UDP, one a line."""
+        """Returns the UDP entries, a line for each."""
         return sorted(show_flow(nest) for nest in self.dump(FLOWS)
                       if Tuple(nest[CTA_TUPLE_ORIG]).protocol == socket.IPPROTO_UDP)
 
     def expectations(self):
-        """The expectations, one a line."""
+        """Returns the expectations, a line for each."""
         return sorted(show_expectation(nest) for nest in self.dump(EXPECTATIONS))
 
     def expected(self):
-        """Where something is expected: (address, port)."""
+        """Returns the destinations of the expectations, as (address, port)."""
         return sorted(Tuple(nest[CTA_EXPECT_TUPLE]).target for nest in self.dump(EXPECTATIONS))
 
     def forget(self):
-        """Removes all flows, and with them what they expect."""
+        """Removes all flows, and with them their expectations."""
         self.request(FLOWS, DELETE, NLM_F_ACK)
         list(self.messages())
 
     def events(self):
-        """What became of expectations since the last call."""
+        """Returns the expectations that came ("new") and went ("gone") since the last call."""
         found = []
         while select.select([self.sock], [], [], 0)[0]:
             for kind, data in self.messages():

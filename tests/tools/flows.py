@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/flows.py PORTS ADDRESS...: a UDP packet from each of PORTS source ports to each ADDRESS.
+"""Makes flows: sends one UDP packet from each of PORTS source ports to each ADDRESS.
 
-That is PORTS flows for each address; nobody needs to answer. ADDRESS may hold one range in its
-last or any other part: 10.1.1-200.2 stands for 200 addresses.
+Usage: tests/tools/flows.py PORTS ADDRESS...
+
+This makes PORTS flows for each address, whether or not anyone answers. An ADDRESS may contain one range:
+10.1.1-200.2 stands for 200 addresses.
 """
 
 import re
@@ -12,6 +14,7 @@ import sys
 
 
 def expand(word):
+    """Returns the addresses that an argument stands for."""
     found = re.search(r"(\d+)-(\d+)", word)
     if not found:
         return [word]

@@ -1,9 +1,11 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/nfqueue.py NUMBER: holds the packets of that NFQUEUE, in the guest.
+"""Holds the packets of an NFQUEUE; runs in the guest.
 
-Prints "ready" when it listens, and for each packet that it holds a line: "held ADDRESS:PORT->ADDRESS:PORT".
-SIGUSR1 lets all of them go on their way. Those that are still held at the end are dropped.
+Usage: tests/tools/nfqueue.py NUMBER
+
+Prints "ready" when it listens, and a line "held ADDRESS:PORT->ADDRESS:PORT" for each packet that it holds. At SIGUSR1
+it accepts all held packets. The kernel drops those that are still held when the tool ends.
 """
 
 import ipaddress
@@ -34,7 +36,7 @@ def attributes(data):
 
 
 def message(kind, flags, queue, content):
-    """struct nlmsghdr, struct nfgenmsg, and attributes."""
+    """Returns a message: struct nlmsghdr, struct nfgenmsg, and the attributes."""
     return struct.pack("=IHHII", 20 + len(content), SUBSYSTEM << 8 | kind, flags, 0, 0) + \
         struct.pack("!BBH", socket.AF_UNSPEC, 0, queue) + content
 
@@ -51,11 +53,11 @@ def configure(sock, queue, content):
     for kind, body in messages(sock.recv(65536)):
         error, = struct.unpack_from("=i", body)
         if kind == NLMSG_ERROR and error:
-            raise OSError(-error, f"queue {queue} cannot be had")
+            raise OSError(-error, f"queue {queue} cannot be configured")
 
 
 def endpoints(packet):
-    """Of a packet with ports: ADDRESS:PORT->ADDRESS:PORT."""
+    """Returns ADDRESS:PORT->ADDRESS:PORT of an IP packet with ports."""
     if packet[0] >> 4 == 4:
         addresses, ports, shown = (packet[12:16], packet[16:20]), (packet[0] & 15) * 4, "{}:{}"
     else:

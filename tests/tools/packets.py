@@ -1,26 +1,30 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/packets.py COMMAND ...: sends and answers what socat and ping do not; runs in the guest.
+"""Sends and answers packets that socat and ping cannot; runs in the guest.
 
-An address says by its form whether IPv4 or IPv6 is meant. What serves prints "ready" and goes on
-until it is ended. What asks prints one line and is patient for a while (--patience SECONDS): an empty
-line means that nothing was heard.
+Usage: tests/tools/packets.py COMMAND ADDRESS PROTOCOL|PORT [HEADER] [--patience SECONDS] [--size BYTES] [--hops N]
+                              [--from-port PORT] [--reverse]
 
-  answer ADDRESS PROTOCOL        raw packets of an IP protocol: each is sent back, and the source
-                                 address that was seen with it
-  ask ADDRESS PROTOCOL [HEADER]  sends such a packet, which begins with HEADER (hexadecimal), and
-                                 prints the address that came back
-  echo ADDRESS PORT              UDP datagrams: each is sent back as it is, after the address and
-                                 port that were seen
-  send ADDRESS PORT              sends a datagram of --size bytes, compares what comes back, and
-                                 prints the address and port in it
-  tell ADDRESS PORT              a UDP server that tells each client its address and port, as socat
-                                 writes them
-  who ADDRESS PORT               a TCP server that tells each client its address
-  provoke ADDRESS PORT           sends a datagram of --size bytes, which may not be fragmented, and
-                                 prints the ICMP error that it met: ORIGIN TYPE CODE INFO
+ADDRESS may be of IPv4 or IPv6. Servers print "ready" and run until they are ended:
 
-With --reverse, echo and send make fragments of their own and send the last one first.
+  answer ADDRESS PROTOCOL        returns each raw packet of an IP protocol, followed by the source
+                                 address that it came from
+  echo ADDRESS PORT              returns each UDP datagram, after a line with the address and port
+                                 that it came from
+  tell ADDRESS PORT              answers each UDP datagram with the address and port that it came
+                                 from, in the form of socat
+  who ADDRESS PORT               sends each TCP client its address
+
+Clients print one line. It is empty if no answer comes for --patience seconds:
+
+  ask ADDRESS PROTOCOL [HEADER]  sends a raw packet that begins with HEADER (hexadecimal) to an
+                                 `answer` server, and prints the address in the reply
+  send ADDRESS PORT              sends a datagram of --size bytes to an `echo` server, compares the
+                                 reply, and prints the address and port in it
+  provoke ADDRESS PORT           sends a datagram of --size bytes that must not be fragmented, and
+                                 prints the ICMP error that it causes: ORIGIN TYPE CODE INFO
+
+With --reverse, echo and send make fragments themselves and send the last one first.
 """
 
 import argparse
@@ -34,10 +38,10 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from peers import SLOW, checksum, family, hear_errors, met_error
+from peers import SLOW, checksum, enable_errors, family, next_error
 
 MARK = b"\nrustmasq\n"
-# Linux's numbers that the module socket has no names for.
+# Numbers of Linux that the module socket does not define.
 IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
 IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO = 23, 2
 
@@ -47,7 +51,7 @@ def raw_socket(address, protocol):
 
 
 def body(sock, packet):
-    """What follows the IP header, which the kernel shows in IPv4 alone."""
+    """Returns the part after the IP header. Raw sockets receive that header only for IPv4."""
     return packet if sock.family == socket.AF_INET6 else packet[(packet[0] & 15) * 4:]
 
 
@@ -59,10 +63,10 @@ def ready():
     print("ready", flush=True)
 
 
-def try_to(answer_with, *what):
-    """One who cannot be answered is none of a server's trouble."""
+def try_to(function, *arguments):
+    """Calls the function and ignores its error: a server goes on if it cannot reach one client."""
     with contextlib.suppress(OSError):
-        answer_with(*what)
+        function(*arguments)
 
 
 # --- Raw protocols
@@ -79,7 +83,7 @@ def answer(args):
 
 def ask(args):
     sock = raw_socket(args.address, args.protocol)
-    # Connected: it hears that address alone.
+    # A connected socket receives from that address only.
     sock.connect((args.address, 0))
     question = bytes.fromhex(args.header) + MARK
     sock.send(question)
@@ -94,7 +98,7 @@ def ask(args):
 
 
 def udp(source, target, payload):
-    """A UDP header with its checksum, and the payload."""
+    """Returns a UDP header with its checksum, and the payload."""
     packed = [ipaddress.ip_address(address).packed for address in (source[0], target[0])]
     length = 8 + len(payload)
     pseudo = b"".join(packed) + struct.pack("!II", length, socket.IPPROTO_UDP)
@@ -104,14 +108,14 @@ def udp(source, target, payload):
 
 
 def fragments(source, target, protocol, data, size=1400):
-    """IP packets that hold pieces of `data` of `size` bytes, a multiple of 8."""
-    version = ipaddress.ip_address(source)
-    addresses = version.packed + ipaddress.ip_address(target).packed
+    """Yields IP packets with pieces of `data` of `size` bytes, a multiple of 8."""
+    parsed = ipaddress.ip_address(source)
+    addresses = parsed.packed + ipaddress.ip_address(target).packed
     name = random.randrange(1, 1 << 16)
     for offset in range(0, len(data), size):
         piece = data[offset:offset + size]
         more = offset + size < len(data)
-        if version.version == 4:
+        if parsed.version == 4:
             # The kernel fills in the length and the checksum.
             yield struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(piece), name, more << 13 | offset // 8, 64,
                               protocol, 0) + addresses + piece
@@ -159,8 +163,8 @@ def send(args):
 
 
 def tell(args):
-    # Not by socat: while one of its children still waits for the next packet of a client, a packet
-    # of another client may reach it, and is lost.
+    # socat cannot do this: while one of its children waits for the next packet of its client, it may
+    # receive the packet of another client, which is lost then.
     with socket.socket(family(args.address), socket.SOCK_DGRAM) as sock:
         sock.bind((args.address, args.port))
         ready()
@@ -194,21 +198,21 @@ def provoke(args):
         options += [(socket.IP_TTL, args.hops)]
     for option, value in options:
         sock.setsockopt(level, option, value)
-    hear_errors(sock)
+    enable_errors(sock)
     sock.bind(("", args.from_port))
     sock.connect((args.address, args.port))
-    # Our own device or a path MTU that is known already may refuse it: the error queue says it.
+    # The local device or a known path MTU may refuse the datagram. The error queue contains that error, too.
     with contextlib.suppress(OSError):
         sock.send(bytes(args.size))
     poll = select.poll()
     poll.register(sock, 0)
     if not poll.poll(args.patience * 1000):
         return ""
-    return " ".join(map(str, met_error(sock) or ()))
+    return " ".join(map(str, next_error(sock) or ()))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["answer", "ask", "echo", "send", "tell", "who", "provoke"])
     parser.add_argument("address")

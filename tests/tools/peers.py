@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the tools share that play hosts of a scenario: commands line by line, and what ICMP has to say."""
+"""The shared part of the tools that act for the hosts of a scenario: a loop that reads commands, and ICMP errors.
+
+Used by compare.py, conversation.py and tftp.py, which scenarios start with `peers_start` (tests/lib/lib.sh).
+"""
 
 import ipaddress
 import os
@@ -7,28 +10,30 @@ import socket
 import struct
 import sys
 
-# The debug kernel takes its time: anything is waited for so many times longer there.
+# The factor for all time limits: the debug kernel, which has kmemleak, is slower.
 SLOW = 4 if os.path.exists("/sys/kernel/debug/kmemleak") else 1
-# Linux's numbers that the module socket has no names for.
+# Numbers of Linux that the module socket does not define.
 IP_RECVERR, IPV6_RECVERR = 11, 25
 # struct sock_extended_err; the sockaddr of the error's origin is behind it.
 EXTENDED_ERROR = struct.Struct("=IBBBBII")
 
 
-class Player:
-    """Does what the lines of the standard input say, each a method with its arguments. What it returns, lines, is
-    printed, and then a dot."""
+class Peers:
+    """Runs commands from standard input, one in each line: the name of a method, and its arguments.
+
+    A command returns a list of lines. They are printed, followed by a line that is a dot.
+    """
 
     def do(self, command, *arguments):
         return getattr(self, command)(*arguments)
 
-    def play(self):
+    def run(self):
         for line in sys.stdin:
             try:
-                said = self.do(*line.split())
+                answer = self.do(*line.split())
             except OSError as error:
-                said = [f"{line.strip()}: {error}"]
-            print("\n".join([*said, "."]), flush=True)
+                answer = [f"{line.strip()}: {error}"]
+            print("\n".join([*answer, "."]), flush=True)
 
 
 def family(address):
@@ -36,7 +41,7 @@ def family(address):
 
 
 def checksum(data):
-    """RFC 1071."""
+    """Returns the Internet checksum (RFC 1071)."""
     data += b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -44,25 +49,25 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
-def hear_errors(sock):
-    """From now on the socket keeps the ICMP errors that it meets."""
+def enable_errors(sock):
+    """Makes the socket keep the ICMP errors that it receives in its error queue."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
-def met_error(sock):
-    """The next error that the socket met: where from, type, code, info. None: it met none."""
-    patience = sock.gettimeout()
-    # A socket with a time limit would wait for data, which is not what it gets here.
+def next_error(sock):
+    """Returns the next error in the socket's queue as (origin, type, code, info), or None if there is none."""
+    timeout = sock.gettimeout()
+    # With a timeout, Python would wait for data to arrive before it reads the error queue.
     sock.setblocking(False)
     try:
         ancillary = sock.recvmsg(0, 512, socket.MSG_ERRQUEUE)[1]
     except BlockingIOError:
         return None
     finally:
-        sock.settimeout(patience)
+        sock.settimeout(timeout)
     for _, kind, data in ancillary:
         if kind in (IP_RECVERR, IPV6_RECVERR):
             _, _, number, code, _, info, _ = EXTENDED_ERROR.unpack_from(data)
@@ -71,6 +76,7 @@ def met_error(sock):
 
 
 def origin(raw):
+    """Returns the address in a struct sockaddr, or "local" if the error comes from this host."""
     kind, = struct.unpack_from("=H", raw)
     if kind == socket.AF_INET:
         return str(ipaddress.IPv4Address(raw[4:8]))
@@ -80,6 +86,6 @@ def origin(raw):
 
 
 def icmp_error(sock):
-    """ICMP TYPE CODE from ADDRESS, as a socket was told; nothing, if it was told none."""
-    error = met_error(sock)
+    """Returns the socket's next error as "ICMP TYPE CODE from ADDRESS", or "" if there is none."""
+    error = next_error(sock)
     return f"ICMP {error[1]} {error[2]} from {error[0]}" if error else ""

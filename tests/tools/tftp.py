@@ -1,14 +1,18 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/tftp.py COMMAND ...: both sides of TFTP, as odd as they need be; runs in the guest.
+"""Sends and receives TFTP packets, valid or not, for the hosts of a scenario; runs in the guest.
 
-  play                     does what the lines of its standard input say, at any of the hosts (class
-                           Stage has the commands); each answer ends with a line that is a dot
-  serve PORT FILE          answers requests for reading by FILE, in blocks and windows of the size that
-                           was asked for (RFC 2348, RFC 7440); says "ready" first
+Usage: tests/tools/tftp.py play < COMMANDS (tests/lib/tftp.sh starts it)
+       tests/tools/tftp.py serve PORT FILE
 
-What is a request? RFC 1350, 5 and RFC 2347 say so. All that the UDP datagram holds, by the length
-in its header, is:
+play runs commands. Each line of the standard input is a method of class TftpPeers, with its arguments. Its answer ends
+with a line that is a dot.
+
+serve is a server that answers each read request with FILE, in blocks and windows of the requested size (RFC 2348,
+RFC 7440). It first prints "ready".
+
+A request is defined by RFC 1350, section 5, and RFC 2347. The UDP datagram, as long as its header says, consists of
+nothing but:
 
     request = opcode name NUL mode NUL *(option NUL value NUL)    ; 512 octets at most
 
@@ -20,9 +24,9 @@ in its header, is:
     octet   = %x01-FF
     NUL     = %x00
 
-So nothing follows the last NUL, nor another NUL: an option's name is not empty. Its value may be, for
-RFC 2347 does not say otherwise; nor does it forbid options that come twice or that nobody knows. That
-names and values are ASCII is the server's to enforce.
+So nothing follows the last NUL, not even another NUL, because an option's name is not empty. An option's value may be
+empty, because RFC 2347 does not forbid that. It does not forbid repeated or unknown options, either. The server must
+check that names and values are ASCII.
 """
 
 import os
@@ -33,7 +37,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, Conntrack, Inside, place
-from peers import SLOW, Player, family, hear_errors, icmp_error
+from peers import SLOW, Peers, enable_errors, family, icmp_error
 
 READ, WRITE, DATA, ACK, ERROR, OACK = range(1, 7)
 OPCODES = {"read": READ, "write": WRITE, "data": DATA, "ack": ACK, "error": ERROR}
@@ -42,7 +46,7 @@ PORT = 69
 
 
 def is_request(datagram):
-    """Whether a datagram's content is a request, by the grammar above."""
+    """Returns whether a datagram's content is a request, by the grammar above."""
     if len(datagram) > LONGEST or datagram[:2] not in (b"\0\1", b"\0\2"):
         return False
     *fields, rest = datagram[2:].split(b"\0")
@@ -56,7 +60,11 @@ def is_request(datagram):
 
 
 def to_datagram(words):
-    """read NAME MODE [OPTION VALUE]..., write ..., data BLOCK SIZE, ack BLOCK, error CODE, hex OCTETS"""
+    """Returns the datagram that the words describe.
+
+    They are: read NAME MODE [OPTION VALUE]..., write NAME MODE [OPTION VALUE]..., data BLOCK SIZE, ack BLOCK,
+    error CODE, or hex OCTETS.
+    """
     if words[0] == "hex":
         return bytes.fromhex(words[1])
     opcode = struct.pack("!H", OPCODES[words[0]])
@@ -67,7 +75,7 @@ def to_datagram(words):
 
 
 def to_words(datagram):
-    """The reverse."""
+    """Returns the words that describe the datagram, the reverse of to_datagram."""
     if is_request(datagram):
         name = "read" if datagram[1] == READ else "write"
         return " ".join([name, *(field.decode("latin-1") for field in datagram[2:-1].split(b"\0"))])
@@ -79,9 +87,11 @@ def to_words(datagram):
     return "hex " + datagram.hex()
 
 
-class Stage(Player):
-    """The commands of play. WHO is HOST, or HOST@ADDRESS where a host is to use one of several. An IPv6 address
-    may have its brackets."""
+class TftpPeers(Peers):
+    """The commands of play.
+
+    WHO is HOST, or HOST@ADDRESS to use one of the host's addresses. An IPv6 address may have brackets.
+    """
 
     def __init__(self):
         self.sockets, self.tables, self.watches = {}, {}, {}
@@ -92,11 +102,11 @@ class Stage(Player):
             host, _, address = who.partition("@")
             with Inside(host):
                 sock = socket.socket(kind, socket.SOCK_DGRAM)
-            # One for all addresses and one for a single one, if need be; and what ICMP has to say.
+            # A socket for all addresses and one for a single address may share a port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if kind == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            hear_errors(sock)
+            enable_errors(sock)
             sock.bind((address.strip("[]"), int(port)))
             self.sockets[key] = sock
         return self.sockets[key]
@@ -107,7 +117,7 @@ class Stage(Player):
         return self.tables[host]
 
     def open(self, who, port):
-        """open WHO PORT: to hear what comes there; `send` does so by itself."""
+        """open WHO PORT: opens a socket that receives there. `send` does so itself."""
         kinds = [family(who)] if "@" in who else [socket.AF_INET, socket.AF_INET6]
         for kind in kinds:
             self.socket(who, port, kind)
@@ -120,18 +130,19 @@ class Stage(Player):
         try:
             sock.sendto(to_datagram(words), (address, int(target)))
         except OSError:
-            # An ICMP error of earlier, which `hear` tells of.
+            # The error of an earlier datagram. It stays in the queue for `hear`, so try again.
             sock.sendto(to_datagram(words), (address, int(target)))
         return []
 
     def close(self, who, port):
-        """close WHO PORT: what comes there from now on meets an ICMP error."""
+        """close WHO PORT: closes the socket, so that an ICMP error answers packets to this port."""
         for key in [key for key in self.sockets if key[:2] == (who, port)]:
             self.sockets.pop(key).close()
         return []
 
     def hear(self, who, port, patience=5 * SLOW):
-        """hear WHO PORT [SECONDS]: what came there next, from where: a datagram or an ICMP error; or "nothing"."""
+        """hear WHO PORT [SECONDS]: receives. Returns the source and the words of a datagram, an ICMP error, or
+        "nothing"."""
         heard = select.select([sock for key, sock in self.sockets.items() if key[:2] == (who, port)],
                               [], [], float(patience))[0]
         if not heard:
@@ -143,19 +154,19 @@ class Stage(Player):
         return [f"{place(*peer[:2])} {to_words(datagram)}"]
 
     def flows(self, host):
-        """flows HOST: conntrack's entries of UDP."""
+        """flows HOST: returns conntrack's UDP entries."""
         return self.table(host).flows()
 
     def expected(self, host):
-        """expected HOST: conntrack's expectations."""
+        """expected HOST: returns conntrack's expectations."""
         return self.table(host).expectations()
 
     def counts(self, *hosts):
-        """counts HOST...: how many these are."""
+        """counts HOST...: returns the number of expectations at each host."""
         return [" ".join(str(len(self.expected(host))) for host in hosts)]
 
     def forget(self, *hosts):
-        """forget HOST...: the flows there, what they expect, its events, and all that is open."""
+        """forget HOST...: removes the flows and expectations there, discards the events, and closes all sockets."""
         for sock in self.sockets.values():
             sock.close()
         self.sockets = {}
@@ -165,7 +176,7 @@ class Stage(Player):
         return []
 
     def leave(self, host):
-        """leave HOST: keeps nothing of that namespace open, so that it can go."""
+        """leave HOST: closes everything in that namespace, so that it can be removed."""
         for key in [key for key in self.sockets if key[0] == host]:
             self.sockets.pop(key).close()
         for tables in (self.tables, self.watches):
@@ -174,21 +185,21 @@ class Stage(Player):
         return []
 
     def events(self, host):
-        """events HOST: what became of expectations since the last call, which is the first to listen."""
+        """events HOST: returns the expectations that came and went since the last call. The first call starts it."""
         if host not in self.watches:
             self.watches[host] = Conntrack(host, EXPECTATION_NEW | EXPECTATION_GONE)
         return self.watches[host].events()
 
 
 def play():
-    Stage().play()
+    TftpPeers().run()
 
 
 # --- serve
 
 
 def answer(sock, peer, fields, content):
-    """One transfer, from a port of its own."""
+    """Sends the content to a client, in a transfer from a new port."""
     options = {name.lower(): value for name, value in zip(fields[2::2], fields[3::2])}
     sock.connect(peer)
     sock.settimeout(5)
@@ -208,7 +219,7 @@ def answer(sock, peer, fields, content):
 def serve(port, file):
     with open(file, "rb") as opened:
         content = opened.read()
-    # For both IP versions.
+    # This socket serves both IP versions.
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.bind(("::", int(port)))
     print("ready", flush=True)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/web_server.py ADDRESS PORT BYTES: a web server whose every page has BYTES bytes.
+"""A web server for tests/demo: answers every request with a page of BYTES bytes.
 
-The header X-Source tells the client what the server saw as the source, ADDRESS:PORT, and X-Sum the
-SHA-256 of the page.
+Usage: tests/tools/web_server.py ADDRESS PORT BYTES
+
+The header X-Source contains the source that the server saw, as ADDRESS:PORT, and X-Sum the SHA-256 of the page.
 """
 
 import hashlib
