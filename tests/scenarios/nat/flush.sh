@@ -171,7 +171,7 @@ for n in $(seq 60); do echo "addr del 10.1.$n.1/24 dev wan0"; done | ip -n route
 check "60 addresses go at once: all of their flows are forgotten" wait_until no_batch_flows
 check_equal "... and no others" 10 "$(flows_from 203.0.113.1)"
 echo 0 > $tracing/events/workqueue/workqueue_execute_start/enable
-runs=$(grep -c 'rustmasq.*change.*run' $tracing/trace)
+runs=$(grep -c 'rustmasq.*notifier.*run_work' $tracing/trace)
 rmdir $tracing
 check_match "... by one or two runs of the worker" '^[12]$' "$runs"
 
