@@ -256,7 +256,7 @@ class Faults:
 
 def load(n, parameters=""):
     """Loads the module; by the call itself, so that nothing but that can fail."""
-    path = f"/lib/modules/{platform.release()}/updates/rustmasq.ko"
+    path = f"/lib/modules/{platform.release()}/updates/rust/rustmasq.ko"
     with open(path, "rb") as file:
         Failslab.nth(n)
         error = LIBC.syscall(FINIT_MODULE, file.fileno(), parameters.encode(), 0) and ctypes.get_errno()

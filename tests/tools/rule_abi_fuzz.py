@@ -70,7 +70,7 @@ class Sights:
 
     def place(self, family):
         """Where the module has the target's description: that of IPv4 comes first."""
-        with open(f"/lib/modules/{os.uname().release}/updates/rustmasq.ko", "rb") as file:
+        with open(f"/lib/modules/{os.uname().release}/updates/rust/rustmasq.ko", "rb") as file:
             found = list(re.finditer(NAME + b"\0", section(file.read(), b".data")))
         if len(found) != 2:
             sys.exit(f"tests/tools/rule_abi_fuzz.py: the module has {len(found)} targets")

@@ -19,7 +19,7 @@ man=/usr/share/man/man8
 page=$man/libxt_RUSTMASQ.8
 viewer=/usr/sbin/rustmasq-watch
 viewer_page=$man/rustmasq-watch.8
-module=$modules/updates/rustmasq.ko
+module=$modules/updates/rust/rustmasq.ko
 
 # The guest uses the staged files where they lie: from there one finds the stage.
 staged=$(readlink -f "$extension")
@@ -69,7 +69,7 @@ trap 'put_back; cleanup' EXIT
 cover "$modules"
 cover "$xtlibdir"
 cover "$man"
-rm -f "$modules/updates/rustmasq.ko" "$extension" "$page"
+rm -f "$modules/updates/rust/rustmasq.ko" "$extension" "$page"
 depmod "$release"
 
 program=$IPTABLES

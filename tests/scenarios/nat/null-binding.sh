@@ -94,8 +94,8 @@ check_watched() {
 	local event server=203.0.113.2:$port
 	event=$(confirmed "$2")
 	check_equal "$1: the watch says what moved" \
-		"netns=$me proto=tcp original=$4->$server reply=$server->$5 plain=$server->$4 moved=$3 out=wan0 hook=POSTROUTING" \
-		"$(fields "$event" netns proto original reply plain moved out hook)"
+		"netns=$me proto=tcp original=$4->$server reply=$server->$5 untranslated=$server->$4 moved=$3 out=wan0 hook=POSTROUTING" \
+		"$(fields "$event" netns proto original reply untranslated moved out hook)"
 	check_equal "$1: ... and saw the flow begin, once" \
 		"netns=$me id=$(field id "$event") original=$4->$server mark=0x0" \
 		"$(fields "$(begun "$4")" netns id original mark)$([[ $(begun "$4" | wc -l) == 1 ]] || echo " more than once")"
