@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Every protocol that can cross a router: those with ports, with identifiers, and
-# those of which only the address can be translated. The network is setup_lan's, with
-# IPv6 beside:
+# Every kind of protocol is masqueraded, and the answers come back: protocols with ports, with identifiers, and those of
+# which NAT can translate the address only. Without a rule no answer comes back. The network of setup_lan with IPv6:
 #
 #     lan                 router                     server
 #     lan0 ------------ lan0  wan0 ---------------- eth0
@@ -15,15 +14,15 @@ packets=$tools/packets.py
 setup_lan
 setup_lan_ipv6
 
-# Protocols by name: a number is one that conntrack knows nothing of, GRE+key has
-# the optional field with a key in its header, SCTP's checksum is unlike all others.
+# Conntrack does not know protocol 253. The header of GRE+key has the optional key. SCTP has a checksum of its own kind
+# (CRC32c).
 names=(TCP UDP SCTP ICMP GRE GRE+key 253)
 declare -A number=([GRE]=47 [GRE+key]=47 [253]=253)
 declare -A header=([GRE]=00000800 [GRE+key]=2000080000000007 [253]=abcd)
 declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2)
-# As socat writes it, and as the rest does.
-declare -A long=([4]=203.0.113.1 [6]='[2001:0db8:0001:0000:0000:0000:0000:0001]')
-declare -A short=([4]=203.0.113.1 [6]=2001:db8:1::1)
+# The router's address as socat writes it, and as all other programs do.
+declare -A socat_router_of=([4]=203.0.113.1 [6]='[2001:0db8:0001:0000:0000:0000:0000:0001]')
+declare -A router_of=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
 # serve_raw ADDRESS PROTOCOL: a server for a raw protocol.
 serve_raw() {
@@ -32,15 +31,17 @@ serve_raw() {
 	wait_until grep -q ready "$log" || bail "no server for protocol $2"
 }
 
-# A port is not used twice: TCP waits before it takes one again.
-from=4000
-# try NAME FAMILY: what the server saw as the source; empty if no answer came.
-try() {
+# The source port without its last digit, which is the family. No source port is used twice: TCP would wait before it
+# takes one again.
+port_prefix=4000
+# probe_protocol NAME FAMILY: sends a packet to the server. Prints the source that the server saw, or nothing if no
+# answer came.
+probe_protocol() {
 	local address=${server_of[$2]} port=80 suffix=''
 	[[ $2 == 4 ]] || port=81 suffix=6
 	case $1 in
 	TCP | UDP | SCTP) [[ $2 == 4 ]] || address=[$address]
-		probe lan "$1$suffix" "$address" $port "sourceport=$from$2" ;;
+		probe lan "$1$suffix" "$address" $port "sourceport=$port_prefix$2" ;;
 	ICMP) ns_exec lan ping "-$2" -q -c 1 -W $((patience * slow)) "$address" > /dev/null &&
 		tracked -f "ipv$2" -p "icmp${suffix:+v6}" --reply-src "$address" | grep -o 'dst=[^ ]*' | tail -n 1 ;;
 	*) ns_exec lan "$packets" ask --patience $((patience * slow)) "$address" "${number[$1]}" "${header[$1]}" ;;
@@ -54,22 +55,22 @@ for family in 4 6; do
 	for name in 47 253; do serve_raw "${server_of[$family]}" $name; done
 done
 
-# Without the feature nothing comes back. All at once, for each takes its time.
+# Without a rule. All run at the same time, because each waits for its time limit.
 patience=1
 waiting=()
 for family in 4 6; do
 	for name in "${names[@]}"; do
-		try "$name" $family > "$scratch/vain-$name-$family" &
+		probe_protocol "$name" $family > "$scratch/no-rule-$name-$family" &
 		waiting+=($!)
 	done
 done
 wait "${waiting[@]}"
 for family in 4 6; do
 	for name in "${names[@]}"; do
-		check_equal "IPv$family, $name: without a rule no answer" "" "$(< "$scratch/vain-$name-$family")"
+		check_equal "IPv$family, $name: without a rule no answer" "" "$(< "$scratch/no-rule-$name-$family")"
 	done
 done
-patience=5 from=4050
+patience=5 port_prefix=4050
 ns_exec router conntrack -F 2> /dev/null
 
 add_rule -o wan0 -j RUSTMASQ || bail "rule"
@@ -78,27 +79,28 @@ add_rule6 -o wan0 -j RUSTMASQ || bail "rule for IPv6"
 for family in 4 6; do
 	for name in "${names[@]}"; do
 		case $name in
-		TCP | UDP | SCTP) expected=${long[$family]}:$from$family ;;
-		ICMP) expected=dst=${short[$family]} ;;
-		*) expected=${short[$family]} ;;
+		TCP | UDP | SCTP) expected=${socat_router_of[$family]}:$port_prefix$family ;;
+		ICMP) expected=dst=${router_of[$family]} ;;
+		*) expected=${router_of[$family]} ;;
 		esac
-		check_equal "IPv$family, $name: the server saw the router's address, the answer came back" \
-			"$expected" "$(try "$name" $family)"
+		check_equal "IPv$family, $name: the server saw the router's address, and the answer came back" \
+			"$expected" "$(probe_protocol "$name" $family)"
 	done
 done
 
-# Another port means another checksum, and another kind of checksum for each protocol.
+# NAT updates the checksum when it changes a port. Each protocol has its own kind of checksum.
 flush_rules
 ns_exec router "$IP6TABLES" -w -t nat -F
-from=4100
+port_prefix=4100
 for name in TCP UDP SCTP; do
 	add_rule -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 || bail "rule for $name"
 	add_rule6 -p "${name,,}" -j RUSTMASQ --to-ports 6000-6009 ||
 		bail "rule for $name, IPv6"
 	for family in 4 6; do
-		seen=$(try "$name" $family)
-		check_equal "IPv$family, $name: with --to-ports" "${long[$family]}" "${seen%:*}"
-		check_port "IPv$family, $name: ... a port of the range" 6000 6009 "${seen##*:}"
+		seen=$(probe_protocol "$name" $family)
+		check_equal "IPv$family, $name, --to-ports: the server saw the router's address" \
+			"${socat_router_of[$family]}" "${seen%:*}"
+		check_port "IPv$family, $name, --to-ports: the server saw a port of the range" 6000 6009 "${seen##*:}"
 	done
 done
 
