@@ -380,9 +380,9 @@ fi
 # --- Intended differences. Only one of the two modules is loaded at a time: the notifiers of each remove the flows of
 # both.
 
-# count_flows_from PATTERN: prints how many of the router's flows leave with an address that matches.
-count_flows_from() { tracked | grep -cE "dst=$1 [^=]*=[0-9]+ dport=[0-9]+ (\[[A-Z]+\] )?(mark|use)="; }
-no_flows_from() { [[ $(count_flows_from "$1") == 0 ]]; }
+# count_flows_leaving_as PATTERN: prints how many of the router's flows leave with an address that matches.
+count_flows_leaving_as() { tracked | grep -cE "dst=$1 [^=]*=[0-9]+ dport=[0-9]+ (\[[A-Z]+\] )?(mark|use)="; }
+no_flows_leaving_as() { [[ $(count_flows_leaving_as "$1") == 0 ]]; }
 
 # send_udp_flows COUNT ADDRESS...: sends a packet from each of COUNT ports of the LAN's host to each address.
 send_udp_flows() {
@@ -402,7 +402,7 @@ marker_is_flushed() {
 	send_udp_flows 1 10.2.0.2
 	ip -n router addr del 10.2.0.1/24 dev wan0
 	for n in {1..20}; do
-		no_flows_from 10.2.0.1 && return
+		no_flows_leaving_as 10.2.0.1 && return
 		pause 0.05
 	done
 	return 1
@@ -423,27 +423,27 @@ change_100_addresses() {
 remove_addresses() {
 	ip -n router addr add 10.0.0.1 peer 10.0.0.2/32 dev wan0
 	send_udp_flows 5 10.0.0.2
-	check_equal "$1: 5 flows leave with a point-to-point address" 5 "$(count_flows_from 10.0.0.1)"
+	check_equal "$1: 5 flows leave with a point-to-point address" 5 "$(count_flows_leaving_as 10.0.0.1)"
 	ip -n router addr del 10.0.0.1 peer 10.0.0.2/32 dev wan0
 	flush_marker_flow "$1"
 	check_match "$1: the point-to-point address is removed; as many flows stay as expected" \
-		"^($2)$" "$(count_flows_from 10.0.0.1)"
+		"^($2)$" "$(count_flows_leaving_as 10.0.0.1)"
 
 	send_udp_flows 5 10.9.0.2
-	check_equal "$1: 5 flows leave with an address borrowed from lo" 5 "$(count_flows_from 192.0.2.1)"
+	check_equal "$1: 5 flows leave with an address borrowed from lo" 5 "$(count_flows_leaving_as 192.0.2.1)"
 	ip -n router addr del 192.0.2.1/32 dev lo
 	flush_marker_flow "$1"
 	check_match "$1: the borrowed address is removed; as many flows stay as expected" \
-		"^($2)$" "$(count_flows_from 192.0.2.1)"
+		"^($2)$" "$(count_flows_leaving_as 192.0.2.1)"
 	ip -n router addr add 192.0.2.1/32 dev lo
 
 	change_100_addresses add
 	send_udp_flows 2 10.1.{1..100}.2
-	check_equal "$1: 200 flows leave with 100 addresses" 200 "$(count_flows_from '10\.1\.[0-9]+\.1')"
+	check_equal "$1: 200 flows leave with 100 addresses" 200 "$(count_flows_leaving_as '10\.1\.[0-9]+\.1')"
 	change_100_addresses del
 	flush_marker_flow "$1"
 	check_match "$1: the 100 addresses are removed at once; as many flows stay as expected" \
-		"^($3)$" "$(count_flows_from '10\.1\.[0-9]+\.1')"
+		"^($3)$" "$(count_flows_leaving_as '10\.1\.[0-9]+\.1')"
 	ns_exec router conntrack -F 2> /dev/null
 }
 
