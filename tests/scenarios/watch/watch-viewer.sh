@@ -1,81 +1,82 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# rustmasq-watch shows each flow that it is asked for, as it happens and as
-# conntrack has it. However it ends, it leaves no trace instance behind.
+# The flow viewer, rustmasq-watch, shows each flow that its options select, as it happens and with the tuples that
+# conntrack has. However it ends, it leaves no trace instance behind. Without the module or tracefs, or with wrong
+# options, it prints the reason in one line.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 viewer=$checkout/rust/cli/rustmasq-watch
 instances=/sys/kernel/tracing/instances
 
-# --- Readers
+# --- Viewers. Each has a name, by which these have its process, and whether it should have a trace instance.
 
-# By their names: their processes, and whether they are to have an instance.
 declare -A pid alive
 
-# begin NAME COMMAND...: starts a reader, and waits until it watches. What it shows is
-# in $scratch/NAME, what it says otherwise in $scratch/NAME.said.
-begin() {
+# start_viewer NAME COMMAND...: starts a viewer, and waits until it watches. Its standard output goes to $scratch/NAME, its
+# standard error to $scratch/NAME.said.
+start_viewer() {
 	"${@:2}" > "$scratch/$1" 2> "$scratch/$1.said" &
 	pid[$1]=$!
 	alive[$1]=yes
 	servers+=($!)
 	wait_until watching "$1" || bail "$1 does not watch: $(< "$scratch/$1.said")"
 }
-# By the shell alone: what waits must not be in the way of what is waited for.
+# Starts no process, because wait_until calls it again and again.
 watching() {
 	local line
 	IFS= read -r line < "$scratch/$1.said" && [[ $line == "rustmasq-watch: watching" ]]
 }
 
+# instance NAME: prints the folder of its trace instance.
 instance() { printf '%s' "$instances/rustmasq-watch-${pid[$1]}"; }
 
-# instances_are WHAT: those of the readers that live, and no others.
-instances_are() {
+# check_instances WHAT: checks that there are the instances of the viewers that are alive, and no others.
+check_instances() {
 	local name
 	check_equal "$1" "$(for name in "${!alive[@]}"; do instance "$name" && echo; done | sort)" \
 		"$(find "$instances" -mindepth 1 -maxdepth 1 | sort)"
 }
 
-# ends NAME HOW STATUS: it ended, and how.
-ends() {
+# check_ends NAME HOW STATUS: checks that it ends with the status and removes its instance.
+check_ends() {
 	local status
-	wait_until gone "${pid[$1]}" || kill -KILL "${pid[$1]}"
+	wait_until ended "${pid[$1]}" || kill -KILL "${pid[$1]}"
 	wait "${pid[$1]}" 2> /dev/null
 	status=$?
 	unset "alive[$1]"
-	check_equal "$2: it ends with status $3" "$3" "$status"
+	check_equal "$2: the viewer ends with status $3" "$3" "$status"
 	check_fails "$2: ... and leaves no instance" test -e "$(instance "$1")"
 }
-# Not yet waited for, it is a zombie.
-gone() {
+# ended PID: succeeds if there is no such process or it is a zombie, which it is until the shell waits for it.
+ended() {
 	local stat
 	! IFS= read -r stat < "/proc/$1/stat" || [[ $stat == *') Z '* ]]
 }
 
-# ports_shown NAME: the source ports of the flows that it showed, in their order. The
-# last one is awaited first: what came before it and is not there, will not come.
+# ports_shown NAME: prints the source ports of the flows that the viewer showed, in their order. Waits for the last flow
+# first: flows before it that the viewer has not shown by then are left out.
 ports_shown() {
-	wait_until grep -q ":$last->" "$scratch/$1" || bail "the last flow, by $1: $(< "$scratch/$1")"
+	wait_until grep -q ":$last->" "$scratch/$1" || bail "$1 does not show the last flow: $(< "$scratch/$1")"
 	awk 'NR > 1 { sub(/->.*/, "", $6); sub(/.*:/, "", $6); print $6 }' "$scratch/$1" | paste -sd ' '
 }
 
-# row ADDRESS:PORT: what people see of the flow from there.
+# row ADDRESS:PORT: prints the line that the viewer "people" showed for the flow from there.
 row() { awk -v from="$1->" 'index($6, from) == 1' "$scratch/people"; }
 
-# object ADDRESS PORT: what machines read of it.
+# object ADDRESS PORT: prints the line of the viewer "json" for it.
 object() { grep -F "\"original\": {\"source\": {\"address\": \"$1\", \"port\": $2}" "$scratch/json"; }
 
 # --- Flows. Each has a source port, or query identifier, of its own.
 
-# send_datagram HOST ADDRESS PORT SOURCE-PORT: one datagram.
+# send_datagram HOST ADDRESS PORT SOURCE-PORT: sends one datagram.
 send_datagram() { ns_exec "$1" socat -u - "UDP:$2:$3,sourceport=$4" <<< x; }
 
-# another NAME: the reader is alive and shows another flow.
-another() {
+# check_shows_another NAME: checks that the viewer shows another flow.
+check_shows_another() {
 	last=$((last + 1))
 	send_datagram lan 203.0.113.2 53 $last
-	check "$1 goes on" wait_until grep -qE "(:|: )$last\b" "$scratch/$1"
+	check "the viewer \"$1\" shows another flow" wait_until grep -qE "(:|: )$last\b" "$scratch/$1"
 }
 
 setup_lan
@@ -83,23 +84,23 @@ setup_lan_ipv6
 setup_ns odd
 setup_link odd eth0 10.9.0.2/24 router odd0 10.9.0.1/24
 ip -n router link set odd0 down
-ip -n router link set odd0 name $'a=b>|\e[7m' up || bail "an odd device"
+ip -n router link set odd0 name $'a=b>|\e[7m' up || bail "a device with an odd name"
 serve server TCP 80
 add_rule -p udp --sport 40001 -j RUSTMASQ --to-ports 50001 || bail "a rule"
 add_rule -p udp --sport 40009 -j RUSTMASQ --to-ports 50009 || bail "a rule"
 add_rule -s 172.18.0.2 -j RUSTMASQ || bail "a rule"
 add_rule6 -s fd00:18::2 -j RUSTMASQ || bail "a rule"
-# They are to be there when conntrack is asked, on a slow machine, too.
+# Flows should not expire before the checks, on a slow machine either.
 ns_exec router sh -c 'cd /proc/sys/net/netfilter && echo 600 > nf_conntrack_udp_timeout && echo 600 > nf_conntrack_icmp_timeout' ||
-	bail "patience of conntrack"
+	bail "the timeouts of conntrack"
 last=40009
 
-begin people "$viewer"
-begin json "$viewer" --json
-begin some "$viewer" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
-begin ports "$viewer" --port 50001 --port 50009 --port 40003
-begin moved "$viewer" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
-instances_are "each reader has an instance"
+start_viewer people "$viewer"
+start_viewer json "$viewer" --json
+start_viewer some "$viewer" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
+start_viewer ports "$viewer" --port 50001 --port 50009 --port 40003
+start_viewer moved "$viewer" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
+check_instances "each viewer has a trace instance"
 
 before=$(date +%s)
 send_datagram lan 203.0.113.2 53 40001
@@ -108,17 +109,18 @@ ns_exec lan ping -q -c 1 -W 5 -e 40003 203.0.113.2 > /dev/null
 send_datagram router 203.0.113.2 53 40004
 send_datagram lan '[2001:db8:1::2]' 53 40005
 send_datagram odd 10.9.0.1 9 40006
-# The namespace that this runs in, and one that has no name; conntrack works where a rule needs it.
+# A flow in the initial namespace, in which this runs, and one in a namespace without a name. A rule makes both track
+# connections.
 tracking=(-w -A OUTPUT -m conntrack --ctstate INVALID -j ACCEPT)
-"$IPTABLES" "${tracking[@]}" || bail "a rule of our own"
+"$IPTABLES" "${tracking[@]}" || bail "a rule in the initial namespace"
 socat -u - UDP:127.0.0.1:9,sourceport=40007 <<< x
 "$IPTABLES" "${tracking[@]/-A/-D}"
 # shellcheck disable=SC2016 # for that shell
 nameless=$(unshare -n bash -c 'ip link set lo up && "$@" && stat -L -c %i /proc/self/ns/net &&
 	socat -u - UDP:127.0.0.1:9,sourceport=40008 <<< x' - "$IPTABLES" "${tracking[@]}")
-# Outside, the first flow has this port.
+# NAT has already given this port to the first flow.
 send_datagram router 203.0.113.2 53 50001
-# What is no event, twice.
+# Two lines that are no events.
 echo "one" > "$(instance people)/trace_marker"
 echo "two" > "$(instance people)/trace_marker"
 send_datagram lan 203.0.113.2 53 $last
@@ -126,51 +128,51 @@ mapfile -t entries < <(tracked -f ipv4 -o id; tracked -f ipv6 -o id)
 
 check_equal "without options all flows are shown" \
 	"40001 40002 40003 40004 40005 40006 40007 40008 50001 40009" "$(ports_shown people)"
-check_equal "--protocol, by name and number, and --address, before NAT" "40001 40002 40005 40009" "$(ports_shown some)"
-check_equal "--port, after NAT, and of a query identifier" "40001 40003 50001 40009" "$(ports_shown ports)"
-check_equal "--moved-only, --port before NAT and --address after it" "40001 50001 40009" "$(ports_shown moved)"
+check_equal "--protocol selects by name and number, with --address before NAT" "40001 40002 40005 40009" "$(ports_shown some)"
+check_equal "--port selects by port after NAT and by query identifier" "40001 40003 50001 40009" "$(ports_shown ports)"
+check_equal "--moved-only selects, with --port before NAT and --address after it" "40001 50001 40009" "$(ports_shown moved)"
 
-# --- What people see
+# --- The table for people
 
 begins='^[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3} +'
 header=$(head -n 1 "$scratch/people")
-check_match "the header" '^TIME +NAMESPACE +PROTO +IN +OUT +ORIGINAL +BECAME +MOVED$' "$header"
-check_match "a masqueraded flow" \
+check_match "the table has a header" '^TIME +NAMESPACE +PROTO +IN +OUT +ORIGINAL +BECAME +MOVED$' "$header"
+check_match "the table shows a masqueraded flow" \
 	"${begins}router +udp +lan0 +wan0 +172.18.0.2:40001->203.0.113.2:53 +203.0.113.1:50001->203.0.113.2:53 +source-address,source-port$" \
 	"$(row 172.18.0.2:40001)"
-check_match "a ping" \
+check_match "... a ping" \
 	"${begins}router +icmp +lan0 +wan0 +172.18.0.2:40003->203.0.113.2:0 +203.0.113.1:40003->203.0.113.2:0 +source-address$" \
 	"$(row 172.18.0.2:40003)"
-check_match "a flow that NAT did not change" \
+check_match "... a flow that NAT did not change" \
 	"${begins}router +udp +- +wan0 +203.0.113.1:40004->203.0.113.2:53 +203.0.113.1:40004->203.0.113.2:53 +nothing$" \
 	"$(row 203.0.113.1:40004)"
-check_match "IPv6" \
+check_match "... an IPv6 flow" \
 	"${begins}router +udp +lan0 +wan0 +\[fd00:18::2\]:40005->\[2001:db8:1::2\]:53 +\[2001:db8:1::1\]:40005->\[2001:db8:1::2\]:53 +source-address$" \
 	"$(row '[fd00:18::2]:40005')"
-check_match "a device's odd name moves no cursor" "${begins}router +udp +a=b>\|\\\\x1b\[7m +- " "$(row 10.9.0.2:40006)"
-check_match "the namespace of process 1" "${begins}init +udp +- +lo " "$(row 127.0.0.1:40007)"
-check_match "a namespace without a name" "${begins}$nameless +udp +- +lo " "$(row 127.0.0.1:40008)"
-check_match "a flow that lost its port to another stands out" \
+check_match "... a device whose name has an escape sequence, escaped" "${begins}router +udp +a=b>\|\\\\x1b\[7m +- " "$(row 10.9.0.2:40006)"
+check_match "... the namespace of process 1" "${begins}init +udp +- +lo " "$(row 127.0.0.1:40007)"
+check_match "... a namespace without a name" "${begins}$nameless +udp +- +lo " "$(row 127.0.0.1:40008)"
+check_match "... a flow that lost its port to another one, marked" \
 	"${begins}router +udp +- +wan0 +203.0.113.1:50001->203.0.113.2:53 +203.0.113.1:[0-9]+->203.0.113.2:53 +!! source-port,source-port-alone$" \
 	"$(row 203.0.113.1:50001)"
-# before LINE TEXT: how many characters are before it in there.
-before() {
+# position LINE TEXT: prints how many characters of the line precede the text.
+position() {
 	local text=${1%%"$2"*}
 	printf %s ${#text}
 }
 row=$(row 172.18.0.2:40001)
 for column in ORIGINAL=172.18.0.2:40001 BECAME=203.0.113.1:50001 MOVED=source-address; do
-	check_equal "${column%%=*} is above its column" "$(before "$header" "${column%%=*}")" "$(before "$row" "${column#*=}")"
+	check_equal "${column%%=*} is above its column" "$(position "$header" "${column%%=*}")" "$(position "$row" "${column#*=}")"
 done
-check_equal "a column that had to grow stays so" "$(before "$(row 127.0.0.1:40008)" 127.0.0.1)" \
-	"$(before "$(row 172.18.0.2:$last)" 172.18.0.2)"
-check_equal "what is no event is complained about, once" 1 "$(grep -c 'cannot be understood: .*one' "$scratch/people.said")"
-check_equal "... and nothing else" "rustmasq-watch: watching" "$(grep -v 'understood: .*one' "$scratch/people.said")"
+check_equal "a column that was widened stays so" "$(position "$(row 127.0.0.1:40008)" 127.0.0.1)" \
+	"$(position "$(row 172.18.0.2:$last)" 172.18.0.2)"
+check_equal "the viewer reports lines that are no events, once" 1 "$(grep -c 'cannot be understood: .*one' "$scratch/people.said")"
+check_equal "... and reports nothing else" "rustmasq-watch: watching" "$(grep -v 'understood: .*one' "$scratch/people.said")"
 
-# --- What machines read
+# --- JSON for programs
 
-wait_until object 172.18.0.2 $last || bail "the last flow, in JSON"
-# What conntrack says of the router's flows, and the same of JSON.
+wait_until object 172.18.0.2 $last || bail "--json does not show the last flow"
+# Protocol, tuples and id of the router's flows, from conntrack and from the JSON.
 for entry in "${entries[@]}"; do
 	grep -oE '\b(icmp|tcp|udp|(src|dst|sport|dport|id)=[^ ]+)' <<< "$entry" | cut -d = -f 2 | paste -sd ' '
 done | sort > "$scratch/conntrack"
@@ -184,7 +186,7 @@ for flow in map(json.loads, sys.stdin):
     if flow["namespace"] == "router":
         print(flow["proto"], *words, flow["id"])' < "$scratch/json" | sort > "$scratch/flows"
 check_equal "--json shows all flows" 10 "$(wc -l < "$scratch/json")"
-check_equal "conntrack has those of the router" 8 "$(wc -l < "$scratch/conntrack")"
+check_equal "conntrack has eight flows of the router" 8 "$(wc -l < "$scratch/conntrack")"
 check "--json has conntrack's ids and tuples" diff "$scratch/conntrack" "$scratch/flows"
 
 json_tuple() { printf '{"source": {"address": "%s", "port": %s}, "destination": {"address": "%s", "port": %s}}' "$@"; }
@@ -195,87 +197,87 @@ check_equal "--json has all fields" \
 		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}}" \
 	"$(object 172.18.0.2 40001 | sed -E 's/"time": [0-9]+\.[0-9]+,/"time": T,/; s/"id": [0-9]+,/"id": N,/')"
 made=$(object 172.18.0.2 40001 | sed -E 's/.*"time": ([0-9]+).*/\1/')
-check "--json: the time" test "$made" -ge $((before - 1)) -a "$made" -le "$(date +%s)"
+check "--json: the time of the flow" test "$made" -ge $((before - 1)) -a "$made" -le "$(date +%s)"
 check_match "--json: a ping" '"icmp": \{"type": 8, "code": 0\}' "$(object 172.18.0.2 40003)"
 check_match "--json: nothing moved, no input device" '"moved": \[\], "in": null, "out": "wan0"' "$(object 203.0.113.1 40004)"
-check_match "--json: an odd device, no output device" '"in": "a=b>\|\\u001b\[7m", "out": null, "hook": "INPUT"' \
+check_match "--json: a device with an odd name, no output device" '"in": "a=b>\|\\u001b\[7m", "out": null, "hook": "INPUT"' \
 	"$(object 10.9.0.2 40006)"
 check_match "--json: a namespace without a name" "\"netns\": $nameless, \"namespace\": null, " "$(object 127.0.0.1 40008)"
 
-# --- However it ends
+# --- Ends
 
-# The shell had it ignore this one, for it runs in the background.
+# The shell makes its background processes ignore SIGINT; the viewer ends by it all the same.
 kill -INT "${pid[some]}"
-ends some "by SIGINT" 0
+check_ends some "by SIGINT" 0
 kill -HUP "${pid[ports]}"
-ends ports "by SIGHUP" 0
+check_ends ports "by SIGHUP" 0
 
-# A killed one leaves its instance to the next that starts. There are two more to be
-# removed, one with the number of another process, one of none; and two to be kept.
+# A viewer that starts removes the instances that killed ones left. Two more should be removed, one with the number of
+# another process and one with that of none; two should be kept.
 kill -KILL "${pid[moved]}"
 wait "${pid[moved]}" 2> /dev/null
 kill -STOP "${pid[json]}"
 mkdir "$instances/rustmasq-watch-$$" "$instances/rustmasq-watch-4194305" "$instances/rustmasq-watch-x" "$instances/other"
-check "by SIGKILL: an instance is left" test -d "$(instance moved)"
+check "by SIGKILL: the viewer leaves its instance" test -d "$(instance moved)"
 unset "alive[moved]"
-begin nohup nohup "$viewer"
-check "the next start removes none of somebody else's" rmdir "$instances/rustmasq-watch-x" "$instances/other"
-instances_are "... and none of living readers, but all others"
+start_viewer nohup nohup "$viewer"
+check "the next viewer removes no instance that is not a viewer's" rmdir "$instances/rustmasq-watch-x" "$instances/other"
+check_instances "... and none of a running viewer, but all others"
 kill -CONT "${pid[json]}"
 kill -HUP "${pid[nohup]}"
-another nohup
-check "a reader that was stopped goes on" wait_until object 172.18.0.2 $last
+check_shows_another nohup
+check "a viewer that was stopped for a while shows the flow, too" wait_until object 172.18.0.2 $last
 kill -TERM "${pid[nohup]}"
-ends nohup "by SIGTERM" 0
+check_ends nohup "by SIGTERM" 0
 
-# Nobody reads its output any more; there is no other flow that it could notice that by.
+# Nobody reads the output after the first flow. The viewer must notice that without a second one.
 # shellcheck disable=SC2016 # for that shell
-begin head bash -c 'exec "$@" > >(exec head -n 1)' - "$viewer" --json
-another people
-ends head "\`| head -n 1\`" 0
-check_match "... gets a flow at once" "^\{[^"$'\n'"]*\"port\": ${last}[^"$'\n'"]*\}$" "$(< "$scratch/head")"
+start_viewer head bash -c 'exec "$@" > >(exec head -n 1)' - "$viewer" --json
+check_shows_another people
+check_ends head "\`| head -n 1\`" 0
+check_match "... which got a flow at once" "^\{[^"$'\n'"]*\"port\": ${last}[^"$'\n'"]*\}$" "$(< "$scratch/head")"
 # shellcheck disable=SC2016 # for that shell
-begin full bash -c 'exec "$@" > /dev/full' - "$viewer"
-ends full "on a full disk" 1
-check_equal "... it says so" "rustmasq-watch: standard output: No space left on device" "$(grep -v watching "$scratch/full.said")"
+start_viewer full bash -c 'exec "$@" > /dev/full' - "$viewer"
+check_ends full "on a full disk" 1
+check_equal "... it reports the error" "rustmasq-watch: standard output: No space left on device" "$(grep -v watching "$scratch/full.said")"
 
-# --- More than can be read
+# --- More events than the trace buffer holds
 
-# Little room, and nobody who reads for a while; it does not concern other readers.
+# One viewer has a small buffer and is stopped for a while. The others lose nothing.
 kill -STOP "${pid[json]}"
 echo 8 > "$(instance json)/buffer_size_kb" || bail "a small buffer"
 before=$(wc -l < "$scratch/json")
 ns_exec lan bash -c "for ((port = 10001; port <= 10200; port++)); do echo x > /dev/udp/203.0.113.2/\$port; done"
 kill -CONT "${pid[json]}"
-check "when events were lost, the last one is shown" wait_until grep -q '"port": 10200' "$scratch/json"
+check "when events were lost, the viewer shows the last flow" wait_until grep -q '"port": 10200' "$scratch/json"
 lost=$(sed -nE 's/^rustmasq-watch: ([0-9]+) events were lost: .*/\1/p' "$scratch/json.said" | paste -sd +)
-check_equal "... and the lost ones are counted" 200 $((lost + $(wc -l < "$scratch/json") - before))
-check "... which there are" test "$lost"
-check "a reader that keeps up gets all" wait_until grep -q ':10200 ' "$scratch/people"
-check_equal "... 200 flows" 200 "$(grep -cE '[0-9]->203.0.113.2:10[0-9]{3}  ' "$scratch/people")"
-check_fails "... and none is lost" grep lost "$scratch/people.said"
+check_equal "... and reports how many were lost" 200 $((lost + $(wc -l < "$scratch/json") - before))
+check "... and some were lost" test "$lost"
+check "a viewer that keeps up shows the last flow" wait_until grep -q ':10200 ' "$scratch/people"
+check_equal "... and all 200" 200 "$(grep -cE '[0-9]->203.0.113.2:10[0-9]{3}  ' "$scratch/people")"
+check_fails "... and reports no lost events" grep lost "$scratch/people.said"
 
-# --- Without tracefs at its place, and without the module
+# --- With tracefs at another place, and when the module is unloaded
 
 # shellcheck disable=SC2016 # for that shell
-begin below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "$viewer"
-another below-debugfs
+start_viewer below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "$viewer"
+check_shows_another below-debugfs
 kill -QUIT "${pid[below-debugfs]}"
-ends below-debugfs "by SIGQUIT" 0
+check_ends below-debugfs "by SIGQUIT" 0
 kill -INT "${pid[people]}"
 kill -TERM "${pid[people]}"
-ends people "by two signals at once" 0
+check_ends people "by two signals at once" 0
 
 flush_rules
-check "the module can be removed while it is watched" wait_until rmmod rustmasq
-ends json "the module was removed" 1
-check_equal "... it says so" "rustmasq-watch: the event was turned off, as it is when the module rustmasq is removed" \
+check "the module can be unloaded while a viewer is running" wait_until rmmod rustmasq
+check_ends json "when the module is unloaded" 1
+check_equal "... it reports that" "rustmasq-watch: the event was turned off, as it is when the module rustmasq is removed" \
 	"$(tail -n 1 "$scratch/json.said")"
-check_equal "nobody said anything but in a line of our own" "" "$(grep -hv '^rustmasq-watch: ' "$scratch"/*.said)"
+check_equal "standard error has only lines that start with the program's name" "" "$(grep -hv '^rustmasq-watch: ' "$scratch"/*.said)"
 
-# --- What is refused
+# --- Errors at the start
 
-# check_refused PATTERN STATUS COMMAND...: it says a line that matches, and nothing else.
+# check_refused PATTERN STATUS COMMAND...: checks that the command ends with the status and prints one line, which matches.
 check_refused() {
 	local output
 	output=$(timeout 20 "${@:3}" 2>&1)
@@ -286,15 +288,16 @@ check_refused() {
 # shellcheck disable=SC2016 # for that shell
 check_refused "not mounted: mount -t tracefs " 1 \
 	unshare -m bash -c 'umount -l /sys/kernel/tracing /sys/kernel/debug; exec "$@"' - "$viewer"
-# Read by root: the checkout may be closed to others.
+# root opens the program: others may not be allowed to read the checkout.
 # shellcheck disable=SC2016 # for that shell
 check_refused "Permission denied: run it as root" 1 \
 	bash -c 'exec setpriv --reuid nobody --regid nogroup --clear-groups python3 -I -S - < "$1"' - "$viewer"
 check_refused "load the module \(modprobe rustmasq\)" 1 "$viewer"
-instances_are "what is refused leaves no instance"
+check_instances "a viewer that cannot start leaves no instance"
 
-# Wrong options, all in one process: to start it takes long.
-wrong() {
+# run_with_options OPTIONS...: runs the viewer with each of these, all in one process because it starts slowly. Prints what
+# it prints, and its statuses.
+run_with_options() {
 	python3 -I -S -c '
 import runpy, sys
 main = runpy.run_path(sys.argv[1])["main"]
@@ -302,7 +305,7 @@ for words in sys.argv[2:]:
     sys.argv[1:] = words.split(" ")
     print("status", main(), flush=True)' "$viewer" "$@" 2>&1
 }
-mapfile -t said < <(wrong --prot wan0 --port '--protocol udplite' '--protocol 256' '--address 203.0.113' \
+mapfile -t said < <(run_with_options --prot wan0 --port '--protocol udplite' '--protocol 256' '--address 203.0.113' \
 	'--address fd00::/129' '--address fe80::1%lan0' '--port 0' '--port 65536' $'--port 5\n3')
 number=0
 for pattern in "unrecognized arguments: --prot" "unrecognized arguments: wan0" "argument --port: expected one argument" \
@@ -318,10 +321,10 @@ done
 check_equal "--help ends with status 0" 0 $?
 exec {nobody}> >(:)
 wait $!
-check_equal "... even if nobody reads it" 0 "$("$viewer" --help 2>&1 >&$nobody; echo $?)"
-# options FILE: all that it names.
-options() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
-check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(options "$scratch/help")"
-check_equal "... and so does the manual page" "$(options "$scratch/help")" "$(options "$checkout/rust/cli/rustmasq-watch.8")"
+check_equal "... even if nobody reads its output" 0 "$("$viewer" --help 2>&1 >&$nobody; echo $?)"
+# option_names FILE: prints all long options that it mentions.
+option_names() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
+check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(option_names "$scratch/help")"
+check_equal "... and so does the manual page" "$(option_names "$scratch/help")" "$(option_names "$checkout/rust/cli/rustmasq-watch.8")"
 
 done_testing
