@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Frames of any shape, good and bad ones and answers to what comes of them, through a
-# router with RUSTMASQ and our TFTP helper, and through one with the kernel's own,
-# while the flow watch is on: nothing breaks, and the same comes out of both.
+# A router with RUSTMASQ and our TFTP helper does the same with random frames (valid and invalid ones, and answers to
+# forwarded ones) as a router with the kernel's MASQUERADE and helper, but for ports that are chance, and the flow viewer
+# can read every event. With wrong rules at the first router, the comparison reports differences.
 # shellcheck source-path=SCRIPTDIR source=../../lib/lib.sh
 . "$(dirname "$0")/../../lib/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=../../lib/events.sh
 . "$(dirname "$0")/../../lib/events.sh"
 
-# --- Two routers that are alike, and the wires that frames come and go by:
+# --- Two routers that are alike, and the links by which frames arrive and leave:
 #
 #     wire                  masquerade                            wire
 #     m-lan ------------- lan0             wan0 ---------------- m-wan
@@ -18,10 +18,10 @@
 #     r-lan ------------- lan0             wan0 ---------------- r-wan
 #                           rustmasq: the same
 #
-# Nobody asks for neighbours there. Frames from within may be larger than wan0 takes.
+# The devices do not resolve neighbours. Frames from the LAN may be larger than wan0's MTU.
 
-# wired ROUTER: its devices.
-wired() {
+# setup_wires ROUTER: makes its devices and connects them to the namespace "wire".
+setup_wires() {
 	local side mac=1 address
 	for side in lan wan; do
 		ip -n wire link add "${1:0:1}-$side" mtu 9000 type veth peer name "${side}0" netns "$1" || bail "link $side of $1"
@@ -39,7 +39,8 @@ wired() {
 	ip -n "$1" -6 route add default dev wan0
 }
 
-# remove_time_limits ROUTER: nothing depends on time: no limits for errors, and patience for all that waits for something.
+# remove_time_limits ROUTER: turns off the rate limits of ICMP errors and makes timeouts long, so that no result depends on
+# time.
 remove_time_limits() {
 	# shellcheck disable=SC2016 # for that shell
 	ns_exec "$1" bash -c '
@@ -52,7 +53,7 @@ remove_time_limits() {
 		' > /dev/null || bail "settings of $1"
 }
 
-# set_router_rules ROUTER TARGET HELPER
+# set_router_rules ROUTER TARGET HELPER: sets rules of table nat with the target, and of table raw with the helper.
 set_router_rules() {
 	local program range="--to-ports 20000-59999"
 	for program in "$IPTABLES" "$IP6TABLES"; do
@@ -72,7 +73,7 @@ set_router_rules() {
 		END
 	done
 	ns_exec "$1" "$IPTABLES" -w -t nat -I POSTROUTING 5 -o wan0 -p icmp -j "$2" --to-ports 20000-59999 || bail "rules of $1"
-	# What IPv6 says of its own accord, once in a while.
+	# IPv6 sends these messages by itself from time to time.
 	ns_exec "$1" "$IP6TABLES-restore" -w -n <<-END || bail "rules of $1"
 		*raw
 		-A OUTPUT -p ipv6-icmp --icmpv6-type redirect -j DROP
@@ -86,41 +87,41 @@ modprobe -a nf_conntrack_netlink nf_nat_tftp rustmasq || bail "modules"
 setup_ns wire masquerade rustmasq
 ns_exec wire sh -c 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6'
 for router in masquerade rustmasq; do
-	wired $router
+	setup_wires $router
 	enable_forwarding $router
 	remove_time_limits $router
 done
 set_router_rules masquerade MASQUERADE tftp
 set_router_rules rustmasq RUSTMASQ rustmasq-tftp
 
-# --- The watch is on: all events into a buffer, and a reader as people use it
+# --- The flow watch, with all events recorded, and the flow viewer
 
 record_events flow_new flow_confirm packet
 ns_start wire "$checkout/rust/cli/rustmasq-watch" > "$scratch/shown" 2> "$scratch/said"
-wait_until grep -q watching "$scratch/said" || bail "the reader: $(< "$scratch/said")"
+wait_until grep -q watching "$scratch/said" || bail "the flow viewer: $(< "$scratch/said")"
 
-# count_shown ROUTER: how many flows of its the reader has shown.
+# count_shown ROUTER: prints how many of its flows the viewer has shown.
 count_shown() { grep -c " $1 " "$scratch/shown"; }
-as_many() { [[ $(count_shown rustmasq) == $(count_shown masquerade) ]]; }
+as_many_shown() { [[ $(count_shown rustmasq) == $(count_shown masquerade) ]]; }
 
-# --- The frames. Less than half of them will do where there is little time.
+# --- The frames. Without full effort, 40 percent of them suffice.
 
 count=$(scaled 100000)
 ((EFFORT >= 100)) || count=$(scaled 40000)
-what="$count frames of any shape: nothing comes out of one router but what comes out of the other"
+what="$count random frames: both routers send the same frames and have the same flows"
 if result=$("$tools/packet_fuzz.py" "$count" "$SEED" "$buffer"); then ok "$what"; else not_ok "$what" "$result"; fi
 printf '# seed %s\n' "$SEED"
 printf '%s\n' "$result" | sed 's/^/# /'
 for event in flow_new flow_confirm packet; do
-	check_match "the reader understands the event $event" "lines of the event $event: [1-9]" "$result"
+	check_match "the flow viewer can read the event $event" "lines of the event $event: [1-9]" "$result"
 done
-check "the reader shows as many flows of one as of the other" wait_until as_many
-check_match "... and there are many" '^[1-9][0-9]+$' "$(count_shown rustmasq)"
-check_equal "... and understands them all" "rustmasq-watch: watching" "$(< "$scratch/said")"
+check "the flow viewer shows as many flows of one router as of the other" wait_until as_many_shown
+check_match "... and there are some" '^[1-9][0-9]+$' "$(count_shown rustmasq)"
+check_equal "... and reports no error" "rustmasq-watch: watching" "$(< "$scratch/said")"
 stop_recording
 
-# rule_counters ROUTER: flows and bytes that the rules of table nat have counted, by family; which rule it was depends on
-# ports, which may be chance.
+# rule_counters ROUTER: prints how many flows and bytes all rules of table nat have counted, and how many rules have
+# counted none, for each family. Sums, because ports decide which rule counts a flow, and some of them are chance.
 rule_counters() {
 	local program
 	for program in "$IPTABLES" "$IP6TABLES"; do
@@ -128,15 +129,15 @@ rule_counters() {
 			awk -F '[^0-9]+' '/-A POSTROUTING/ { flows += $2; bytes += $3; unused += !$2 } END { print flows, bytes, unused + 0 }'
 	done
 }
-check_equal "the rules have counted the same" "$(rule_counters masquerade)" "$(rule_counters rustmasq)"
-# Of few frames, it is chance whether each rule sees one.
+check_equal "the rules of both routers count the same" "$(rule_counters masquerade)" "$(rule_counters rustmasq)"
+# With few frames, it is chance whether each rule counts one.
 unused=0
 ((count >= 2000)) || unused='[0-9]+'
-check_match "... and each has seen flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0-9]+ [0-9]+ $unused\$" "$(rule_counters rustmasq)"
+check_match "... and all rules count flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0-9]+ [0-9]+ $unused\$" "$(rule_counters rustmasq)"
 
-# --- What is wrong is noticed
+# --- Wrong rules are noticed
 
-# check_noticed WHAT PATTERN: a few frames, and what is said of them.
+# check_noticed WHAT PATTERN: checks that a few frames are enough to report a difference, in a line that matches.
 check_noticed() {
 	local output
 	if output=$("$tools/packet_fuzz.py" 300 "$SEED"); then
@@ -146,19 +147,19 @@ check_noticed() {
 	fi
 }
 
-wrong_rules() {
+check_wrong_rules() {
 	ns_exec rustmasq "$IPTABLES" -w -t nat -I POSTROUTING -p udp --dport 53 -j ACCEPT
-	check_noticed "some flows leave as they are" "came different frames"
+	check_noticed "RUSTMASQ does not translate some flows" "came different frames"
 	ns_exec rustmasq "$IPTABLES" -w -t nat -D POSTROUTING 1
 
-	# In IPv4 nobody reads requests now, in IPv6 the kernel's own helper does.
+	# The router "rustmasq" has no helper for IPv4 now, and the kernel's own for IPv6.
 	for program in "$IPTABLES" "$IP6TABLES"; do ns_exec rustmasq "$program" -w -t raw -D PREROUTING 1; done
 	ns_exec rustmasq "$IP6TABLES" -w -t raw -I PREROUTING -p udp --dport 69 -j CT --helper tftp
-	check_noticed "requests open nothing, or others do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
+	check_noticed "requests create no expectations, or other packets do" "does not expect what it should.*this is no request|this is no request.*does not expect what it should"
 }
-if compared; then wrong_rules; fi
+if compared; then check_wrong_rules; fi
 
-# --- All goes that came
+# --- Unloading the module
 
 stop_servers
 for program in "$IPTABLES" "$IP6TABLES"; do
@@ -166,6 +167,6 @@ for program in "$IPTABLES" "$IP6TABLES"; do
 	ns_exec rustmasq "$program" -w -t raw -F
 done
 ns_exec rustmasq conntrack -F 2> /dev/null
-check "the module can be removed" wait_until rmmod rustmasq
+check "the module can be unloaded" wait_until rmmod rustmasq
 
 done_testing
