@@ -1,18 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The module comes and goes many times, with the helper's parameter or without, with rules of one
-# family, of both or of none, with the watch on or off, as the seed says; while senders make flows.
+# The module can be loaded and unloaded many times while senders make flows, with or without tftp_port, rules of either
+# family, and an event that is on, as the seed chooses: no packet is lost and no memory leaks. While there are rules it
+# cannot be unloaded; without rules flows pass untranslated.
 # shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
 . "$(dirname "$0")/../../lib/traffic.sh"
 
 module=$(modinfo -n rustmasq) || bail "the module"
 buffer=/sys/kernel/tracing/instances/cycles
 
-# recorded: an event was.
-recorded() { grep -q '^[^#]' $buffer/trace; }
+# event_recorded: succeeds if at least one event was recorded.
+event_recorded() { grep -q '^[^#]' $buffer/trace; }
 
-# cycle: one life. Fails, and says why in `trouble`, if something is not as it should be.
+# cycle: loads and unloads the module once. Fails, and leaves the failed step in `trouble`, if something is wrong. Counts
+# in `watched` the cycles with a recorded event and in `refused` those whose rules made rmmod fail.
 cycle() {
 	local port=$((RANDOM % 2 * 69)) rules=$((RANDOM % 4)) watch=$((RANDOM % 4)) users
 	local events=("" flow_new flow_confirm packet)
@@ -21,9 +23,9 @@ cycle() {
 	trouble="rules"
 	((!(rules & 1))) || add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 10000-19999 || return
 	((!(rules & 2))) || add_rule6 -o wan0 -j RUSTMASQ || return
-	trouble="the watch, ${events[watch]}"
+	trouble="the event ${events[watch]}"
 	if ((watch)); then
-		echo 1 > "$buffer/events/rustmasq/${events[watch]}/enable" && wait_until recorded || return
+		echo 1 > "$buffer/events/rustmasq/${events[watch]}/enable" && wait_until event_recorded || return
 		((watched += 1))
 	fi
 	trouble="an expectation"
@@ -45,13 +47,13 @@ cycle() {
 	((pending == 0))
 }
 
-# cycles COUNT: sets `refused`, `watched` and `lived` to how many were.
-cycles() {
+# run_cycles COUNT: runs so many cycles, or fewer if one fails. Sets `completed` to how many succeeded.
+run_cycles() {
 	local trouble
 	refused=0 watched=0
-	for ((lived = 0; lived < $1; lived++)); do
+	for ((completed = 0; completed < $1; completed++)); do
 		cycle || {
-			not_ok "cycle $lived" "$trouble"
+			not_ok "cycle $completed" "$trouble"
 			return
 		}
 	done
@@ -62,24 +64,24 @@ mkdir $buffer || bail "a trace buffer"
 trap 'rmdir $buffer; cleanup' EXIT
 start_senders lan
 resume_senders
-cycles 3
+run_cycles 3
 quiesce
 
 count=$(scaled 500)
 leak_baseline
 resume_senders
-cycles "$count"
+run_cycles "$count"
 quiesce
 check_leaks "$count"
 stop_senders
-check_equal "so many times the module came and went" "$count" "$lived"
-echo "# $refused of these with rules, which kept rmmod from it; $watched with a watch that saw something"
+check_equal "the module was loaded and unloaded $count times" "$count" "$completed"
+echo "# $refused times with rules, for which rmmod refused at first; $watched times with a recorded event"
 check "flows were masqueraded meanwhile" test "$ranged" -gt 0 -a "$masqueraded" -gt "$ranged"
-check "... and came through without, too" test "$plain" -gt 0
-check_equal "... and none was lost" "$sent" $((masqueraded + plain))
+check "... and passed untranslated without rules" test "$plain" -gt 0
+check_equal "... and no packet was lost" "$sent" $((masqueraded + plain))
 count_expectations
-check "expectations were made" test "$created" -gt 0
-check_equal "... and each of them went" "$created" "$deleted"
+check "expectations were created" test "$created" -gt 0
+check_equal "... and all of them removed" "$created" "$deleted"
 rmdir $buffer
 trap cleanup EXIT
 check_nothing_left

@@ -1,21 +1,21 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Routers come, translate, expect TFTP servers' answers, and go in the middle of it, many times. There are
-# four households, each with two senders that keep making flows; a router's namespace is made for each
-# anew, and its devices, rules and flows go with it:
+# Routers' namespaces can be created and removed many times in the middle of traffic, with their devices, rules, flows and
+# expectations: each router translates and expects TFTP servers' answers, and afterwards nothing of it is left. Four
+# clients with two senders each get one router after another:
 #
 #     lan1..4           router1-1, router1-2, ...
 #     lanN ------------ lan0  wan0 (a dummy)
 #     172.18.0.2/16     .0.1  203.0.113.1/24
 #
-# Meanwhile the watch goes on and off.
+# Meanwhile the watch's events are turned on and off.
 # shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
 . "$(dirname "$0")/../../lib/traffic.sh"
 
-buffer=/sys/kernel/tracing/instances/households
+buffer=/sys/kernel/tracing/instances/churn
 
-# create_router ROUTER LAN DEVICE
+# create_router ROUTER LAN DEVICE: creates a router and connects the LAN to it by a new device of that name.
 create_router() {
 	ip netns add "$1" || return
 	ip -n "$2" -batch - <<-END || return
@@ -35,14 +35,14 @@ create_router() {
 		link set lan0 up
 	END
 	enable_forwarding "$1"
-	# In place of the last router's.
+	# These replace the routes by the router before.
 	ip -n "$2" -batch - <<-END
 		route replace default via 172.18.0.1 dev $3
 		route replace default via fd00:18::1 dev $3
 	END
 }
 
-# add_router_rules ROUTER FRONT-END
+# add_router_rules ROUTER FRONT-END: adds its rules, by "legacy" or "nft".
 add_router_rules() {
 	local front
 	for front in "iptables-$2" "ip6tables-$2"; do
@@ -58,9 +58,9 @@ add_router_rules() {
 	done
 }
 
-# router_works ROUTER: its flows of both families are translated, and answers are expected.
+# router_works ROUTER: succeeds when its flows of both families are translated and it expects answers.
 router_works() {
-	# shellcheck disable=SC2016 # that shell's
+	# shellcheck disable=SC2016 # for that shell
 	ns_exec "$1" timeout 30 bash -c '
 		cd /proc/self/net
 		until mapfile -t flows < nf_conntrack && mapfile -t expected < nf_conntrack_expect &&
@@ -70,34 +70,35 @@ router_works() {
 		do sleep 0.1; done'
 }
 
-# run_routers NUMBER COUNT: so many routers, one after the other; says which of them is not as it should be.
+# run_routers NUMBER COUNT: runs so many routers for client NUMBER, one after the other. Prints which of them fail, and how.
 run_routers() {
 	local n router fronts=(legacy nft) trouble
 	RANDOM=$((SEED + $1))
 	for ((n = 0; n < $2; n++)); do
 		router=router$1-$n
 		trouble=
-		create_router "$router" "lan$1" "lan$n" || trouble="is not born"
-		[[ $trouble ]] || add_router_rules "$router" "${fronts[RANDOM % 2]}" || trouble="has no rules"
+		create_router "$router" "lan$1" "lan$n" || trouble="was not created"
+		[[ $trouble ]] || add_router_rules "$router" "${fronts[RANDOM % 2]}" || trouble="got no rules"
 		[[ $trouble ]] || router_works "$router" || trouble="does not work"
 		[[ ! $trouble ]] || echo "$router $trouble"
 		ip netns del "$router"
 	done
 }
 
-# run_all_routers COUNT: so many routers in all, each household's at the same time as the others'.
+# run_all_routers COUNT: runs so many routers in all, those of the four clients at the same time, and toggles the events
+# meanwhile.
 run_all_routers() {
-	local number switch=$buffer/events/rustmasq/enable going=()
+	local number switch=$buffer/events/rustmasq/enable running=()
 	for number in 1 2 3 4; do
 		run_routers $number $((($1 + 4 - number) / 4)) > "$scratch/trouble$number" &
-		going+=($!)
+		running+=($!)
 	done
-	while kill -0 "${going[@]}"; do
+	while kill -0 "${running[@]}"; do
 		echo 1 > $switch
 		pause 0.$((3 + RANDOM % 7))
 		echo 0 > $switch
 	done 2> /dev/null
-	wait "${going[@]}"
+	wait "${running[@]}"
 }
 
 for number in 1 2 3 4; do setup_ns lan$number; done
@@ -116,10 +117,10 @@ count=$(scaled 200)
 leak_baseline
 resume_senders
 run_all_routers "$count"
-check_equal "$count routers came, translated, expected answers, and went" "" "$(cat "$scratch"/trouble?)"
+check_equal "$count routers were created, translated and expected answers" "" "$(cat "$scratch"/trouble?)"
 pause_senders
-check "the watch saw flows" grep -q flow_confirm "$scratch/events"
-check "their namespaces are gone" wait_until namespaces_at_most 4
+check "the watch recorded flows" grep -q flow_confirm "$scratch/events"
+check "the routers' namespaces are gone" wait_until namespaces_at_most 4
 check_leaks "$count"
 check_nothing_left
 
