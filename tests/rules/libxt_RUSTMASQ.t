@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-# RUSTMASQ in both families. tests/tools/rule_cases.py says what the lines mean.
+# Rules with RUSTMASQ for IPv4 and IPv6. tests/tools/rule_cases.py describes the format.
 :POSTROUTING
 *nat
 
-# --- What there is
+# --- Options
 -j RUSTMASQ;=;OK
 -o wan0 -j RUSTMASQ;=;OK
 -j RUSTMASQ --random;=;OK
@@ -24,16 +24,16 @@
 -o wan0 -p udp -m comment --comment "two words" -j RUSTMASQ --to-ports 7;=;OK
 ! -o lan0 -j RUSTMASQ;=;OK
 
-# A rule without ports may be for any protocol.
+# Without --to-ports, a rule may be for any protocol.
 -p 47 -j RUSTMASQ;=;OK
 ! -p tcp -j RUSTMASQ --random;=;OK
 
-# --- Ranges
+# --- Port ranges
 -p tcp -j RUSTMASQ --to-ports 1;=;OK
 -p tcp -j RUSTMASQ --to-ports 65535;=;OK
 -p tcp -j RUSTMASQ --to-ports 1-65535;=;OK
 -p tcp -j RUSTMASQ --to-ports 7-7;-p tcp -j RUSTMASQ --to-ports 7;OK
-# 258 to 513: reversed to whoever forgets the byte order.
+# With swapped bytes, this range would be reversed.
 -p tcp -j RUSTMASQ --to-ports 258-513;=;OK
 -p tcp -j RUSTMASQ --to-ports 0;--to-ports: "0" .* allowed: PORT or PORT-PORT with 1 <= PORT <= 65535;FAIL
 -p tcp -j RUSTMASQ --to-ports 0-10;--to-ports: "0-10" .* allowed: .* 1 <= PORT <= 65535;FAIL
@@ -60,7 +60,7 @@
 -p tcp -j RUSTMASQ --to-ports 80%n%s;--to-ports: "80%n%s" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports;"--to-ports" requires an argument;FAIL
 
-# --- Which protocols may have a range
+# --- Protocols without port ranges
 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
 -p all -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
 -p 47 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*47;FAIL
@@ -68,10 +68,10 @@
 -p 136 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*136;FAIL
 -p 33 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*33;FAIL
 ! -p tcp -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol but tcp;FAIL
-# iptables reads from left to right, and what is not read yet cannot be known.
+# iptables reads from left to right, so the extension does not see a protocol that follows.
 -j RUSTMASQ --to-ports 80 -p tcp;--to-ports: "80" is allowed only after -p tcp;FAIL
 
-# --- Twice, inverted, unknown
+# --- Repeated, inverted and unknown options
 -p tcp -j RUSTMASQ --to-ports 5 --to-ports 5;--to-ports: .* one too many. allowed: --to-ports once;FAIL
 -p tcp -j RUSTMASQ --to-ports 5 --to-ports 6-7;--to-ports: .* one too many. allowed: --to-ports once;FAIL
 -j RUSTMASQ --random --random;--random: .* one too many. allowed: --random once;FAIL
@@ -84,7 +84,7 @@
 -j RUSTMASQ --frobnicate;unknown option "--frobnicate";FAIL
 -j RUSTMASQ stray;Bad argument `stray';FAIL
 
-# --- Where it has no business
+# --- Tables and chains where the target is not valid
 :PREROUTING,INPUT,OUTPUT
 -j RUSTMASQ;;FAIL
 :POSTROUTING
