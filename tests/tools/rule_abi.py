@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/rule_abi.py legacy|nft: sends RUSTMASQ rules in their binary form to the kernel.
+"""Sends RUSTMASQ rules in binary form to the kernel and compares its answers with a model.
 
-Among them are rules that our iptables extension never sends. For each one, the module must accept
-or refuse it as uapi/xt_RUSTMASQ.h says, and for each refusal say in the kernel's log which field is
-wrong, as long as the log's limit permits. What is accepted is read back: the kernel's own part of it
-must not come along.
+Usage: tests/tools/rule_abi.py legacy|nft
 
-To be run as root in a network namespace of its own, where no other one has a RUSTMASQ rule, for
-it reloads the module. Says its results in TAP lines.
+Some of the rules are ones that the iptables extension never sends. The module must accept or refuse each rule as
+rust/uapi/xt_RUSTMASQ.h describes. For each refusal, the kernel's log must name the wrong field, until the log's rate
+limit is reached. Accepted rules are read back, and must not contain the kernel's private part. Prints TAP.
+
+Run it as root in a network namespace of its own, while no namespace has a RUSTMASQ rule: it reloads the module.
 """
 
 import ctypes
@@ -27,20 +27,20 @@ from tap import done_testing, result
 
 TO_PORTS, RANDOM, RANDOM_FULLY = 1, 2, 4
 ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY
-# Any bytes, but the same ones each time.
+# The seed for random bytes.
 SEED = 1
-# The lines about refused rules that a module just loaded permits at once.
+# The number of lines about refused rules that the module logs at once after it is loaded.
 LINES = 10
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def blob(flags=0, first=0, last=0, reserved=bytes(8), private=bytes(32)):
-    """A struct xt_rustmasq_info."""
+def rule_info(flags=0, first=0, last=0, reserved=bytes(8), private=bytes(32)):
+    """Returns a struct xt_rustmasq_info."""
     return struct.pack("=I", flags) + struct.pack("!HH", first, last) + reserved + private
 
 
 def expected(rule):
-    """None if the rule is a good one, else what the log must say of it."""
+    """Returns None if the module must accept the rule, else the start of the message that the log must contain."""
     (flags,) = struct.unpack_from("=I", rule)
     first, last = struct.unpack_from("!HH", rule, 4)
     if flags & ~ALL_FLAGS:
@@ -59,49 +59,49 @@ def expected(rule):
 
 
 def chosen_rules():
-    """What is worth a line of its own: (what, rule)."""
+    """Yields the rules that get a result of their own, as (description, rule)."""
     junk = random.Random(SEED).randbytes(32)
-    yield "no options", blob()
-    yield "a range", blob(TO_PORTS, 1000, 2000)
-    yield "the widest range", blob(TO_PORTS, 1, 65535)
-    yield "one port", blob(TO_PORTS, 65535, 65535)
-    yield "all options", blob(ALL_FLAGS, 258, 513)
-    yield "random alone", blob(RANDOM)
-    yield "random-fully alone", blob(RANDOM_FULLY)
-    yield "junk in the private part", blob(private=junk)
-    yield "a range, and junk in the private part", blob(TO_PORTS, 7, 8, private=junk)
-    yield "all ones in the private part", blob(RANDOM, private=b"\xff" * 32)
+    yield "no options", rule_info()
+    yield "a range", rule_info(TO_PORTS, 1000, 2000)
+    yield "the widest range", rule_info(TO_PORTS, 1, 65535)
+    yield "one port", rule_info(TO_PORTS, 65535, 65535)
+    yield "all options", rule_info(ALL_FLAGS, 258, 513)
+    yield "random alone", rule_info(RANDOM)
+    yield "random-fully alone", rule_info(RANDOM_FULLY)
+    yield "junk in the private part", rule_info(private=junk)
+    yield "a range, and junk in the private part", rule_info(TO_PORTS, 7, 8, private=junk)
+    yield "all ones in the private part", rule_info(RANDOM, private=b"\xff" * 32)
     for bit in range(32):
         if not ALL_FLAGS & 1 << bit:
-            yield f"unknown flag bit {bit}", blob(1 << bit)
-    yield "an unknown flag bit among known ones", blob(ALL_FLAGS | 8, 7, 8)
-    yield "all flag bits", blob(0xFFFFFFFF, 7, 8)
+            yield f"unknown flag bit {bit}", rule_info(1 << bit)
+    yield "an unknown flag bit among known ones", rule_info(ALL_FLAGS | 8, 7, 8)
+    yield "all flag bits", rule_info(0xFFFFFFFF, 7, 8)
     for place in range(8):
-        yield f"reserved byte {place}", blob(reserved=bytes(place) + b"\x01" + bytes(7 - place))
-    yield "a reserved byte in a rule with a range", blob(TO_PORTS, 7, 8, reserved=b"\x80" + bytes(7))
-    yield "a range that begins with 0", blob(TO_PORTS, 0, 10)
-    yield "port 0", blob(TO_PORTS, 0, 0)
-    yield "a reversed range", blob(TO_PORTS, 10, 9)
-    yield "a range that ends with 0", blob(TO_PORTS, 10, 0)
-    yield "a range that is reversed in host order alone", blob(TO_PORTS, 0x0200, 0x0103)
-    yield "ports without their flag", blob(0, 7, 8)
-    yield "a first port without its flag", blob(RANDOM, 7, 0)
-    yield "a last port without its flag", blob(RANDOM_FULLY, 0, 8)
+        yield f"reserved byte {place}", rule_info(reserved=bytes(place) + b"\x01" + bytes(7 - place))
+    yield "a reserved byte in a rule with a range", rule_info(TO_PORTS, 7, 8, reserved=b"\x80" + bytes(7))
+    yield "a range that begins with 0", rule_info(TO_PORTS, 0, 10)
+    yield "port 0", rule_info(TO_PORTS, 0, 0)
+    yield "a reversed range", rule_info(TO_PORTS, 10, 9)
+    yield "a range that ends with 0", rule_info(TO_PORTS, 10, 0)
+    yield "a range that is reversed in host order alone", rule_info(TO_PORTS, 0x0200, 0x0103)
+    yield "ports without their flag", rule_info(0, 7, 8)
+    yield "a first port without its flag", rule_info(RANDOM, 7, 0)
+    yield "a last port without its flag", rule_info(RANDOM_FULLY, 0, 8)
     yield "all zeros but the private part", bytes(16) + junk
     yield "all ones", b"\xff" * 48
     yield "junk", random.Random(SEED + 1).randbytes(48)
 
 
-def nearly_right(pick):
-    """A rule each of whose fields is wrong now and then."""
-    flags = pick.randrange(8) | (1 << pick.randrange(32) if pick.random() < 0.2 else 0)
-    ports = [pick.choice((0, 1, 255, 256, 65535, pick.randrange(65536))) for _ in range(2)]
-    if pick.random() < 0.5:
+def nearly_right(rng):
+    """Returns a random rule in which each field is wrong now and then."""
+    flags = rng.randrange(8) | (1 << rng.randrange(32) if rng.random() < 0.2 else 0)
+    ports = [rng.choice((0, 1, 255, 256, 65535, rng.randrange(65536))) for _ in range(2)]
+    if rng.random() < 0.5:
         ports.sort()
-    if not flags & TO_PORTS and pick.random() < 0.7:
+    if not flags & TO_PORTS and rng.random() < 0.7:
         ports = [0, 0]
-    reserved = pick.randbytes(8) if pick.random() < 0.2 else bytes(8)
-    return blob(flags, *ports, reserved, pick.randbytes(32))
+    reserved = rng.randbytes(8) if rng.random() < 0.2 else bytes(8)
+    return rule_info(flags, *ports, reserved, rng.randbytes(32))
 
 
 def padded(data, size):
@@ -109,7 +109,7 @@ def padded(data, size):
 
 
 def target(name, data, revision=0, size=None):
-    """A struct xt_entry_target with its data."""
+    """Returns a struct xt_entry_target with its data."""
     return struct.pack("=H29sB", size or 32 + len(data), name, revision) + data
 
 
@@ -118,10 +118,10 @@ def error_text(error):
 
 
 class Legacy:
-    """Rules of iptables-legacy: a whole table nat at a time, by setsockopt."""
+    """Sends rules as iptables-legacy does: a whole table nat at a time, through setsockopt."""
 
     SET_REPLACE, GET_INFO, GET_ENTRIES = 64, 64, 65
-    HOOKS = (0, 1, 3, 4)  # the chains of nat, by hook
+    HOOKS = (0, 1, 3, 4)  # hook numbers of the chains of table nat
     POSTROUTING = 4
     ACCEPT = struct.pack("=i4x", -2)
 
@@ -129,20 +129,20 @@ class Legacy:
         self.ipv6 = family == socket.AF_INET6
         self.level = socket.IPPROTO_IPV6 if self.ipv6 else socket.IPPROTO_IP
         self.socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        # What comes before the counters in struct ipt_entry or ip6t_entry, all zero: any packet.
+        # The size of struct ipt_ip or ip6t_ip6, with which an entry starts. All zeros match any packet.
         self.head = 136 if self.ipv6 else 84
         self.entry_size = 168 if self.ipv6 else 112
         error = self.replace(b"")
         if error:
-            sys.exit(f"tests/tools/rule_abi.py: the table without our rule: {error_text(error)}")
+            sys.exit(f"tests/tools/rule_abi.py: cannot set up an empty table: {error_text(error)}")
 
     def entry(self, rest):
-        """A rule for all packets that consists of a target."""
+        """Returns an entry for all packets, with this target."""
         fields = bytes(self.head) + struct.pack("=IHHI", 0, self.entry_size, self.entry_size + len(rest), 0)
         return padded(fields, 8) + bytes(16) + rest
 
     def table(self, rest, hook):
-        """A table nat with one rule in a chain: (entries, where chains begin, where policies are)."""
+        """Returns a table nat with one rule in a chain, as (entries, offsets of chains, offsets of policies)."""
         entries, begin, policy = b"", [0] * 5, [0] * 5
         for chain in self.HOOKS:
             begin[chain] = len(entries)
@@ -153,19 +153,20 @@ class Legacy:
         entries += self.entry(target(b"ERROR", padded(b"ERROR".ljust(30, b"\0"), 32)))
         return entries, begin, policy
 
-    def ask(self, option, question):
-        """getsockopt; Python's own sends nothing along."""
-        buffer = ctypes.create_string_buffer(question, len(question))
-        size = ctypes.c_uint(len(question))
+    def getsockopt(self, option, request):
+        """Calls getsockopt with a request in the buffer, which Python's own function cannot pass."""
+        buffer = ctypes.create_string_buffer(request, len(request))
+        size = ctypes.c_uint(len(request))
         if LIBC.getsockopt(self.socket.fileno(), self.level, option, buffer, ctypes.byref(size)) != 0:
             sys.exit(f"tests/tools/rule_abi.py: getsockopt {option}: {error_text(ctypes.get_errno())}")
         return buffer.raw
 
     def info(self):
-        """(number of rules, size) of the table nat."""
-        return struct.unpack_from("=II", self.ask(self.GET_INFO, struct.pack("=32s52x", b"nat")), 32 + 4 + 40)
+        """Returns (number of rules, size) of the table nat."""
+        return struct.unpack_from("=II", self.getsockopt(self.GET_INFO, struct.pack("=32s52x", b"nat")), 32 + 4 + 40)
 
     def replace(self, rest, hook=POSTROUTING):
+        """Replaces the table by one with this target. Returns the error, or 0."""
         entries, begin, policy = self.table(rest, hook)
         old = self.info()[0]
         counters = ctypes.create_string_buffer(16 * old)
@@ -179,10 +180,10 @@ class Legacy:
 
     def entries(self):
         size = self.info()[1]
-        return self.ask(self.GET_ENTRIES, struct.pack("=32sI4x", b"nat", size) + bytes(size))[40:]
+        return self.getsockopt(self.GET_ENTRIES, struct.pack("=32sI4x", b"nat", size) + bytes(size))[40:]
 
     def send(self, rule):
-        """Makes the rule the only one. Says the error and, if there is none, the rule as read back."""
+        """Makes this the only rule. Returns the error, or 0, and the rule as read back, or None."""
         error = self.replace(target(b"RUSTMASQ", rule))
         if error:
             return error, None
@@ -192,20 +193,20 @@ class Legacy:
         return 0, entries[place + 32 : place + size]
 
     def others(self):
-        """What x_tables refuses, without asking us: (what, error)."""
-        yield "a rule of 40 bytes", self.replace(target(b"RUSTMASQ", blob()[:40]))
-        yield "a rule of 56 bytes", self.replace(target(b"RUSTMASQ", blob() + bytes(8)))
+        """Yields (description, error) for rules that x_tables refuses before it calls the module's check."""
+        yield "a rule of 40 bytes", self.replace(target(b"RUSTMASQ", rule_info()[:40]))
+        yield "a rule of 56 bytes", self.replace(target(b"RUSTMASQ", rule_info() + bytes(8)))
         yield "a rule without data", self.replace(target(b"RUSTMASQ", b""))
-        yield "a target that says it is larger than its rule", self.replace(target(b"RUSTMASQ", blob(), size=96))
-        yield "a rule in PREROUTING", self.replace(target(b"RUSTMASQ", blob()), hook=0)
-        yield "revision 1", self.replace(target(b"RUSTMASQ", blob(), revision=1))
+        yield "a target that claims to be larger than its rule", self.replace(target(b"RUSTMASQ", rule_info(), size=96))
+        yield "a rule in PREROUTING", self.replace(target(b"RUSTMASQ", rule_info()), hook=0)
+        yield "revision 1", self.replace(target(b"RUSTMASQ", rule_info(), revision=1))
 
     def clear(self):
         return self.replace(b"")
 
 
 class Nft:
-    """Rules of iptables-nft: one at a time, by nfnetlink, with an expression of nft_compat's."""
+    """Sends rules as iptables-nft does: one at a time, through nfnetlink, with an expression of nft_compat."""
 
     NFNL_SUBSYS_NFTABLES, NFPROTO_INET = 10, 1
     BATCH_BEGIN, BATCH_END = 16, 17
@@ -228,7 +229,7 @@ class Nft:
 
     @staticmethod
     def attributes(data):
-        """{kind: data} of the attributes in there."""
+        """Returns the attributes in the data, as {kind: data}."""
         found = {}
         while len(data) >= 4:
             size, kind = struct.unpack_from("=HH", data)
@@ -242,7 +243,7 @@ class Nft:
             "!BBH", family, 0, resource) + data
 
     def batch(self, kind, flags, data):
-        """Sends one message in a batch. Says its error, 0 if there is none."""
+        """Sends one message in a batch. Returns its error, or 0."""
         begin = self.message(self.BATCH_BEGIN, 0, b"", resource=self.NFNL_SUBSYS_NFTABLES)
         middle = self.message(self.NFNL_SUBSYS_NFTABLES << 8 | kind, flags | self.ACK, data, self.family)
         wanted = self.sequence
@@ -256,7 +257,7 @@ class Nft:
         return -answer
 
     def received(self):
-        """(kind, sequence, what follows the header) of each message that comes in."""
+        """Receives once. Yields (kind, sequence, body) of each message."""
         data = self.socket.recv(1 << 16)
         while len(data) >= 16:
             size, kind, _, sequence, _ = struct.unpack_from("=IHHII", data)
@@ -264,13 +265,14 @@ class Nft:
             data = data[(size + 3) & ~3 :]
 
     def table(self, name, kind, hook, chain):
+        """Makes a table with a base chain."""
         self.batch(self.NEWTABLE, self.CREATE, self.attribute(1, name + b"\0"))
         attributes = self.attribute(1, name + b"\0") + self.attribute(3, chain + b"\0")
         where = self.attribute(1, struct.pack("!I", hook)) + self.attribute(2, struct.pack("!i", 100))
         attributes += self.attribute(4, where, nested=True) + self.attribute(7, kind + b"\0")
         error = self.batch(self.NEWCHAIN, self.CREATE, attributes)
         if error:
-            sys.exit(f"tests/tools/rule_abi.py: the chain {chain.decode()}: {error_text(error)}")
+            sys.exit(f"tests/tools/rule_abi.py: cannot make the chain {chain.decode()}: {error_text(error)}")
 
     def add(self, rule, table=b"nat", chain=b"POSTROUTING", revision=0):
         expression = self.attribute(1, b"RUSTMASQ\0") + self.attribute(2, struct.pack("!I", revision))
@@ -281,7 +283,7 @@ class Nft:
             2, chain + b"\0") + self.attribute(4, expressions, nested=True))
 
     def dump(self):
-        """The data of each RUSTMASQ target that there is."""
+        """Returns the data of each RUSTMASQ target in the namespace."""
         self.socket.send(self.message(self.NFNL_SUBSYS_NFTABLES << 8 | self.GETRULE, self.DUMP, b"", self.family))
         found, done = [], False
         while not done:
@@ -297,7 +299,7 @@ class Nft:
         return self.batch(self.DELRULE, 0, self.attribute(1, b"nat\0"))
 
     def send(self, rule):
-        """As Legacy.send."""
+        """Does the same as Legacy.send."""
         self.clear()
         error = self.add(rule)
         if error:
@@ -306,29 +308,29 @@ class Nft:
         return 0, back
 
     def others(self):
-        yield "a rule of 40 bytes", self.add(blob()[:40])
-        yield "a rule of 56 bytes", self.add(blob() + bytes(8))
+        yield "a rule of 40 bytes", self.add(rule_info()[:40])
+        yield "a rule of 56 bytes", self.add(rule_info() + bytes(8))
         yield "a rule of 1 byte", self.add(b"\0")
-        yield "a rule in PREROUTING", self.add(blob(), chain=b"PREROUTING")
-        yield "a rule in the table filter", self.add(blob(), table=b"filter")
-        yield "revision 1", self.add(blob(), revision=1)
-        # The target is for iptables' families; this one holds both.
+        yield "a rule in PREROUTING", self.add(rule_info(), chain=b"PREROUTING")
+        yield "a rule in the table filter", self.add(rule_info(), table=b"filter")
+        yield "revision 1", self.add(rule_info(), revision=1)
+        # The target is registered for IPv4 and IPv6 only, and the family inet is neither.
         family, self.family = self.family, self.NFPROTO_INET
         self.table(b"nat", b"nat", self.POSTROUTING, b"POSTROUTING")
-        yield "a rule of the family inet", self.add(blob())
+        yield "a rule of the family inet", self.add(rule_info())
         self.batch(self.DELTABLE, 0, self.attribute(1, b"nat\0"))
         self.family = family
 
 
 class Log:
-    """What the module says in the kernel's log."""
+    """Reads the module's messages from the kernel's log."""
 
     def __init__(self):
         self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(self.file, 0, os.SEEK_END)
 
     def refusals(self):
-        """Those since the last call."""
+        """Returns the messages about refused rules since the last call."""
         found = []
         while True:
             try:
@@ -336,14 +338,14 @@ class Log:
             except BlockingIOError:
                 return found
             except BrokenPipeError:
-                continue  # the ring has wrapped around: there is more to read
+                continue  # The log overwrote records that were not read: the next read goes on with the oldest.
             refusal = re.search(r";rustmasq: rule refused: (.*)", record)
             if refusal:
                 found.append(refusal[1])
 
 
 def reload_module():
-    """Gives the log its whole limit again. The kernel may take a while to let go of the last rule."""
+    """Reloads the module, which resets the log's rate limit. The kernel may take a while to release the last rule."""
     end = time.monotonic() + 20
     while subprocess.run(["modprobe", "-r", "rustmasq"], capture_output=True, check=False).returncode != 0:
         if time.monotonic() > end:
@@ -351,73 +353,75 @@ def reload_module():
     subprocess.run(["modprobe", "rustmasq"], check=True)
 
 
-class Judge:
-    """Sends rules and compares."""
+class Checker:
+    """Sends rules through an interface (Legacy or Nft) and compares the kernel's answers with the model."""
 
-    def __init__(self, way, what):
-        self.way, self.what, self.log = way, what, Log()
+    def __init__(self, interface, what):
+        self.interface, self.what, self.log = interface, what, Log()
         self.checked = self.accepted = self.lines = 0
 
-    def renew(self):
-        self.way.clear()
+    def reset(self):
+        """Removes the rules and reloads the module."""
+        self.interface.clear()
         reload_module()
         self.log.refusals()
         self.lines = 0
 
     def finding(self, rule):
-        """What is wrong with the kernel's answer to the rule, or None."""
+        """Sends the rule. Returns what is wrong with the kernel's answer, or None."""
         wanted = expected(rule)
-        error, back = self.way.send(rule)
-        said = self.log.refusals()
-        self.lines += len(said)
-        # Its size, table and chain are right, so nobody but our check refuses it with EINVAL.
+        error, back = self.interface.send(rule)
+        logged = self.log.refusals()
+        self.lines += len(logged)
+        # The rule's size, table and chain are right, so EINVAL can only come from the module's check.
         self.checked += error in (0, errno.EINVAL)
         self.accepted += not error
         if wanted is None:
-            if error or said:
-                return f"{error_text(error)}, {said}, expected to be accepted"
+            if error or logged:
+                return f"{error_text(error)}, {logged}, expected to be accepted"
             if back != rule[:16] + bytes(len(back) - 16) or len(back) not in (16, 48):
                 return f"sent {rule.hex()}, read back {back.hex()}"
             return None
         if error != errno.EINVAL:
             return f"{error_text(error)}, expected EINVAL"
-        if not said and self.lines >= LINES:
+        if not logged and self.lines >= LINES:
             return None
-        if len(said) != 1 or not said[0].startswith(wanted):
-            return f"the log said {said}, expected '{wanted}'"
+        if len(logged) != 1 or not logged[0].startswith(wanted):
+            return f"the log contains {logged}, expected '{wanted}'"
         return None
 
-    def tell(self, what, finding):
+    def report(self, what, finding):
         result(f"{self.what}: {what}", finding)
 
     def run(self):
-        self.renew()
+        self.reset()
         for what, rule in chosen_rules():
             if self.lines == LINES:
-                self.renew()
-            self.tell(f"{what}: {(expected(rule) or 'accepted').rstrip()}", self.finding(rule))
-        self.renew()
-        pick = random.Random(SEED + 2)
-        rules = [nearly_right(pick) for _ in range(150)]
+                self.reset()
+            self.report(f"{what}: {(expected(rule) or 'accepted').rstrip()}", self.finding(rule))
+        self.reset()
+        rng = random.Random(SEED + 2)
+        rules = [nearly_right(rng) for _ in range(150)]
         findings = [f"{rule.hex()}: {found}" for rule in rules if (found := self.finding(rule))]
-        self.tell("150 rules that are nearly right", "\n    # ".join(findings[:5]))
+        self.report("150 rules that are nearly right", "\n    # ".join(findings[:5]))
         # They take some seconds at most, and the limit is LINES every 5 seconds.
-        self.tell(f"they left few lines in the log ({self.lines})", self.lines > 4 * LINES and f"{self.lines} lines")
-        self.renew()
-        for what, error in self.way.others():
-            said = self.log.refusals()
-            finding = None if error and not said else f"{error_text(error)}, the log said {said}"
-            self.tell(f"{what}: {error_text(error)}, and our check was not asked", finding)
-        self.way.clear()
-        print(f"# {self.what}: {self.checked} rules reached our check, {self.accepted} were accepted", flush=True)
+        self.report(f"they left few lines in the log ({self.lines})", self.lines > 4 * LINES and f"{self.lines} lines")
+        self.reset()
+        for what, error in self.interface.others():
+            logged = self.log.refusals()
+            finding = None if error and not logged else f"{error_text(error)}, the log contains {logged}"
+            self.report(f"{what}: {error_text(error)}, and the module's check was not called", finding)
+        self.interface.clear()
+        print(f"# {self.what}: {self.checked} rules reached the module's check, {self.accepted} were accepted",
+              flush=True)
 
 
 def main():
-    ways = {"legacy": Legacy, "nft": Nft}
-    if len(sys.argv) != 2 or sys.argv[1] not in ways:
+    interfaces = {"legacy": Legacy, "nft": Nft}
+    if len(sys.argv) != 2 or sys.argv[1] not in interfaces:
         sys.exit(__doc__)
     for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
-        Judge(ways[sys.argv[1]](family), f"{sys.argv[1]}, {name}").run()
+        Checker(interfaces[sys.argv[1]](family), f"{sys.argv[1]}, {name}").run()
     done_testing()
 
 

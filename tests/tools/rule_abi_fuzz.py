@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED: sends COUNT tables or rules, made wrong by SEED, to the kernel,
-in each family.
+"""Sends randomly changed tables or rules with RUSTMASQ to the kernel and compares its answers with a model.
 
-What is changed is any part of them: sizes, offsets, names, revisions, chains, what packets match, counters, and the
-rule's own fields. Which stage each one came to is read from the target's description in the kernel (class Sights).
-Of those that our check was asked about, it must have said what the model in tests/tools/rule_abi.py says. One in ten
-must have come so far, and one in a hundred must have been accepted.
+Usage: tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED
 
-To be run as root in a network namespace of its own, where no other one has a RUSTMASQ rule. Says its results in TAP
-lines.
+Sends COUNT tables or rules, made from SEED, for each of IPv4 and IPv6. Any part of them may be changed: sizes, offsets,
+names, revisions, chains, matches, counters, and the fields of the rule. Class Breakpoints finds out how far the kernel
+went with each. Where the kernel called the module's check, the check must have decided as the model in
+tests/tools/rule_abi.py does. One in ten must reach the check, and one in a hundred must be accepted. Prints TAP.
+
+Run it as root in a network namespace of its own, while no namespace has a RUSTMASQ rule.
 """
 
 import contextlib
@@ -25,27 +25,29 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from rule_abi import LIBC, Legacy, Nft, blob, error_text, expected, nearly_right, padded, reload_module, target
+from rule_abi import LIBC, Legacy, Nft, error_text, expected, nearly_right, padded, reload_module, rule_info, target
 from tap import done_testing, result
 
 NAME = b"RUSTMASQ"
 SIZE = 48
-# How far one may come.
-STAGES = ("the message or the name", "the revision or the size", "the table or the chain", "our check",
-          "what came after ours", "nothing", "nothing, without a rule of ours")
+# The reasons for which the kernel may stop, in the order of its checks.
+STAGES = ("the message or the name", "the revision or the size", "the table or the chain", "the module's check",
+          "a later check", "nothing", "nothing, without a RUSTMASQ rule")
 MESSAGE, DESCRIPTION, PLACE, CHECK, REST, ACCEPTED, OTHERS = STAGES
 
 
 # --- How far the kernel went
 
 
-class Sights:
-    """Counts how often the kernel looked at members of our struct xt_target, by the processor's debug registers: an
-    observer that needs nothing of the module, nor of the kernel's configuration but perf."""
+class Breakpoints:
+    """Counts the kernel's accesses to members of the module's struct xt_target, with hardware breakpoints.
+
+    This needs no support by the module, and of the kernel's configuration only perf.
+    """
 
     NR_PERF_EVENT_OPEN, TYPE_BREAKPOINT, READ_OR_WRITE, FORMAT_GROUP = 298, 5, 3, 8
-    # Where they are and how long. x_tables reads the revision of a target whose name is right; the table, when the
-    # size is right; and what to call, once, right before it does.
+    # Offset and size of each member. x_tables reads the revision if the name is right, and the table if the size is
+    # right. It reads checkentry once for each rule, right before it calls the module's check.
     MEMBERS = {"revision": (45, 1), "table": (88, 8), "checkentry": (56, 8)}
     NAME_AT = 16
 
@@ -57,7 +59,7 @@ class Sights:
         self.before = dict.fromkeys(self.MEMBERS, 0)
 
     def breakpoint(self, address, length):
-        """For this process; one of a group, to be read together."""
+        """Sets a breakpoint for this process. All of them are in one group, which is read at once."""
         attributes = bytearray(112)
         struct.pack_into("=II", attributes, 0, self.TYPE_BREAKPOINT, len(attributes))
         struct.pack_into("=Q", attributes, 32, self.FORMAT_GROUP)
@@ -65,20 +67,21 @@ class Sights:
         buffer = ctypes.create_string_buffer(bytes(attributes), len(attributes))
         file = LIBC.syscall(self.NR_PERF_EVENT_OPEN, buffer, 0, -1, self.files[0] if self.files else -1, 0)
         if file < 0:
-            sys.exit(f"tests/tools/rule_abi_fuzz.py: a breakpoint at {address:#x}: {error_text(ctypes.get_errno())}")
+            sys.exit(f"tests/tools/rule_abi_fuzz.py: cannot set a breakpoint at {address:#x}: "
+                     f"{error_text(ctypes.get_errno())}")
         return file
 
     def place(self, family):
-        """Where the module has the target's description: that of IPv4 comes first."""
+        """Returns the address of the module's struct xt_target for the family. The one for IPv4 comes first."""
         with open(f"/lib/modules/{os.uname().release}/updates/rust/rustmasq.ko", "rb") as file:
             found = list(re.finditer(NAME + b"\0", section(file.read(), b".data")))
         if len(found) != 2:
-            sys.exit(f"tests/tools/rule_abi_fuzz.py: the module has {len(found)} targets")
+            sys.exit(f"tests/tools/rule_abi_fuzz.py: the module has {len(found)} targets, expected 2")
         with open("/sys/module/rustmasq/sections/.data", encoding="ascii") as file:
             return int(file.read(), 16) + found[family == socket.AF_INET6].start() - self.NAME_AT
 
-    def since(self):
-        """How often the members were looked at since the last call."""
+    def counts(self):
+        """Returns the number of accesses to each member since the last call."""
         now = dict(zip(self.MEMBERS, struct.unpack("=8x3Q", os.read(self.files[0], 64))))
         seen = {member: now[member] - self.before[member] for member in now}
         self.before = now
@@ -90,7 +93,7 @@ class Sights:
 
 
 def section(elf, wanted):
-    """What an ELF file of 64 bits has in a section."""
+    """Returns the content of a section of a 64-bit ELF file."""
     (table,) = struct.unpack_from("=Q", elf, 40)
     size, count, names = struct.unpack_from("=HHH", elf, 58)
     heads = [struct.unpack_from("=I20xQQ", elf, table + n * size) for n in range(count)]
@@ -107,34 +110,34 @@ def c_string(data):
     return data.split(b"\0", 1)[0]
 
 
-def other_number(dice, value, size):
-    """An integer that is wrong in a way that may matter."""
-    kind = dice.randrange(6)
+def other_number(rng, value, size):
+    """Returns another integer: close to the old one, an extreme, or random."""
+    kind = rng.randrange(6)
     if kind == 0:
-        value += dice.choice((-1, 1)) * dice.choice((1, 2, 4, 8, 16, SIZE))
+        value += rng.choice((-1, 1)) * rng.choice((1, 2, 4, 8, 16, SIZE))
     elif kind == 1:
-        value = dice.choice((0, 1, -1, 1 << (8 * size - 1), (1 << (8 * size - 1)) - 1))
+        value = rng.choice((0, 1, -1, 1 << (8 * size - 1), (1 << (8 * size - 1)) - 1))
     elif kind == 2:
-        value ^= 1 << dice.randrange(8 * size)
+        value ^= 1 << rng.randrange(8 * size)
     elif kind == 3:
-        value = dice.randrange(1 << 8 * size)
+        value = rng.randrange(1 << 8 * size)
     else:
-        value = dice.randrange(256)
+        value = rng.randrange(256)
     return value & ((1 << 8 * size) - 1)
 
 
-def other_bytes(dice, data):
+def other_bytes(rng, data):
     data = bytearray(data)
-    for _ in range(dice.randint(1, 3)):
+    for _ in range(rng.randint(1, 3)):
         if data:
-            data[dice.randrange(len(data))] = dice.choice((0, 1, 0x80, 0xFF, dice.randrange(256)))
+            data[rng.randrange(len(data))] = rng.choice((0, 1, 0x80, 0xFF, rng.randrange(256)))
     return bytes(data)
 
 
-def other_name(dice, names, size):
-    """A name, and what follows its end; or one that has none."""
-    name = dice.choice((*names, b"", b"rustmasq", b"RUSTMASQ2", b"RUSTMAS", b"\xff" * size, dice.randbytes(size)))
-    rest = dice.choice((bytes(size), dice.randbytes(size)))
+def other_name(rng, names, size):
+    """Returns a name, its NUL and random bytes or zeros behind it; or a name without NUL that fills the field."""
+    name = rng.choice((*names, b"", b"rustmasq", b"RUSTMASQ2", b"RUSTMAS", b"\xff" * size, rng.randbytes(size)))
+    rest = rng.choice((bytes(size), rng.randbytes(size)))
     return (name + (b"\0" + rest if len(name) < size else b""))[:size]
 
 
@@ -147,44 +150,45 @@ MATCHES = b"udp tcp comment mark RUSTMASQ nonsense".split()
 
 
 class LegacyFuzz(Legacy):
-    """Makes tables nat, with rules of ours and of others, and changes them."""
+    """Makes tables nat, with RUSTMASQ and other targets, and changes them."""
 
-    # The fields of a request in front of its entries: where, how long, and how often one is the one to change.
+    # The fields of a request in front of its entries: offset, size, and the weight of changing it.
     REQUEST = {"name": (0, 32, 3), "hooks": (32, 4, 2), "count": (36, 4, 2), "size": (40, 4, 2), "begin": (44, 20, 1),
                "policy": (64, 20, 1), "counters": (84, 4, 1), "pointer": (88, 8, 1)}
     HEADER = 96
-    # Those of an entry's target.
+    # The fields of an entry's target.
     TARGET = {"size": (0, 2, 12), "name": (2, 29, 6), "revision": (31, 1, 6)}
 
     def __init__(self, family):
         super().__init__(family)
-        # What the kernel writes old counters to has room on both sides.
-        self.room = mmap.mmap(-1, 1 << 16)
-        self.place = ctypes.addressof(ctypes.c_char.from_buffer(self.room)) + (1 << 15)
+        # The kernel writes old counters to the middle of this buffer. A wrong number of them must not overwrite
+        # anything else.
+        self.buffer = mmap.mmap(-1, 1 << 16)
+        self.counters = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer)) + (1 << 15)
         self.set_fields()
 
     def set_fields(self):
-        """Those of an entry, in front of its matches."""
+        """Sets the fields of an entry in front of its matches."""
         self.entry_fields = {"addresses": (0, self.head - (8 if self.ipv6 else 4), 3),
                              "protocol": (128 if self.ipv6 else 80, 2, 5), "flags": (130 if self.ipv6 else 82, 2, 2),
                              "cache": (self.head, 4, 1), "target": (self.head + 4, 2, 3), "next": (self.head + 6, 2, 3),
                              "comefrom": (self.head + 8, 4, 3), "counter": (self.entry_size - 16, 16, 3)}
 
-    def entry_with(self, aim, matches=b""):
-        """An entry: for all packets that match, a target."""
-        target = self.entry_size + len(matches)
-        fields = bytes(self.head) + struct.pack("=IHHI", 0, target, target + len(aim), 0)
-        return padded(fields, 8) + bytes(16) + matches + aim
+    def entry_with(self, entry_target, matches=b""):
+        """Returns an entry with this target."""
+        offset = self.entry_size + len(matches)
+        fields = bytes(self.head) + struct.pack("=IHHI", 0, offset, offset + len(entry_target), 0)
+        return padded(fields, 8) + bytes(16) + matches + entry_target
 
-    def ours(self, dice):
-        """A rule with our target, of another size now and then."""
-        rule = nearly_right(dice)
-        if dice.random() < 0.15:
-            rule = (rule + dice.randbytes(32))[: dice.choice((0, 8, 40, 47, 49, 56, 80))]
-        aim = padded(target(NAME, rule, dice.choice((0,) * 19 + (1,))), 8)
-        if dice.random() < 0.05:
-            return self.entry_with(aim, target(dice.choice(MATCHES), dice.randbytes(8)))
-        return self.entry_with(aim)
+    def ours(self, rng):
+        """Returns an entry with RUSTMASQ, whose rule has a wrong size now and then."""
+        rule = nearly_right(rng)
+        if rng.random() < 0.15:
+            rule = (rule + rng.randbytes(32))[: rng.choice((0, 8, 40, 47, 49, 56, 80))]
+        entry_target = padded(target(NAME, rule, rng.choice((0,) * 19 + (1,))), 8)
+        if rng.random() < 0.05:
+            return self.entry_with(entry_target, target(rng.choice(MATCHES), rng.randbytes(8)))
+        return self.entry_with(entry_target)
 
     def standard(self, verdict):
         return self.entry_with(target(b"", struct.pack("=i4x", verdict)))
@@ -192,18 +196,18 @@ class LegacyFuzz(Legacy):
     def chain_name(self, name):
         return self.entry_with(target(b"ERROR", name.ljust(32, b"\0")))
 
-    def made(self, dice):
-        """A table that is right but for its rules: (entries, where chains begin, where policies are)."""
+    def make_table(self, rng):
+        """Returns a table that is valid except for its rules, as (entries, offsets of chains, offsets of policies)."""
         entries, begin, policy = [], [0] * 5, [0] * 5
-        # Seldom in other chains, where x_tables does not let ours be.
-        chosen = self.POSTROUTING if dice.random() < 0.93 else dice.choice(self.HOOKS)
-        # A chain of a user's, too, and where one jumps there from.
-        aside, jumps = dice.random() < 0.2, []
+        # Seldom another chain than POSTROUTING: there x_tables refuses RUSTMASQ.
+        chosen = self.POSTROUTING if rng.random() < 0.93 else rng.choice(self.HOOKS)
+        # Whether there is a user-defined chain, and the entries that jump to it.
+        aside, jumps = rng.random() < 0.2, []
         for chain in self.HOOKS:
             begin[chain] = sum(map(len, entries))
             if chain == chosen:
-                entries += [self.ours(dice) for _ in range(dice.choice((1, 1, 1, 2, 3)))]
-            if aside and dice.random() < (0.7 if chain == self.POSTROUTING else 0.05):
+                entries += [self.ours(rng) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+            if aside and rng.random() < (0.7 if chain == self.POSTROUTING else 0.05):
                 jumps.append(len(entries))
                 entries.append(self.standard(0))
             policy[chain] = sum(map(len, entries))
@@ -211,56 +215,56 @@ class LegacyFuzz(Legacy):
         if aside:
             entries.append(self.chain_name(b"aside"))
             first = sum(map(len, entries))
-            entries += [*(self.ours(dice) for _ in range(dice.choice((1, 2)))), self.standard(-5)]
+            entries += [*(self.ours(rng) for _ in range(rng.choice((1, 2)))), self.standard(-5)]
             for jump in jumps:
                 entries[jump] = self.standard(first)
         return [*entries, self.chain_name(b"ERROR")], begin, policy
 
-    def case(self, dice):
-        """A request to replace the table."""
-        entries, begin, policy = self.made(dice)
+    def case(self, rng):
+        """Returns a request to replace the table."""
+        entries, begin, policy = self.make_table(rng)
         starts = list(itertools.accumulate(map(len, entries), initial=self.HEADER))
         ours = [start for start, entry in zip(starts, entries) if NAME in entry]
         request = bytearray(struct.pack("=32sIII5I5IIQ", b"nat", 0x1B, len(entries), starts[-1] - self.HEADER,
-                                        *begin, *policy, 5, self.place) + b"".join(entries))
-        for _ in range(dice.choice((0, 0, 1, 1, 1, 2, 3))):
-            self.change(dice, request, dice.choice(ours if dice.random() < 0.7 else starts[:-1]))
-        if dice.random() < 0.05:
-            place = dice.randrange(self.HEADER, len(request))
-            request[place : place + 16] = other_bytes(dice, request[place : place + 16])
-        return bytes(request[: dice.randrange(len(request))] if dice.random() < 0.01 else request)
+                                        *begin, *policy, 5, self.counters) + b"".join(entries))
+        for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3))):
+            self.change(rng, request, rng.choice(ours if rng.random() < 0.7 else starts[:-1]))
+        if rng.random() < 0.05:
+            place = rng.randrange(self.HEADER, len(request))
+            request[place : place + 16] = other_bytes(rng, request[place : place + 16])
+        return bytes(request[: rng.randrange(len(request))] if rng.random() < 0.01 else request)
 
-    def change(self, dice, request, entry):
+    def change(self, rng, request, entry):
         """Changes a field of the request, or of that entry."""
         (behind,) = struct.unpack_from("=H", request, entry + self.head + 4)
         (data,) = struct.unpack_from("=H", request, min(entry + behind, len(request) - 2))
         fields = [(0, self.REQUEST), (entry, self.entry_fields), (entry + behind, self.TARGET),
                   (entry + behind + 32, {"rule": (0, data - 32, 25)})]
-        choices = [(name, start + place, size, often) for start, some in fields
-                   for name, (place, size, often) in some.items()]
-        name, place, size, _ = dice.choices(choices, [choice[3] for choice in choices])[0]
+        choices = [(name, start + place, size, weight) for start, some in fields
+                   for name, (place, size, weight) in some.items()]
+        name, place, size, _ = rng.choices(choices, [choice[3] for choice in choices])[0]
         if place + size <= len(request) and size > 0:
-            request[place : place + size] = self.changed(dice, name, place, bytes(request[place : place + size]))
+            request[place : place + size] = self.changed(rng, name, place, bytes(request[place : place + size]))
 
-    def changed(self, dice, name, place, old):
+    def changed(self, rng, name, place, old):
         size = len(old)
         if name == "pointer":
-            # Never to the tool's own memory.
-            return struct.pack("=Q", dice.choice((0, 1, self.place + 3, (1 << 64) - 1, 0xFFFF888000000000, 1 << 56)))
+            # Never an address that could be in the tool's other memory.
+            return struct.pack("=Q", rng.choice((0, 1, self.counters + 3, (1 << 64) - 1, 0xFFFF888000000000, 1 << 56)))
         if name == "name":
-            return other_name(dice, TABLES if place == 0 else TARGETS, size)
+            return other_name(rng, TABLES if place == 0 else TARGETS, size)
         if name == "rule":
-            return nearly_right(dice) if size == SIZE and dice.random() < 0.5 else other_bytes(dice, old)
+            return nearly_right(rng) if size == SIZE and rng.random() < 0.5 else other_bytes(rng, old)
         if size not in (1, 2, 4):
-            return other_bytes(dice, old)
-        number = other_number(dice, int.from_bytes(old, "little"), size)
+            return other_bytes(rng, old)
+        number = other_number(rng, int.from_bytes(old, "little"), size)
         if name in ("count", "counters") and number < 1 << 27:
-            # The kernel would get that much memory, and have none left.
+            # The kernel would allocate that much memory, and run out of it.
             number &= 0xFFFF
         return number.to_bytes(size, "little")
 
     def put(self, request):
-        """Sends it; says the error."""
+        """Sends the request. Returns the error, or 0."""
         try:
             self.socket.setsockopt(self.level, self.SET_REPLACE, request)
         except OSError as error:
@@ -268,13 +272,14 @@ class LegacyFuzz(Legacy):
         return 0
 
     def replaced(self, request, rule, other):
+        """Returns the request with another rule in place of this one."""
         return request.replace(rule, other)
 
     def shown(self, request):
         return request.hex()
 
     def sent_rules(self, request):
-        """Our rules' data, as far as entries can be told from each other."""
+        """Returns the data of the RUSTMASQ rules in the request, up to the first entry that cannot be parsed."""
         return self.rules_in(request[self.HEADER :])
 
     def rules_in(self, entries):
@@ -290,17 +295,18 @@ class LegacyFuzz(Legacy):
         return found
 
     def kept_rules(self):
+        """Returns the data of the RUSTMASQ rules that the kernel has."""
         return self.rules_in(self.entries())
 
     def remove(self):
         self.clear()
 
     def left(self):
-        """What is there but four policies and the end."""
+        """Returns the number of rules in the table, without the four policies and the end."""
         return self.info()[0] - 5
 
 
-# --- iptables-nft: a rule at a time
+# --- iptables-nft: single rules
 
 
 class Attribute:
@@ -309,8 +315,9 @@ class Attribute:
     def __init__(self, kind, content, kinds=()):
         self.kind, self.content = kind, content
         self.nested = isinstance(content, list)
-        # What may stand in its place.
+        # Names that may replace the content.
         self.kinds = kinds
+        # The length in the header, if it is not to be the right one.
         self.length = None
 
     def bytes(self):
@@ -319,7 +326,7 @@ class Attribute:
         return padded(struct.pack("=HH", length & 0xFFFF, self.kind | (0x8000 if self.nested else 0)) + content, 4)
 
     def all(self):
-        """With all that is in it, and where it hangs."""
+        """Yields all attributes in this one, at any depth, as (parent, attribute)."""
         if isinstance(self.content, list):
             for each in self.content:
                 yield self, each
@@ -327,7 +334,7 @@ class Attribute:
 
 
 def attributes_in(data):
-    """(kind, data) of attributes, as long as they make sense."""
+    """Yields (kind, data) of the attributes, up to the first invalid one."""
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
         if length < 4 or length > len(data):
@@ -346,60 +353,60 @@ class NftFuzz(Nft):
         names = Attribute(1, b"nat\0").bytes() + Attribute(3, b"aside\0").bytes()
         error = self.batch(self.NEWCHAIN, self.CREATE, names)
         if error:
-            sys.exit(f"tests/tools/rule_abi_fuzz.py: a chain: {error_text(error)}")
+            sys.exit(f"tests/tools/rule_abi_fuzz.py: cannot make a chain: {error_text(error)}")
 
-    def expression(self, dice):
-        """Mostly ours."""
-        if dice.random() < 0.1:
-            return Attribute(1, [Attribute(1, dice.choice((b"counter\0", b"notrack\0", b"match\0", b"none\0")))])
-        rule = nearly_right(dice)
-        if dice.random() < 0.15:
-            rule = (rule + dice.randbytes(32))[: dice.choice((0, 1, 8, 40, 47, 49, 56, 80))]
-        revision = dice.choice((0,) * 15 + (1, 256, 1 << 31))
+    def expression(self, rng):
+        """Returns an expression, mostly with RUSTMASQ."""
+        if rng.random() < 0.1:
+            return Attribute(1, [Attribute(1, rng.choice((b"counter\0", b"notrack\0", b"match\0", b"none\0")))])
+        rule = nearly_right(rng)
+        if rng.random() < 0.15:
+            rule = (rule + rng.randbytes(32))[: rng.choice((0, 1, 8, 40, 47, 49, 56, 80))]
+        revision = rng.choice((0,) * 15 + (1, 256, 1 << 31))
         return Attribute(1, [Attribute(1, b"target\0"), Attribute(2, [
             Attribute(1, NAME + b"\0", TARGETS), Attribute(2, struct.pack("!I", revision)), Attribute(3, rule)])])
 
-    def case(self, dice):
-        """(message's flags, family, attributes)"""
-        chain = self.CHAINS[0] if dice.random() < 0.85 else dice.choice(self.CHAINS)
-        table = self.TABLES[0] if dice.random() < 0.9 else dice.choice(self.TABLES)
+    def case(self, rng):
+        """Returns (the message's flags, family, attributes)."""
+        chain = self.CHAINS[0] if rng.random() < 0.85 else rng.choice(self.CHAINS)
+        table = self.TABLES[0] if rng.random() < 0.9 else rng.choice(self.TABLES)
         rule = Attribute(0, [Attribute(1, table + b"\0", self.TABLES), Attribute(2, chain + b"\0", self.CHAINS)])
-        if dice.random() < 0.4:
-            protocol, flags = dice.choice((0, 6, 17, 65535, 1 << 16)), dice.choice((0, 0, 2, 1, 4, 1 << 31))
+        if rng.random() < 0.4:
+            protocol, flags = rng.choice((0, 6, 17, 65535, 1 << 16)), rng.choice((0, 0, 2, 1, 4, 1 << 31))
             rule.content.append(Attribute(5, [Attribute(1, struct.pack("!I", protocol)),
                                               Attribute(2, struct.pack("!I", flags))]))
-        rule.content.append(Attribute(4, [self.expression(dice) for _ in range(dice.choice((1, 1, 1, 1, 2, 3)))]))
-        if dice.random() < 0.2:
-            rule.content.append(Attribute(7, dice.randbytes(dice.randrange(20))))
-        for _ in range(dice.choice((0, 0, 0, 1, 1, 2))):
-            self.change(dice, rule)
+        rule.content.append(Attribute(4, [self.expression(rng) for _ in range(rng.choice((1, 1, 1, 1, 2, 3)))]))
+        if rng.random() < 0.2:
+            rule.content.append(Attribute(7, rng.randbytes(rng.randrange(20))))
+        for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+            self.change(rng, rule)
         data = b"".join(each.bytes() for each in rule.content)
-        if dice.random() < 0.05:
-            data = other_bytes(dice, data)
-        if dice.random() < 0.01:
-            data = data[: dice.randrange(len(data))]
-        flags = self.CREATE | self.APPEND if dice.random() < 0.97 else dice.choice((0, self.CREATE, 0x100, 0x200))
-        family = self.family if dice.random() < 0.97 else dice.choice((0, 1, 3, 5, 7, 12, 255))
+        if rng.random() < 0.05:
+            data = other_bytes(rng, data)
+        if rng.random() < 0.01:
+            data = data[: rng.randrange(len(data))]
+        flags = self.CREATE | self.APPEND if rng.random() < 0.97 else rng.choice((0, self.CREATE, 0x100, 0x200))
+        family = self.family if rng.random() < 0.97 else rng.choice((0, 1, 3, 5, 7, 12, 255))
         return flags, family, data
 
-    def change(self, dice, rule):
-        parent, chosen = dice.choice(list(rule.all()))
-        kind = dice.randrange(8)
+    def change(self, rng, rule):
+        parent, chosen = rng.choice(list(rule.all()))
+        kind = rng.randrange(8)
         if kind == 0:
             parent.content.remove(chosen)
         elif kind == 1:
-            parent.content.insert(dice.randint(0, len(parent.content)), chosen)
+            parent.content.insert(rng.randint(0, len(parent.content)), chosen)
         elif kind == 2:
-            chosen.kind = dice.choice((0, chosen.kind + 1, dice.randrange(16), 0x3FFF))
+            chosen.kind = rng.choice((0, chosen.kind + 1, rng.randrange(16), 0x3FFF))
         elif kind == 3:
             chosen.nested = not chosen.nested
         elif kind == 4:
-            chosen.length = other_number(dice, len(chosen.bytes()), 2)
+            chosen.length = other_number(rng, len(chosen.bytes()), 2)
         elif chosen.kinds:
-            chosen.content = other_name(dice, chosen.kinds, dice.choice((8, 12, 29, 32, 300)))
+            chosen.content = other_name(rng, chosen.kinds, rng.choice((8, 12, 29, 32, 300)))
         elif isinstance(chosen.content, bytes):
-            chosen.content = nearly_right(dice) if len(chosen.content) == SIZE and kind < 7 else \
-                other_bytes(dice, chosen.content)
+            chosen.content = nearly_right(rng) if len(chosen.content) == SIZE and kind < 7 else \
+                other_bytes(rng, chosen.content)
 
     def put(self, case):
         flags, family, data = case
@@ -408,14 +415,14 @@ class NftFuzz(Nft):
         wanted = self.sequence
         end = self.message(self.BATCH_END, 0, b"", resource=self.NFNL_SUBSYS_NFTABLES)
         self.socket.send(begin + middle + end)
-        # What the kernel has to say it has said by now.
+        # The kernel has already sent its answers.
         answers = []
         self.socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 answers += [-struct.unpack_from("=i", body)[0] for kind, sequence, body in self.received()
                             if kind == 2 and sequence == wanted]
-        # It repeats a batch for which it has loaded a module.
+        # The last one counts: the kernel repeats a batch after it has loaded a module for it.
         return answers[-1] if answers else errno.ENOMSG
 
     def replaced(self, case, rule, other):
@@ -445,45 +452,45 @@ class NftFuzz(Nft):
         return found
 
     def remove(self):
-        """All rules of the table nat: the target is for no other one."""
+        """Removes all rules of the table nat. The target is not valid in other tables."""
         self.socket.setblocking(True)
         error = self.clear()
         if error:
-            sys.exit(f"tests/tools/rule_abi_fuzz.py: removing rules: {error_text(error)}")
+            sys.exit(f"tests/tools/rule_abi_fuzz.py: cannot remove rules: {error_text(error)}")
 
     def left(self):
         return len(self.kept_rules())
 
 
-# --- The verdict
+# --- Comparing
 
 
-class Judge:
-    """Sends cases, and compares."""
+class Checker:
+    """Sends cases and compares the kernel's answers with the model."""
 
-    def __init__(self, way, family, what):
-        self.way, self.what, self.sights = way, what, Sights(family)
+    def __init__(self, interface, family, what):
+        self.interface, self.what, self.breakpoints = interface, what, Breakpoints(family)
         self.stages = dict.fromkeys(STAGES, 0)
 
     def send(self, case):
-        """The error, and what the kernel looked at."""
-        self.sights.since()
-        return self.way.put(case), self.sights.since()
+        """Sends the case. Returns the error, and the kernel's accesses to members of the target."""
+        self.breakpoints.counts()
+        return self.interface.put(case), self.breakpoints.counts()
 
     def finding(self, case):
-        """(the stage, what is wrong with what the kernel made of it, or None)"""
-        rules = self.way.sent_rules(case)
+        """Sends the case. Returns (stage, what is wrong with the kernel's answer, or None)."""
+        rules = self.interface.sent_rules(case)
         error, seen = self.send(case)
-        asked = rules[: seen["checkentry"]]
-        bad = [rule for rule in asked if len(rule) < SIZE or expected(rule)]
+        checked = rules[: seen["checkentry"]]
+        bad = [rule for rule in checked if len(rule) < SIZE or expected(rule)]
         stage = self.stage(error, seen, bad)
-        if len(asked) != seen["checkentry"]:
-            return stage, f"our check was asked about {seen['checkentry']} rules, but there are {len(rules)}"
-        if bad and (bad != asked[-1:] or error != errno.EINVAL):
+        if len(checked) != seen["checkentry"]:
+            return stage, f"the module's check was called for {seen['checkentry']} rules, but there are {len(rules)}"
+        if bad and (bad != checked[-1:] or error != errno.EINVAL):
             return stage, f"{error_text(error)}, but '{expected(bad[0])}'"
         if stage == REST:
-            return stage, self.refused(case, asked, error)
-        return stage, None if error else self.kept(rules, asked)
+            return stage, self.refused(case, checked, error)
+        return stage, None if error else self.kept(rules, checked)
 
     def stage(self, error, seen, bad):
         if not error:
@@ -494,52 +501,55 @@ class Judge:
             return PLACE
         return DESCRIPTION if seen["revision"] else MESSAGE
 
-    def refused(self, case, asked, error):
-        """As finding, of what was refused although our rules are good: so it must be with the best of rules."""
-        for rule in asked:
-            case = self.way.replaced(case, rule, blob())
+    def refused(self, case, checked, error):
+        """Checks a case that was refused although its RUSTMASQ rules are valid.
+
+        With the simplest rules in their place, it must be refused, too. Returns what is wrong, or None.
+        """
+        for rule in checked:
+            case = self.interface.replaced(case, rule, rule_info())
         again, seen = self.send(case)
         if not again:
-            self.way.remove()
-        as_before = again == error and seen["checkentry"] == len(asked)
-        return None if as_before else f"{error_text(error)}, although our rules are good"
+            self.interface.remove()
+        as_before = again == error and seen["checkentry"] == len(checked)
+        return None if as_before else f"{error_text(error)}, although the RUSTMASQ rules are valid"
 
-    def kept(self, rules, asked):
-        """As finding, of what was accepted; and removes it."""
-        kept = self.way.kept_rules()
-        self.way.remove()
-        if rules != asked:
-            return f"accepted, but our check was asked about {len(asked)} rules of {len(rules)}"
+    def kept(self, rules, checked):
+        """Reads back a case that was accepted, and removes it. Returns what is wrong, or None."""
+        kept = self.interface.kept_rules()
+        self.interface.remove()
+        if rules != checked:
+            return f"accepted, but the module's check was called for {len(checked)} rules of {len(rules)}"
         if [rule[:16] for rule in kept] != [rule[:16] for rule in rules] or any(any(rule[16:]) for rule in kept):
             return f"read back {[rule.hex() for rule in kept]}"
         return None
 
-    def tell(self, good, what, finding=""):
-        result(f"{self.what}: {what}", None if good else finding or "it is not so")
+    def report(self, good, what, finding=""):
+        result(f"{self.what}: {what}", None if good else finding or "this is not true")
 
     def run(self, count, seed):
         findings = []
         for n in range(count):
-            # Each can be had without those before it.
-            case = self.way.case(random.Random(f"{seed} {self.what} {n}"))
+            # The case depends on its number only, so that it can be repeated without those before it.
+            case = self.interface.case(random.Random(f"{seed} {self.what} {n}"))
             stage, finding = self.finding(case)
             self.stages[stage] += 1
             if finding:
-                self.way.remove()
-                findings.append(f"number {n}: {finding}: {self.way.shown(case)}")
+                self.interface.remove()
+                findings.append(f"number {n}: {finding}: {self.interface.shown(case)}")
         reached = sum(self.stages[stage] for stage in (CHECK, REST, ACCEPTED))
-        self.tell(not findings, f"of {count} blobs all were judged as the model does", "\n    # ".join(findings[:5]))
-        self.tell(10 * reached >= count, "a tenth reached our check", f"{reached} did")
-        self.tell(100 * self.stages[ACCEPTED] >= count, "a hundredth was accepted", f"{self.stages[ACCEPTED]} were")
-        self.tell(not self.way.left(), "nothing is left in the tables", f"{self.way.left()}")
-        self.sights.close()
-        print(f"# {self.what}: {count} blobs, stopped by: " +
+        self.report(not findings, f"{count} cases: all answers are those of the model", "\n    # ".join(findings[:5]))
+        self.report(10 * reached >= count, "a tenth reached the module's check", f"{reached} did")
+        self.report(100 * self.stages[ACCEPTED] >= count, "a hundredth was accepted", f"{self.stages[ACCEPTED]} were")
+        self.report(not self.interface.left(), "nothing is left in the tables", f"{self.interface.left()}")
+        self.breakpoints.close()
+        print(f"# {self.what}: {count} cases, stopped by: " +
               ", ".join(f"{stage}: {number}" for stage, number in self.stages.items()), flush=True)
 
 
 @contextlib.contextmanager
 def set_to(path, value):
-    """A setting of the kernel's, for as long as this lasts."""
+    """Changes a kernel setting for the duration of a block."""
     with open(path, "r+", encoding="ascii") as file:
         before = file.read()
         file.write(value)
@@ -549,14 +559,14 @@ def set_to(path, value):
 
 
 def main():
-    ways = {"legacy": LegacyFuzz, "nft": NftFuzz}
-    if len(sys.argv) != 4 or sys.argv[1] not in ways:
+    interfaces = {"legacy": LegacyFuzz, "nft": NftFuzz}
+    if len(sys.argv) != 4 or sys.argv[1] not in interfaces:
         sys.exit(__doc__)
     for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
-        judge = Judge(ways[sys.argv[1]](family), family, f"{sys.argv[1]}, {name}")
-        # No modules of odd names are looked for; and no time is lost by waiting for readers.
+        checker = Checker(interfaces[sys.argv[1]](family), family, f"{sys.argv[1]}, {name}")
+        # The kernel must not search for modules with random names, nor spend time on waiting for RCU readers.
         with set_to("/proc/sys/kernel/modprobe", "\n"), set_to("/sys/kernel/rcu_expedited", "1\n"):
-            judge.run(int(sys.argv[2]), sys.argv[3])
+            checker.run(int(sys.argv[2]), sys.argv[3])
     reload_module()
     result("the module can be removed")
     done_testing()
