@@ -108,8 +108,8 @@ owner_filter=$(cat <<-'END'
 END
 )
 
-# load_rules: replaces the router's rules by the owner's and libvirt's, except lines that match $omitted, and removes its
-# flows.
+# load_rules: replaces the router's rules by the owner's and libvirt's, except lines that match $omitted, and removes
+# its flows.
 omitted='^$'
 load_rules() {
 	grep -vE -e "$omitted" <<-END | ns_exec router "$IPTABLES-restore" -w || bail "the rules"
