@@ -1,48 +1,47 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Each allocation of ours fails once: as the module comes and goes, as the watch is
-# turned on, as namespaces and rules come and go, and as packets pass. Then there is
-# an error and nothing half-done, or a packet is dropped, or it passes without what
-# there was no memory for; and nothing leaks. Also, packets' data moves whenever it may.
-# Needs a kernel that fails on demand, that is the debug kernel.
+# Each allocation of the module fails once: while the module is loaded and unloaded, the watch is turned on, namespaces
+# and rules are added and removed, and packets pass. Then the operation fails as a whole, or a packet is dropped, or it
+# passes without the part that needed memory. Nothing leaks. Packet data also moves wherever the kernel may move it.
+# This needs fault injection, which only the debug kernel has.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 if [[ ! -e /sys/kernel/debug/failslab/require-start || ! -e /sys/kernel/debug/fail_skb_realloc ]]; then
-	skip_all "this kernel cannot fail on demand"
+	skip_all "this kernel has no fault injection"
 fi
 
-# in_use CACHE: how many objects of a slab cache are.
-in_use() {
+# count_slab_objects CACHE: prints how many objects of the slab cache are in use.
+count_slab_objects() {
 	echo 1 > "/sys/kernel/slab/$1/shrink"
 	awk -v cache="$1" '$1 == cache { print $2 }' /proc/slabinfo
 }
-none_in_use() { [[ $(in_use "$1") == 0 ]]; }
-# The last one that went keeps its memory until another one goes.
-no_namespace() { unshare --net true && pause 0.5 && (($(in_use net_namespace) <= 1)); }
+no_slab_objects() { [[ $(count_slab_objects "$1") == 0 ]]; }
+# The kernel frees the memory of the namespace that was removed last only when another one is removed.
+no_namespace() { unshare --net true && pause 0.5 && (($(count_slab_objects net_namespace) <= 1)); }
 
 wait_until unload_module || bail "the module can be removed before the test"
-# What the module builds on, so that only itself is loaded; and who lists targets and hooks.
+# The modules that ours needs, so that only ours is loaded later, and those that list targets and hooks.
 modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat nf_log_syslog ||
-	bail "modules to build on"
+	bail "modules that ours needs"
 
 setup_ns other
 run_tap "faults without a network" "$tools/faults.py" module rules
 
 setup_lan
 setup_lan_ipv6
-run_tap "faults of packets" "$tools/faults.py" packets
+run_tap "faults with packets" "$tools/faults.py" packets
 flush_rules
-check "the module can be unloaded after all that" wait_until unload_module
+check "the module can be unloaded after the faults" wait_until unload_module
 
-run_tap "data that moves" "$tools/faults.py" pulls
+run_tap "packet data that moves" "$tools/faults.py" pulls
 flush_rules
-check "the module can be unloaded after that, too" wait_until unload_module
+check "the module can be unloaded after packet data moved" wait_until unload_module
 
 stop_servers
 remove_ns
 for cache in nf_conntrack nf_conntrack_expect; do
-	check "nothing of $cache is left" wait_until none_in_use $cache
+	check "no object of $cache is left" wait_until no_slab_objects $cache
 done
 check "no namespace is left" wait_until no_namespace
 

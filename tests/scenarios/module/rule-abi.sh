@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
 #
-# Rules in binary form that no iptables sends: what is not understood is refused,
-# and the log names the field, but does not let itself be flooded. Whole tables of
-# which anything may be wrong do no harm, whether they come to us or not.
+# The kernel refuses rules in a binary form that iptables never sends. The log names the wrong field, at a limited rate.
+# Random whole tables do no harm, whether RUSTMASQ's part is reached or not.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 setup_ns router
-# These tools speak the kernel's own language; this loads the modules for them.
+# The tools below talk to the kernel without iptables, which would load the modules. So iptables loads them first.
 modprobe nfnetlink_hook
 for program in "$IPTABLES" "$IP6TABLES"; do
 	ns_exec router "$program" -w -t nat -A POSTROUTING -j RUSTMASQ || bail "a rule of $program"
@@ -16,11 +15,11 @@ for program in "$IPTABLES" "$IP6TABLES"; do
 done
 run_tap rule_abi.py ns_exec router "$tools/rule_abi.py" "${IPTABLES#*-}"
 
-# Each rule of nftables takes its time.
+# Rules of nftables take longer.
 count=$(scaled 10000)
 [[ $IPTABLES != *-nft ]] || count=$(scaled 3000)
 echo "# seed $SEED"
 run_tap rule_abi_fuzz.py ns_exec router "$tools/rule_abi_fuzz.py" "${IPTABLES#*-}" "$count" "$SEED"
-check_fails "no rule left conntrack on" grep -q nf_conntrack <(ns_exec router nft list hooks)
+check_fails "no hook of conntrack is left" grep -q nf_conntrack <(ns_exec router nft list hooks)
 
 done_testing
