@@ -21,9 +21,9 @@ no_slab_objects() { [[ $(count_slab_objects "$1") == 0 ]]; }
 no_namespace() { unshare --net true && pause 0.5 && (($(count_slab_objects net_namespace) <= 1)); }
 
 wait_until unload_module || bail "the module can be removed before the test"
-# The modules that ours needs, so that only ours is loaded later, and those that list targets and hooks.
+# The modules that rustmasq needs, so that only rustmasq is loaded later, and those that list targets and hooks.
 modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat nf_log_syslog ||
-	bail "modules that ours needs"
+	bail "modules that rustmasq needs"
 
 setup_ns other
 run_tap "faults without a network" "$tools/faults.py" module rules

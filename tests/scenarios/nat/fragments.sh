@@ -23,9 +23,9 @@ serve_udp_echo() {
 	wait_until grep -q ready "$log" || bail "no echo server on port $2"
 }
 
-# send_datagram FAMILY PORT [OPTION...]: sends a datagram to the server. Prints the address and port that the server
-# saw, if the datagram came back unchanged.
-send_datagram() {
+# echo_datagram FAMILY PORT [OPTION...]: sends a datagram to the echo server. Prints the address and port that the
+# server saw, if the datagram came back unchanged.
+echo_datagram() {
 	ns_exec lan "$packets" send "${server_of[$1]}" "${@:2}"
 }
 
@@ -46,7 +46,7 @@ done
 # Without a rule. All run at the same time, because each waits for its time limit.
 waiting=()
 for family in 4 6; do
-	send_datagram $family 7 --size 8000 --patience 1 > "$scratch/no-rule-udp-$family" &
+	echo_datagram $family 7 --size 8000 --patience 1 > "$scratch/no-rule-udp-$family" &
 	waiting+=($!)
 	ns_exec lan ping -$family -q -c 1 -W 1 -s 8000 "${server_of[$family]}" > "$scratch/no-rule-ping-$family" &
 	waiting+=($!)
@@ -73,7 +73,7 @@ done
 check_datagram() {
 	local seen at_server at_client
 	at_server=$(count_reassembled server "$2") at_client=$(count_reassembled lan "$2")
-	seen=$(send_datagram "${@:2}")
+	seen=$(echo_datagram "${@:2}")
 	check_equal "IPv$2, $1: the server saw the router's address" "${router_of[$2]}" "${seen% *}"
 	check_port "IPv$2, $1: the server saw a port of the range" 6000 6099 "${seen#* }"
 	check "IPv$2, $1: the server got fragments" test "$(count_reassembled server "$2")" -gt "$at_server"
