@@ -66,8 +66,8 @@ field() {
 netns() { stat -L -c %i "/run/netns/$1"; }
 
 # as_endpoints: translates the output of `conntrack -L` or /proc/net/nf_conntrack into the events' form, a line for each
-# flow: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P untranslated=A:P->B:P, the last one the reply tuple without
-# NAT. An ICMP identifier takes the place of the client's port.
+# flow: id=ID proto=PROTOCOL original=A:P->B:P reply=A:P->B:P untranslated=A:P->B:P, the last one the reply tuple
+# without NAT. An ICMP identifier takes the place of the client's port.
 as_endpoints() {
 	awk '
 	function end(address, port) { return (address ~ /:/ ? "[" address "]" : address) ":" port + 0 }

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # A router with RUSTMASQ and our TFTP helper does the same with random frames (valid and invalid ones, and answers to
-# forwarded ones) as a router with the kernel's MASQUERADE and helper, but for ports that are chance, and the flow viewer
-# can read every event. With wrong rules at the first router, the comparison reports differences.
+# forwarded ones) as a router with the kernel's MASQUERADE and helper, but for ports that are chance, and the flow
+# viewer can read every event. With wrong rules at the first router, the comparison reports differences.
 # shellcheck source-path=SCRIPTDIR source=../../lib/lib.sh
 . "$(dirname "$0")/../../lib/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=../../lib/events.sh
@@ -39,8 +39,8 @@ setup_wires() {
 	ip -n "$1" -6 route add default dev wan0
 }
 
-# remove_time_limits ROUTER: turns off the rate limits of ICMP errors and makes timeouts long, so that no result depends on
-# time.
+# remove_time_limits ROUTER: turns off the rate limits of ICMP errors and makes timeouts long, so that no result depends
+# on time.
 remove_time_limits() {
 	# shellcheck disable=SC2016 # for that shell
 	ns_exec "$1" bash -c '

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# With many flows at once, each packet arrives masqueraded or is counted as dropped: UDP from the kernel's packet generator,
-# one packet a flow, and TCP. None is dropped while conntrack's table has space; many are when it is full. The network is
-# that of setup_lan. The full effort is a million UDP flows.
+# With many flows at once, each packet arrives masqueraded or is counted as dropped: UDP from the kernel's packet
+# generator, one packet a flow, and TCP. None is dropped while conntrack's table has space; many are when it is full.
+# The network is that of setup_lan. The full effort is a million UDP flows.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 # The number of flows is proportional to the square of EFFORT: with a tenth of it, there are a hundredth of the flows.
@@ -37,8 +37,8 @@ ip -n router neigh replace 203.0.113.2 lladdr "$(mac server eth0)" dev wan0 nud 
 
 # --- Counters
 
-# The server's first rule counts packets from the router's address, the second the others. Both drop them before conntrack
-# and the server's sockets.
+# The server's first rule counts packets from the router's address, the second the others. Both drop them before
+# conntrack and the server's sockets.
 ns_exec server "$IPTABLES-restore" -w <<-END || bail "the server's rules"
 	*raw
 	-A PREROUTING -p udp -s 203.0.113.1 -j DROP
@@ -65,8 +65,8 @@ pktgen() {
 	done
 }
 
-# generate_flows COUNT NET: sends UDP packets from addresses in 172.18.NET.0/24. Prints how many were sent. The numbers of
-# addresses and ports have no common factor, so each packet is a flow of its own.
+# generate_flows COUNT NET: sends UDP packets from addresses in 172.18.NET.0/24. Prints how many were sent. The numbers
+# of addresses and ports have no common factor, so each packet is a flow of its own.
 generate_flows() {
 	pktgen lan0 "count $1" "src_min 172.18.$2.1" "src_max 172.18.$2.251"
 	pktgen pgctrl start

@@ -13,8 +13,8 @@ buffer=/sys/kernel/tracing/instances/cycles
 # event_recorded: succeeds if at least one event was recorded.
 event_recorded() { grep -q '^[^#]' $buffer/trace; }
 
-# cycle: loads and unloads the module once. Fails, and leaves the failed step in `trouble`, if something is wrong. Counts
-# in `watched` the cycles with a recorded event and in `refused` those whose rules made rmmod fail.
+# cycle: loads and unloads the module once. Fails, and leaves the failed step in `trouble`, if something is wrong.
+# Counts in `watched` the cycles with a recorded event and in `refused` those whose rules made rmmod fail.
 cycle() {
 	local port=$((RANDOM % 2 * 69)) rules=$((RANDOM % 4)) watch=$((RANDOM % 4)) users
 	local events=("" flow_new flow_confirm packet)

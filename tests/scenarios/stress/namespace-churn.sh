@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Routers' namespaces can be created and removed many times in the middle of traffic, with their devices, rules, flows and
-# expectations: each router translates and expects TFTP servers' answers, and afterwards nothing of it is left. Four
+# Routers' namespaces can be created and removed many times in the middle of traffic, with their devices, rules, flows
+# and expectations: each router translates and expects TFTP servers' answers, and afterwards nothing of it is left. Four
 # clients with two senders each get one router after another:
 #
 #     lan1..4           router1-1, router1-2, ...
@@ -70,7 +70,8 @@ router_works() {
 		do sleep 0.1; done'
 }
 
-# run_routers NUMBER COUNT: runs so many routers for client NUMBER, one after the other. Prints which of them fail, and how.
+# run_routers NUMBER COUNT: runs so many routers for client NUMBER, one after the other. Prints which of them fail, and
+# how.
 run_routers() {
 	local n router fronts=(legacy nft) trouble
 	RANDOM=$((SEED + $1))

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# rmmod can race with packets and the helper's expectations, and at random with trace events that are on or toggled, with
-# a process that repeats rmmod, with the flush after an address was deleted, and with a new rule that loads the module
-# again. Without the module there is no expectation, and at the end no conntrack entry or hook is left.
+# rmmod can race with packets and the helper's expectations, and at random with trace events that are on or toggled,
+# with a process that repeats rmmod, with the flush after an address was deleted, and with a new rule that loads the
+# module again. Without the module there is no expectation, and at the end no conntrack entry or hook is left.
 # shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
 . "$(dirname "$0")/../../lib/traffic.sh"
 
@@ -12,8 +12,8 @@ buffer=/sys/kernel/tracing/instances/races
 
 # --- Actions while the module is unloaded
 
-# extra_addresses add/del: prints commands of ip(8) for wan0's addresses that are deleted and added again. Some flows are
-# translated to them.
+# extra_addresses add/del: prints commands of ip(8) for wan0's addresses that are deleted and added again. Some flows
+# are translated to them.
 extra_addresses() {
 	echo "addr $1 198.51.100.1/24 dev wan0"
 	echo "addr $1 2001:db8:2::1/64 dev wan0"

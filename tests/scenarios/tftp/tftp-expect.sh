@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # A TFTP helper expects one flow after each request, from the server that was asked to the client's port; that flow
-# passes both routers and is translated, any other flow is stopped. Without a helper, r2's filter stops the answer. The
+# passes both routers and is translated, and r2 rejects any other flow. Without a helper, r2 rejects the answer. The
 # cases go packet by packet, with the kernel's own helper and with ours, in the network that tests/lib/tftp.sh draws.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
@@ -28,8 +28,8 @@ send_request() {
 	[[ $seen != "$said" ]] || not_ok "$helper: $case: the server receives the request" "$said"
 }
 
-# send_answer PORT ENDPOINT WORD...: sends an answer of the server, or of $sender, from that port to the client's address
-# and port as the server saw them.
+# send_answer PORT ENDPOINT WORD...: sends an answer of the server, or of $sender, from that port to the client's
+# address and port as the server saw them.
 send_answer() { peers send "${sender:-server}" "$1" "${2%:*}" "${2##*:}" "${@:3}"; }
 
 # check_arrives HOST PORT WHAT EXPECTED: checks the next packet that HOST receives at that port.
@@ -55,7 +55,7 @@ check_expectation_counts() {
 	check_case "$1" "$2" "$said"
 }
 
-# --- Without a helper, r2's filter stops the answer
+# --- Without a helper, r2 rejects the answer
 
 masquerade
 helper=none
@@ -108,7 +108,7 @@ transfer() {
 	check_match "$helper: $case: procfs shows the expectation, which lasts five minutes at most" \
 		"^(300|29[0-9]) l3proto = (2|10) proto=17 src=[^ ]+ dst=[^ ]+ sport=0 dport=40001 $helper$" \
 		"$(ns_exec r2 cat /proc/net/nf_conntrack_expect)"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 
 	send_answer 5001 "$seen" "${answer[@]}"
 	check_arrives lan 40001 "the answer reaches the client" "$there:5001 ${answer[*]}"
@@ -129,7 +129,7 @@ transfer() {
 		check_case "$router: one expectation was created and removed" \
 			"new $there:0>${translated_source[$router]}"$'\n'"gone $there:0>${translated_source[$router]}" "$said"
 	done
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 read_a_file() { transfer read; }
@@ -153,7 +153,7 @@ unexpected_flows() {
 	check_stopped 5002 "r2 rejects a second flow from the server"
 	send_answer 5001 "$seen" data 2 5
 	check_arrives lan 40001 "the first flow goes on" "${server[$v]}:5001 data 2 5"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # A packet from the server to the client, in the request's own flow, is no request, even if it has the form of one. The
@@ -183,7 +183,7 @@ an_ICMP_error() {
 	send_answer 69 "$seen" error 1
 	check_arrives server 69 "the client's ICMP error reaches the server" "ICMP 3 3 from ${r2[$v]}"
 	check_expectation_counts "the expectation stays" "1 1"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # --- Several requests
@@ -209,7 +209,7 @@ repeated_requests() {
 	check_arrives lan 40001 "repeated during the transfer: a second answer reaches the client" "${server[$v]}:5002 data 1 3"
 	send_answer 5001 "$seen" data 2 4
 	check_arrives lan 40001 "... and the first transfer goes on" "${server[$v]}:5001 data 2 4"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 requests_from_two_ports() {
@@ -219,7 +219,7 @@ requests_from_two_ports() {
 	send_request 40002
 	second=$seen
 	check_expectation_counts "two answers are expected" "2 2"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	send_answer 5002 "$second" data 1 2
 	check_arrives lan 40002 "the answer to the second request reaches the client" "${server[$v]}:5002 data 1 2"
 	send_answer 5003 "$second" data 1 3
@@ -227,7 +227,7 @@ requests_from_two_ports() {
 	send_answer 5001 "$first" data 1 1
 	check_arrives lan 40001 "the answer to the first request reaches the client" "${server[$v]}:5001 data 1 1"
 	check_expectation_counts "no expectation is left" "0 0"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 requests_to_two_servers() {
@@ -236,14 +236,14 @@ requests_to_two_servers() {
 	peers send lan 40001 "${other[$v]}" 69 read boot octet
 	check_arrives server 69 "both servers receive a request from the same port" "$seen read boot octet"
 	check_expectation_counts "two answers are expected" "2 2"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	sender=server@${other[$v]}
 	send_answer 5001 "$seen" data 1 2
 	check_arrives lan 40001 "the second server's answer reaches the client" "${other[$v]}:5001 data 1 2"
 	sender=server
 	send_answer 5001 "$seen" data 1 1
 	check_arrives lan 40001 "the first server's answer reaches the client" "${server[$v]}:5001 data 1 1"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # send_marker: sends a packet and waits until it arrives. A packet that was sent before it, and has not arrived by then,
@@ -263,14 +263,14 @@ requests_to_two_ports_of_one_server() {
 	send_marker
 	peers hear server 6969 0
 	check_case "the second request is dropped" nothing "$said"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	send_answer 5001 "$seen" data 1 1
 	check_arrives lan 40001 "the answer to the first request reaches the client" "${server[$v]}:5001 data 1 1"
 	peers send lan 40001 "${server[$v]}" 6969 read boot octet
 	check_arrives server 6969 "the second request, repeated, reaches the server" "$seen read boot octet"
 	send_answer 5002 "$seen" data 1 2
 	check_arrives lan 40001 "... and its answer reaches the client" "${server[$v]}:5002 data 1 2"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 twenty_requests_at_once() {
@@ -280,7 +280,7 @@ twenty_requests_at_once() {
 		places[port]=$seen
 	done
 	check_expectation_counts "twenty answers are expected" "20 20"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	# The last request is answered first.
 	for ((port = 41020; port > 41000; port--)); do
 		send_answer 5001 "${places[port]}" data $((port - 41000)) 100
@@ -289,7 +289,7 @@ twenty_requests_at_once() {
 	done
 	check_case "each request gets its own answer" " 20 19 18 17 16 15 14 13 12 11 10 9 8 7 6 5 4 3 2 1" "$numbers"
 	check_expectation_counts "no expectation is left" "0 0"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # --- Expectations without an answer
@@ -346,7 +346,7 @@ the_expectation_table_is_full() {
 	check_expectation_counts "the answer to the earlier request is expected as before" "1 1"
 	send_answer 5001 "$seen" data 1 1
 	check_arrives lan 40001 "... and reaches the client" "${server[$v]}:5001 data 1 1"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # --- The router as a client and as a server
@@ -356,30 +356,30 @@ the_router_sends_a_request() {
 	peers open server 69
 	peers send r1 40001 "${server[$v]}" 69 read boot octet
 	check_arrives server 69 "the server receives the request" "${r2[$v]}:40001 read boot octet"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	send_answer 5001 "${r2[$v]}:40001" data 1 1
 	check_arrives r1 40001 "the answer reaches the router" "${server[$v]}:5001 data 1 1"
 	check_case "... as RELATED" "0 1 0" "$(filter_counts r1)"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 the_router_is_the_server() {
 	peers open r1@172.18.0.1 69
 	peers send lan 40001 172.18.0.1 69 read boot octet
 	check_arrives r1@172.18.0.1 69 "the router receives the request" "172.18.0.2:40001 read boot octet"
-	note_conntrack "asked"
+	note_conntrack "after the request"
 	peers send r1@172.18.0.1 5001 172.18.0.2 40001 data 1 1
 	check_arrives lan 40001 "the answer reaches the client" "172.18.0.1:5001 data 1 1"
 	peers flows r1
 	check_match "$helper: $case: ... in a flow that was expected" "172.18.0.1:5001>[^ ]+ [^ ]+ expected\+" "$said"
-	note_conntrack "done"
+	note_conntrack "at the end"
 }
 
 # --- NAT of all kinds
 
-# check_translation KIND PORTS ADDRESS PORT RULE...: sends a request to ADDRESS and PORT with both routers' rules replaced
-# by RULE, and at r2 also $dnat. Checks that the server sees the rule's address and a port from PORTS, and that its answer
-# reaches the client from ADDRESS.
+# check_translation KIND PORTS ADDRESS PORT RULE...: sends a request to ADDRESS and PORT with both routers' rules
+# replaced by RULE, and at r2 also $dnat. Checks that the server sees the rule's address and a port from PORTS, and that
+# its answer reaches the client from ADDRESS.
 check_translation() {
 	local from=${r2[$v]} router
 	case="$1, IPv$v"

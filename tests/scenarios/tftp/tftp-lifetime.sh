@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A rule of iptables, an object of nftables or the module's parameter turns on our TFTP helper; rules and objects load the
-# module and hold it, but flows and expectations do not keep it from being unloaded. Without any of these, a request
-# creates no expectation and r1's filter stops the answer.
+# A rule of iptables, an object of nftables or the module's parameter turns on our TFTP helper; rules and objects load
+# the module and hold it, but flows and expectations do not keep it from being unloaded. Without any of these, a request
+# creates no expectation, and r1 rejects the answer.
 #
 #     lan            r1 (masquerades, filters,      r2 (routes)         server
 #     172.18.0.2     and has the helper)                                203.0.113.2
@@ -199,8 +199,8 @@ case="beside the kernel's own helper"
 raw_table "$IPTABLES" -A PREROUTING -p udp --dport 69 -j CT --helper tftp || bail "the kernel's own helper"
 modprobe nf_nat_tftp
 raw_table "$IPTABLES" -A PREROUTING -p udp --dport 6969 -j CT --helper rustmasq-tftp || bail "our helper"
-to=6969 check_works "ours works"
-helper=tftp check_works "the kernel's own one works"
+to=6969 check_works "our helper works"
+helper=tftp check_works "the kernel's own helper works"
 raw_table "$IPTABLES" -F
 wait_until unload_module || not_ok "$case: the module can be unloaded"
 

@@ -67,7 +67,8 @@ start_tftpd() {
 		ns_start server in.tftpd --foreground --listen -$v --user root --create --secure "$served"
 		wait_until ns_exec server grep -q ':0045 ' $table || bail "no TFTP server"
 		table=/proc/net/udp6
-		# It answers in the IP version of the request before. So it does not answer the first one, which is sent here.
+		# It answers in the IP version of the request before. So it does not answer the first one, which is sent
+		# here.
 		ns_exec server bash -c "printf '\0\1none\0octet\0' > /dev/udp/${server_address[$v]}/69"
 	done
 }

@@ -106,8 +106,8 @@ pick() {
 	done
 }
 
-# check_flow WHAT MOVED IN:OUT PATTERN [NEW]: checks the events that read_flows read of the flow that matches. NEW is the
-# status that an expectation gives a flow before it is new.
+# check_flow WHAT MOVED IN:OUT PATTERN [NEW]: checks the events that read_flows read of the flow that matches. NEW is
+# the status that an expectation gives a flow before it is new.
 check_flow() {
 	local in=${3%:*} out=${3#*:} icmp=0/0 first=PREROUTING last=POSTROUTING out_of_new=- nat='' entry counts
 	pick "$4" "${entries[@]}"

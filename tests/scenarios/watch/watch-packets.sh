@@ -61,58 +61,58 @@ record_events packet
 
 # --- New and established
 
-there='172.18.0.2:4000->203.0.113.2:53' back='203.0.113.2:53->203.0.113.1:6000'
+request='172.18.0.2:4000->203.0.113.2:53' answer='203.0.113.2:53->203.0.113.1:6000'
 seen=$(probe lan UDP 203.0.113.2 53 sourceport=4000)
 check_equal "IPv4: an answer comes back" 203.0.113.1:6000 "$seen"
-id=$(flow_id "original=$there")
+id=$(flow_id "original=$request")
 check_equal "IPv4: the request is new, its answer established" \
-	"$(both_events lan0:- $there new original "$id"; both_events wan0:- $back established reply "$id")" "$(events_in router proto=udp)"
+	"$(both_events lan0:- $request new original "$id"; both_events wan0:- $answer established reply "$id")" "$(events_in router proto=udp)"
 forget_events
 seen=$(probe lan UDP 203.0.113.2 53 sourceport=4000)
 check_equal "IPv4: the next request and its answer are established" \
-	"$(both_events lan0:- $there established original "$id"; both_events wan0:- $back established reply "$id")" "$(events_in router proto=udp)"
+	"$(both_events lan0:- $request established original "$id"; both_events wan0:- $answer established reply "$id")" "$(events_in router proto=udp)"
 check_equal "IPv4: the lengths are those of the packets" "len=30 len=30 len=45 len=45" \
 	"$(events packet "^netns=$(netns router) .*proto=udp" | grep -o 'len=[0-9]*' | xargs)"
 forget_flows
 
-there='[fd00:18::2]:4000->[2001:db8:1::2]:54' back='[2001:db8:1::2]:54->[2001:db8:1::1]:6000'
+request='[fd00:18::2]:4000->[2001:db8:1::2]:54' answer='[2001:db8:1::2]:54->[2001:db8:1::1]:6000'
 seen=$(probe lan UDP6 '[2001:db8:1::2]' 54 sourceport=4000)
 check_equal "IPv6: an answer comes back" '[2001:0db8:0001:0000:0000:0000:0000:0001]:6000' "$seen"
 id=$(flow_id 'proto=udp original=\[')
 check_equal "IPv6: the request is new, its answer established" \
-	"$(both_events lan0:- "$there" new original "$id"; both_events wan0:- "$back" established reply "$id")" "$(events_in router proto=udp)"
+	"$(both_events lan0:- "$request" new original "$id"; both_events wan0:- "$answer" established reply "$id")" "$(events_in router proto=udp)"
 check_equal "IPv6: the lengths are those of the packets" "len=50 len=50 len=95 len=95" \
 	"$(events packet "^netns=$(netns router) .*proto=udp" | grep -o 'len=[0-9]*' | xargs)"
 forget_flows
 
 # A packet of the loopback device has its state when it comes in.
-there='127.0.0.1:4000->127.0.0.1:53' back='127.0.0.1:53->127.0.0.1:4000'
+request='127.0.0.1:4000->127.0.0.1:53' answer='127.0.0.1:53->127.0.0.1:4000'
 seen=$(probe router UDP 127.0.0.1 53 sourceport=4000)
-id=$(flow_id "original=$there")
+id=$(flow_id "original=$request")
 check_equal "loopback: packets get their state on the way out and have it on the way in" \
 	"$(
-		both_events -:lo $there new original "$id"
-		one_event before lo:- $there new original "$id"
-		one_event after lo:- $there new original "$id"
-		both_events -:lo $back established reply "$id"
-		one_event before lo:- $back established reply "$id"
-		one_event after lo:- $back established reply "$id"
+		both_events -:lo $request new original "$id"
+		one_event before lo:- $request new original "$id"
+		one_event after lo:- $request new original "$id"
+		both_events -:lo $answer established reply "$id"
+		one_event before lo:- $answer established reply "$id"
+		one_event after lo:- $answer established reply "$id"
 	)" "$(events_in router proto=udp)"
 forget_flows
 
 # The query identifier takes the place of the client's port, in requests and answers.
 ns_exec lan ping -q -c 1 -W 5 -e 4005 203.0.113.2 > "$scratch/ping" || bail "ping"
 id=$(flow_id "proto=icmp ")
-there='172.18.0.2:4005->203.0.113.2:0' back="203.0.113.2:0->203.0.113.1:$(reply_port "proto=icmp ")"
+request='172.18.0.2:4005->203.0.113.2:0' answer="203.0.113.2:0->203.0.113.1:$(reply_port "proto=icmp ")"
 check_equal "IPv4: ping: the request is new, its answer established" \
-	"$(both_events lan0:- $there new original "$id"; both_events wan0:- "$back" established reply "$id")" \
+	"$(both_events lan0:- $request new original "$id"; both_events wan0:- "$answer" established reply "$id")" \
 	"$(events_in router 'proto=icmp ')"
 forget_flows
 ns_exec lan ping -q -c 1 -W 5 -e 4005 2001:db8:1::2 > "$scratch/ping" || bail "ping"
 id=$(flow_id proto=icmpv6)
-there='[fd00:18::2]:4005->[2001:db8:1::2]:0' back="[2001:db8:1::2]:0->[2001:db8:1::1]:$(reply_port proto=icmpv6)"
+request='[fd00:18::2]:4005->[2001:db8:1::2]:0' answer="[2001:db8:1::2]:0->[2001:db8:1::1]:$(reply_port proto=icmpv6)"
 check_equal "IPv6: ping: the request is new, its answer established" \
-	"$(both_events lan0:- "$there" new original "$id"; both_events wan0:- "$back" established reply "$id")" \
+	"$(both_events lan0:- "$request" new original "$id"; both_events wan0:- "$answer" established reply "$id")" \
 	"$(events_in router 'proto=icmpv6 .*len=104 .* in=.an0')"
 forget_flows
 
@@ -140,16 +140,16 @@ forget_flows
 send_raw() { ns_exec lan socat -u - "IP${2:+6}-SENDTO:${2:-203.0.113.2}:$1"; }
 
 ns_exec router sh -c 'echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose'
-there='172.18.0.2:4001->203.0.113.2:80'
+request='172.18.0.2:4001->203.0.113.2:80'
 ns_exec lan hping3 -q -c 1 -A -s 4001 -p 80 203.0.113.2 > "$scratch/hping" 2>&1
-check_equal "a TCP segment without a connection is invalid" "$(both_events lan0:- $there invalid - 0)" "$(events_in router "tuple=$there")"
+check_equal "a TCP segment without a connection is invalid" "$(both_events lan0:- $request invalid - 0)" "$(events_in router "tuple=$request")"
 forget_flows
 ns_exec lan hping3 -q -c 1 -S -b -s 4001 -p 80 203.0.113.2 > "$scratch/hping" 2>&1
-check_equal "a SYN with a bad checksum is invalid" "$(both_events lan0:- $there invalid - 0)" "$(events_in router "tuple=$there")"
+check_equal "a SYN with a bad checksum is invalid" "$(both_events lan0:- $request invalid - 0)" "$(events_in router "tuple=$request")"
 forget_flows
 printf '\x0f\xa1\x00\x50\x00\x00\x00\x00\x00' | send_raw 6
 check "half a TCP header arrives" wait_until events_recorded 2 router proto=tcp
-check_equal "... and is invalid, with its ports" "$(both_events lan0:- $there invalid - 0)" "$(events_in router proto=tcp)"
+check_equal "... and is invalid, with its ports" "$(both_events lan0:- $request invalid - 0)" "$(events_in router proto=tcp)"
 forget_flows
 printf '\x0f' | send_raw 6
 check "one byte of a TCP header arrives" wait_until events_recorded 2 router proto=tcp
@@ -167,13 +167,13 @@ forget_flows
 ns_exec router "$IPTABLES" -w -t raw -A PREROUTING -p udp --dport 9 -j CT --notrack || bail "rule"
 ns_exec router "$IP6TABLES" -w -t raw -A PREROUTING -p udp --dport 9 -j CT --notrack || bail "rule"
 send_datagram UDP:203.0.113.2:9
-there='172.18.0.2:4000->203.0.113.2:9'
+request='172.18.0.2:4000->203.0.113.2:9'
 check_equal "IPv4: a packet that a rule exempts from tracking is untracked before conntrack, too" \
-	"$(one_event before lan0:- $there untracked - 0; one_event after lan0:- $there untracked - 0)" "$(events_in router proto=udp)"
+	"$(one_event before lan0:- $request untracked - 0; one_event after lan0:- $request untracked - 0)" "$(events_in router proto=udp)"
 send_datagram 'UDP6:[2001:db8:1::2]:9'
-there='[fd00:18::2]:4000->[2001:db8:1::2]:9'
+request='[fd00:18::2]:4000->[2001:db8:1::2]:9'
 check_equal "IPv6: a packet that a rule exempts from tracking is untracked before conntrack, too" \
-	"$(one_event before lan0:- "$there" untracked - 0; one_event after lan0:- "$there" untracked - 0)" "$(events_in router 'proto=udp tuple=.fd00')"
+	"$(one_event before lan0:- "$request" untracked - 0; one_event after lan0:- "$request" untracked - 0)" "$(events_in router 'proto=udp tuple=.fd00')"
 forget_flows
 # A neighbour advertisement has flags where a ping has its query identifier. The event must not show them as one.
 ip -n lan neigh flush dev lan0
@@ -186,11 +186,11 @@ forget_flows
 # --- A template of conntrack is no flow
 
 ns_exec router "$IPTABLES" -w -t raw -A PREROUTING -p udp --dport 53 -j CT --helper tftp || bail "rule"
-there='172.18.0.2:4002->203.0.113.2:53' back='203.0.113.2:53->203.0.113.1:6000'
+request='172.18.0.2:4002->203.0.113.2:53' answer='203.0.113.2:53->203.0.113.1:6000'
 seen=$(probe lan UDP 203.0.113.2 53 sourceport=4002)
-id=$(flow_id "original=$there")
+id=$(flow_id "original=$request")
 check_equal "a packet that has only a template before conntrack has the state none" \
-	"$(both_events lan0:- $there new original "$id"; both_events wan0:- $back established reply "$id")" "$(events_in router proto=udp)"
+	"$(both_events lan0:- $request new original "$id"; both_events wan0:- $answer established reply "$id")" "$(events_in router proto=udp)"
 ns_exec router "$IPTABLES" -w -t raw -F
 forget_flows
 

@@ -49,8 +49,8 @@ list_hooks() {
 		/\[/ { print family, hook, $1 + 0, $NF }'
 }
 
-# neighbours_of_conntrack FAMILY HOOK: prints from the list $order the hook before conntrack's own, the latter's priority,
-# and the hook after it.
+# neighbours_of_conntrack FAMILY HOOK: prints from the list $order the hook before conntrack's own, the latter's
+# priority, and the hook after it.
 neighbours_of_conntrack() {
 	awk -v place="$1 $2" '
 		$1 " " $2 != place { next }
@@ -130,8 +130,8 @@ check "it is turned on again: it comes from the older namespace" flow_recorded_i
 check "... and from the newer one" flow_recorded_in after
 stop_recording
 
-# Turns events on and off and creates and removes namespaces while packets pass. It does not matter if the conntrack table
-# becomes full.
+# Turns events on and off and creates and removes namespaces while packets pass. It does not matter if the conntrack
+# table becomes full.
 record_events
 ns_start lan hping3 --udp -q -p 53 -i u1000 203.0.113.2 > "$scratch/flood" 2>&1
 # toggle_event EVENT: turns it on and off several times.

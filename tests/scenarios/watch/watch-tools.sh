@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# tracefs, trace-cmd and perf show the same text of the flow watch's events. The module cannot be unloaded while perf has
-# an event open, but it can while tracefs has one on, and an event can be turned on before the module is loaded. With the
-# events off, or without the module, no hook is left and flows work. The network is that of setup_lan, with IPv6.
+# tracefs, trace-cmd and perf show the same text of the flow watch's events. The module cannot be unloaded while perf
+# has an event open, but it can while tracefs has one on, and an event can be turned on before the module is loaded.
+# With the events off, or without the module, no hook is left and flows work. The network is that of setup_lan, with
+# IPv6.
 . "$(dirname "$0")/../../lib/lib.sh"
 . "$(dirname "$0")/../../lib/events.sh"
 

@@ -13,8 +13,8 @@ instances=/sys/kernel/tracing/instances
 
 declare -A pid alive
 
-# start_viewer NAME COMMAND...: starts a viewer, and waits until it watches. Its standard output goes to $scratch/NAME, its
-# standard error to $scratch/NAME.said.
+# start_viewer NAME COMMAND...: starts a viewer, and waits until it watches. Its standard output goes to $scratch/NAME,
+# its standard error to $scratch/NAME.said.
 start_viewer() {
 	"${@:2}" > "$scratch/$1" 2> "$scratch/$1.said" &
 	pid[$1]=$!
@@ -277,7 +277,8 @@ check_equal "standard error has only lines that start with the program's name" "
 
 # --- Errors at the start
 
-# check_refused PATTERN STATUS COMMAND...: checks that the command ends with the status and prints one line, which matches.
+# check_refused PATTERN STATUS COMMAND...: checks that the command ends with the status and prints one line, which
+# matches.
 check_refused() {
 	local output
 	output=$(timeout 20 "${@:3}" 2>&1)
@@ -295,8 +296,8 @@ check_refused "Permission denied: run it as root" 1 \
 check_refused "load the module \(modprobe rustmasq\)" 1 "$viewer"
 check_instances "a viewer that cannot start leaves no instance"
 
-# run_with_options OPTIONS...: runs the viewer with each of these, all in one process because it starts slowly. Prints what
-# it prints, and its statuses.
+# run_with_options OPTIONS...: runs the viewer with each of these, all in one process because it starts slowly. Prints
+# what it prints, and its statuses.
 run_with_options() {
 	python3 -I -S -c '
 import runpy, sys
