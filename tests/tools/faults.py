@@ -344,7 +344,7 @@ class Loading:
         faults.each(f"{self.what} is loaded", faults.by_thread(self.load), NO_MEMORY, least=3 + 2 * self.hooks_each)
         there = hooks(), hooks("other")
         result(f"{self.what} is loaded: ... then its hooks are there",
-             None if there == (self.hooks_each, self.hooks_each) else f"{there}, expected {self.hooks_each} each")
+               None if there == (self.hooks_each, self.hooks_each) else f"{there}, expected {self.hooks_each} each")
         faults.slab.only(*our_text())
 
 
@@ -450,7 +450,7 @@ def namespaces(faults, hooks_each):
     faults.each(f"{what} is born", faults.by_thread(being_born), NO_MEMORY, least=hooks_each)
     gone = wait_until(lambda: living() == before)
     result(f"{what} is born: ... and those that failed are gone, as is the one that did not",
-         None if gone else f"{living()} namespaces, expected {before}")
+           None if gone else f"{living()} namespaces, expected {before}")
     # The new namespace itself must not fail here.
     with faults.slab.instead(*function("net_pre_exit", "rustmasq")):
         faults.all_at_once(f"{what} goes", passing, "")
@@ -730,7 +730,7 @@ def part_pulls(_faults):
             for own, port in itertools.product((True, False), (DISCARD, TFTP)):
                 whose = "of the router's own" if own else "forwarded"
                 result(f"data that moves: IPv{version}, {whose}, port {port}: arrives as it should",
-                     network.send(version, own, port) or network.unseen())
+                       network.send(version, own, port) or network.unseen())
             for what, talk in (("a transfer", transfer), ("TCP", stream), ("fragments", fragments)):
                 try:
                     problem = talk(network, client, server)

@@ -221,7 +221,7 @@ class Maker:
         """Makes a packet with a wrong length in the UDP header: too short, too long, or less than the header itself."""
         whole, more = self.whole(), self.rng.choice([b"", b"\0" * 4, self.octets(1, 20)])
         length = self.rng.choice([len(whole), len(whole) - 1, self.rng.randrange(len(whole)), 0, -1, -8,
-                                   len(whole) + len(more) + 1, 0xFFFF - 8])
+                                  len(whole) + len(more) + 1, 0xFFFF - 8])
         # Mostly without a checksum: with one, conntrack would rarely accept the packet.
         return Case("another length in the UDP header", whole + more, length=length,
                     sum=self.rng.choice(["none", "none", "none", "good"]))
