@@ -1,20 +1,25 @@
 #!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
-"""tests/tools/faults.py PART...: fails each allocation of ours once, in the guest, and says in TAP lines what came of
-it.
+"""Makes each memory allocation of the module fail once, and checks the outcome; runs in the guest.
 
-  module     the module comes and goes, the watch is turned on and off, namespaces are born and go
-  rules      iptables' and ip6tables' rules, legacy and nft, come and go
-  packets    target, hooks and helper, for packets of the router's own and for those that it forwards; the flush
-  pulls      nothing fails, but a packet's data moves whenever anybody makes sure that there is enough of it
+Usage: tests/tools/faults.py PART...
 
-The parts packets and pulls need the network of `home` with IPv6. What is "ours": allocations that have the module's
-text in their stack, whoever makes them for it; of loading it, those below do_one_initcall, for its text has no
-address before. Objects that the kernel's checkers make for themselves do not count.
+  module     the module is loaded and unloaded, trace events are enabled and disabled, and namespaces are created and
+             removed
+  rules      rules of iptables and ip6tables, legacy and nft, are added and removed
+  packets    target, hooks and helper handle packets that the router sends itself and that it forwards; then the flush
+  pulls      no allocation fails, but packets' data moves whenever code calls pskb_may_pull()
 
-What a thread does is failed by fail-nth: the first allocation, the second, ..., until there is none left and the
-operation succeeds. fail-nth does not reach what softirq and workers do: that is failed for all, by failslab's `space`,
-which lets so many bytes pass. (Its `interval` would count, but does not say where it stands.)
+The parts packets and pulls need the network of setup_lan with IPv6. Prints TAP.
+
+An allocation is one of the module's if the module's code is on the stack, also if it is further up. While the module is
+being loaded, do_one_initcall is looked for instead, because the address of the module's code is not known before.
+Allocations of the kernel's memory checkers are not counted.
+
+Allocations of this thread fail by /proc/thread-self/fail-nth: the first one, then the second one, and so on, until
+none fails and the operation succeeds. fail-nth does not reach softirqs and workers. Their allocations fail by the
+setting `space` of failslab, the number of bytes that are allocated before failures begin. (`interval` would count
+allocations, but one cannot read how far it has counted.)
 """
 
 import collections
@@ -52,12 +57,13 @@ from tap import done_testing, result
 DEBUG = "/sys/kernel/debug"
 EVENTS = "/sys/kernel/tracing/events/rustmasq"
 OURS = "/sys/module/rustmasq"
-# Of x86-64.
+# Numbers of system calls on x86-64.
 FINIT_MODULE, DELETE_MODULE = 313, 176
 LIBC = ctypes.CDLL(None, use_errno=True)
 MANY = 1 << 30
 NO_MEMORY = os.strerror(errno.ENOMEM)
-# What the extension's users see of it: the two front ends' words.
+FINE = "nothing was wrong"
+# How the two front ends of iptables report ENOMEM.
 SAYS_NO_MEMORY = re.compile("Cannot allocate memory|Memory allocation problem")
 
 
@@ -81,7 +87,7 @@ def wait_until(condition):
 
 
 def outcome_of(operation):
-    """Nothing, or the error's text."""
+    """Runs the operation. Returns "", or the error's text."""
     try:
         operation()
     except OSError as error:
@@ -89,13 +95,13 @@ def outcome_of(operation):
     return ""
 
 
-# --- What fails
+# --- Failing allocations
 
 
 class Failslab:
-    """The allocator that fails on demand, for allocations of ours alone."""
+    """The kernel's failslab, set up to fail only allocations of the module."""
 
-    # They have their own ways to do without memory, and would turn themselves off.
+    # The memory checkers' own caches: a checker that gets no memory turns itself off.
     CHECKERS = {"kmemleak_object", "kmemleak_scan_area", "debug_objects_cache"}
 
     def __init__(self):
@@ -103,7 +109,7 @@ class Failslab:
             write(f"/sys/kernel/slab/{name}/failslab", 1)
         self.code = 0, 0
         self.set(probability=0, interval=1, verbose=0, ignore_gfp_wait="N", cache_filter="Y", times=MANY)
-        # These have their turn in fail-nth's count as well. What cannot be in the stack never has.
+        # fail-nth counts these kinds of failures, too. An address range that is never on the stack excludes them.
         for other in ("fail_page_alloc", "fail_skb_realloc"):
             self.limit(other, 1, 1)
 
@@ -118,13 +124,13 @@ class Failslab:
         write(f"{DEBUG}/{kind}/require-end", end)
 
     def only(self, start, end):
-        """Only what is called from this code fails."""
+        """Fails only allocations with this code on the stack."""
         self.code = start, end
         self.limit("failslab", start, end)
 
     @contextlib.contextmanager
-    def instead(self, start, end):
-        """The same for a while."""
+    def only_within(self, start, end):
+        """Does the same as only(), for the duration of a block."""
         before = self.code
         self.only(start, end)
         try:
@@ -134,18 +140,18 @@ class Failslab:
 
     @staticmethod
     def nth(n):
-        """This thread's n-th allocation from now on fails; 0: none."""
+        """Makes this thread's n-th allocation from now on fail; 0 stands for none."""
         write("/proc/thread-self/fail-nth", n)
 
     def failed(self):
-        """How many did since the last call."""
+        """Returns how many allocations failed since the last call."""
         failed = MANY - int(read(f"{DEBUG}/failslab/times"))
         self.set(times=MANY)
         return failed
 
     @contextlib.contextmanager
     def for_all(self, times, space):
-        """So many allocations of anybody's fail, as soon as so many bytes were had."""
+        """Makes up to `times` allocations of all threads fail, after `space` bytes were allocated."""
         self.set(times=times, space=space, probability=100)
         try:
             yield
@@ -153,6 +159,7 @@ class Failslab:
             self.set(probability=0)
 
     def left(self):
+        """Returns how many bytes of `space` are left."""
         return int(read(f"{DEBUG}/failslab/space"))
 
     def reset(self):
@@ -162,7 +169,7 @@ class Failslab:
 
 
 def symbols(wanted=""):
-    """(address, name) of each function of a module's, or of the kernel's own; the latter in their order."""
+    """Yields (address, name) of each function of a module or, sorted by address, of the kernel itself."""
     with open("/proc/kallsyms", encoding="utf-8", errors="replace") as file:
         for line in file:
             address, kind, name, *module = line.split()
@@ -171,24 +178,27 @@ def symbols(wanted=""):
 
 
 def function(wanted, module=""):
-    """Where a function begins, and where the next one does. Of Rust's names the last part counts, with its length."""
-    # Those of a module have no order; of the kernel's need not be read further than that.
+    """Returns the address of a function and of the next one.
+
+    A mangled Rust name matches by its last part, behind the length of that part.
+    """
+    # A module's functions are not sorted. The kernel's are, so there is no need to read all of them.
     found = iter(sorted(symbols(module))) if module else symbols()
     start = next(address for address, name in found if name == wanted or name.endswith(f"{len(wanted)}{wanted}"))
     return start, next((address for address, _ in found if address > start), start + 4096)
 
 
 def our_text():
-    """Where the module's text begins, and the end of the page that its last function begins in."""
+    """Returns the start of the module's text, and the end of the page in which its last function begins."""
     ours = [address for address, _ in symbols("rustmasq")]
     return min(ours), (max(ours) | 4095) + 1
 
 
 class Faults:
-    """Fails what an attempt allocates, one allocation after the other.
+    """Makes the allocations of an attempt fail, one after the other.
 
-    An attempt is a function that says what came of it: nothing, if all went well, or in a few words. It is given the
-    number of the allocation that is to fail, for what this thread or a process of its own does.
+    An attempt is a function that returns its outcome: "" if all went well, else a few words. With by_thread, it gets
+    the number of the allocation to fail, which it passes to Failslab.nth in this thread or in a child process.
     """
 
     def __init__(self):
@@ -196,18 +206,17 @@ class Faults:
         self.total = 0
 
     def by_thread(self, attempt):
-        """What came of each attempt in which an allocation failed, and then of the one in which none did."""
+        """Returns the outcomes of the attempts in which an allocation failed, then that of the one without failure."""
         outcomes = [attempt(1)]
         while self.slab.failed():
             outcomes.append(attempt(len(outcomes) + 1))
         return outcomes
 
     def by_all(self, attempt, before=lambda: None):
-        """The same for what is done in softirq and by workers, the last allocation first; `before` each attempt
-        something is done in which none fails.
+        """Does the same for attempts whose work is done in softirqs and by workers, the last allocation first.
 
-        `space` lets allocations pass until as many bytes were had as it says; what is left of it when one fails
-        tells where that one began.
+        Calls `before` before each attempt, without failures. Allocations succeed until `space` bytes were allocated.
+        The rest of `space` when one fails shows where that allocation began, and so how much to allow the next time.
         """
         before()
         with self.slab.for_all(MANY, MANY):
@@ -224,38 +233,37 @@ class Faults:
         return [*outcomes, attempt()]
 
     def each(self, what, outcomes, expected, usual="", least=1):
-        """Says what the outcomes were. They must match what is expected; but the last, where nothing failed, is to be
-        as usual."""
+        """Reports outcomes. They must match `expected`, except the last one, without failure, which must be `usual`."""
         *outcomes, last = outcomes
-        counted = collections.Counter(said or "nothing was amiss" for said in outcomes)
+        counted = collections.Counter(outcome or FINE for outcome in outcomes)
         self.total += len(outcomes)
-        problem = next((f"when allocation {n} failed: {said or 'nothing was amiss'}"
-                        for n, said in enumerate(outcomes, 1) if not re.fullmatch(expected, said)), None)
+        problem = next((f"when allocation {n} failed: {outcome or FINE}"
+                        for n, outcome in enumerate(outcomes, 1) if not re.fullmatch(expected, outcome)), None)
         if last != usual:
-            problem = problem or f"when nothing failed: {last or 'nothing was amiss'}"
+            problem = problem or f"when nothing failed: {last or FINE}"
         if len(outcomes) < least:
             problem = problem or f"only {len(outcomes)} allocations failed, expected {least} or more"
-        told = ", ".join(f"{count} x {said}" for said, count in counted.items()) or "there is none"
-        result(f"{what}: each allocation failed once: {told}", problem)
+        summary = ", ".join(f"{count} x {outcome}" for outcome, count in counted.items()) or "there are none"
+        result(f"{what}: each allocation failed once: {summary}", problem)
 
     def all_at_once(self, what, attempt, expected, least=1, before=lambda: None):
-        """Every allocation of ours fails while the attempt lasts."""
+        """Makes every allocation of the module fail during one attempt, and reports the outcome."""
         before()
         with self.slab.for_all(MANY, 0):
-            said = attempt()
+            outcome = attempt()
             failed = MANY - int(read(f"{DEBUG}/failslab/times"))
         self.slab.failed()
-        problem = None if re.fullmatch(expected, said) else said or "nothing was amiss"
+        problem = None if re.fullmatch(expected, outcome) else outcome or FINE
         if failed < least:
             problem = problem or f"only {failed} allocations failed, expected {least} or more"
-        result(f"{what}: every allocation failed, {failed} in all: {said or 'nothing was amiss'}", problem)
+        result(f"{what}: every allocation failed, {failed} in all: {outcome or FINE}", problem)
 
 
 # --- The module
 
 
 def load(n, parameters=""):
-    """Loads the module; by the call itself, so that nothing but that can fail."""
+    """Loads the module, with the n-th allocation failing. It makes the system call itself, so nothing else can fail."""
     path = f"/lib/modules/{platform.release()}/updates/rust/rustmasq.ko"
     with open(path, "rb") as file:
         Failslab.nth(n)
@@ -271,10 +279,10 @@ def unload(n=0):
     return os.strerror(error) if error else ""
 
 
-def must(said):
-    """For what must work before anything can be tried."""
-    if said:
-        result("faults: what comes before a failure works", said)
+def require(outcome):
+    """Ends the tool if the outcome of something that must work is not ""."""
+    if outcome:
+        result("faults: the preparations work", outcome)
         sys.exit(1)
 
 
@@ -283,24 +291,24 @@ def users():
 
 
 def hooks(host=None):
-    """How many hooks of ours a namespace has; without a name, the one that we are in."""
+    """Returns how many hooks of the module a namespace has; without a name, the current one."""
     with Inside(host) if host else contextlib.nullcontext():
-        asked = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     count = 0
-    with asked:
+    with sock:
         for family, point in itertools.product((socket.AF_INET, socket.AF_INET6), range(5)):
-            count += sum(module == "rustmasq" for module in hooks_at(asked, family, point))
+            count += sum(module == "rustmasq" for module in hooks_at(sock, family, point))
     return count
 
 
-def hooks_at(asked, family, point):
-    """The modules of the hooks at a point, by nfnetlink_hook (include/uapi/linux/netfilter/nfnetlink_hook.h)."""
+def hooks_at(sock, family, point):
+    """Yields the modules of the hooks at a point, from nfnetlink_hook (linux/netfilter/nfnetlink_hook.h)."""
     subsystem, number, module_name = 12, 1, 5
-    which = struct.pack("=HHI", 8, number, socket.htonl(point))
-    asked.send(HEADER.pack(HEADER.size + len(which), subsystem << 8, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, family, 0, 0) +
-               which)
+    attribute = struct.pack("=HHI", 8, number, socket.htonl(point))
+    size = HEADER.size + len(attribute)
+    sock.send(HEADER.pack(size, subsystem << 8, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, family, 0, 0) + attribute)
     while True:
-        data = asked.recv(1 << 16)
+        data = sock.recv(1 << 16)
         while data:
             length, kind = struct.unpack_from("=IH", data)
             if kind in (NLMSG_DONE, NLMSG_ERROR):
@@ -310,7 +318,7 @@ def hooks_at(asked, family, point):
 
 
 def left_behind():
-    """What of the module is there although it is not loaded."""
+    """Returns a list of the module's traces, which must be empty while it is not loaded."""
     found = [table for table in ("ip", "ip6") if "RUSTMASQ" in read(f"/proc/net/{table}_tables_targets").split()]
     found += [path for path in (OURS, EVENTS) if os.path.exists(path)]
     found += [f"{count} hooks" for count in (hooks(), hooks("other")) if count]
@@ -318,50 +326,53 @@ def left_behind():
 
 
 class Loading:
-    """A way to load the module, and how many hooks a namespace has then."""
+    """A way to load the module, and the number of hooks in each namespace afterwards.
 
-    def __init__(self, what, hooks_each, parameters="", awaited=""):
-        self.what, self.hooks_each, self.parameters, self.awaited = what, hooks_each, parameters, awaited
+    `event` is a trace event to enable when the module is loaded.
+    """
+
+    def __init__(self, what, hooks_each, parameters="", event=""):
+        self.what, self.hooks_each, self.parameters, self.event = what, hooks_each, parameters, event
 
     def load(self, n=0):
-        if self.awaited:
-            # The kernel forgets it with each time that the module comes.
-            write("/sys/kernel/tracing/set_event", f"rustmasq:{self.awaited}:mod:rustmasq")
+        if self.event:
+            # Set each time, because the kernel forgets it when the module is loaded.
+            write("/sys/kernel/tracing/set_event", f"rustmasq:{self.event}:mod:rustmasq")
         error = load(n, self.parameters)
         left = [] if not error else left_behind()
-        return f"{error}, but {left} is there" if left else error
+        return f"{error}, but {left} exist" if left else error
 
     def unload(self, n):
         if not os.path.exists(OURS):
-            must(self.load())
+            require(self.load())
         error = unload(n)
         left = [] if error else left_behind()
-        return error or (f"{left} is there" if left else "unloaded")
+        return error or (f"{left} exist" if left else "unloaded")
 
-    def is_loaded(self, faults):
+    def check_loading(self, faults):
         faults.slab.only(*function("do_one_initcall"))
-        # The helper, the listener, the list of namespaces; and each hook in each of the two namespaces.
+        # Allocations for the helper, the notifier, the list of namespaces, and each hook in each of the two namespaces.
         faults.each(f"{self.what} is loaded", faults.by_thread(self.load), NO_MEMORY, least=3 + 2 * self.hooks_each)
         there = hooks(), hooks("other")
-        result(f"{self.what} is loaded: ... then its hooks are there",
+        result(f"{self.what} is loaded: ... then its hooks exist",
                None if there == (self.hooks_each, self.hooks_each) else f"{there}, expected {self.hooks_each} each")
         faults.slab.only(*our_text())
 
 
 def part_module(faults):
-    # What the kernel does once, when its first helper comes, is none of ours.
-    must(load(0))
-    must(unload())
-    Loading("the module", 0).is_loaded(faults)
+    # The kernel's own allocations for its first helper come before the test.
+    require(load(0))
+    require(unload())
+    Loading("the module", 0).check_loading(faults)
     watch(faults)
-    must(unload())
-    both = Loading("the module with tftp_port, which the watch waits for,", 8, "tftp_port=69", "flow_new")
-    both.is_loaded(faults)
+    require(unload())
+    both = Loading("the module with tftp_port and an enabled event", 8, "tftp_port=69", "flow_new")
+    both.check_loading(faults)
     faults.each(f"{both.what} is unloaded", faults.by_thread(both.unload), "unloaded", "unloaded", 8)
-    must(load(0, "tftp_port=69"))
+    require(load(0, "tftp_port=69"))
     faults.slab.only(*our_text())
     namespaces(faults, 20)
-    must(unload())
+    require(unload())
 
 
 # --- The watch
@@ -382,88 +393,91 @@ def watch(faults):
         def turning_on(n, event=event, hooks_each=hooks_each):
             error = enable(event, True, n)
             there, wanted = hooks(), 0 if error else hooks_each
-            return error if there == wanted else f"{error or 'no error'} with {there} hooks"
+            return error if there == wanted else f"{error or 'no error'}, with {there} hooks"
 
         def turning_off(n, event=event):
-            must(enable(event, True))
-            return enable(event, False, n) or (f"{hooks()} hooks are there" if hooks() else "off")
+            require(enable(event, True))
+            return enable(event, False, n) or (f"{hooks()} hooks are left" if hooks() else "off")
 
-        faults.each(f"turning {event} on", faults.by_thread(turning_on), NO_MEMORY, least=2 * hooks_each)
-        result(f"turning {event} on: ... then it is",
+        faults.each(f"enabling {event}", faults.by_thread(turning_on), NO_MEMORY, least=2 * hooks_each)
+        result(f"enabling {event}: ... then its hooks exist",
                None if hooks("other") == hooks_each else f"{hooks('other')} hooks")
-        must(enable(event, False))
-        faults.each(f"turning {event} off", faults.by_thread(turning_off), "off", "off", 0)
+        require(enable(event, False))
+        faults.each(f"disabling {event}", faults.by_thread(turning_off), "off", "off", 0)
 
 
 # --- Namespaces
 
 
 @contextlib.contextmanager
-def home_again():
-    """Back into the namespace that we came from, whichever we are in then."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+def namespace_restored():
+    """Returns to the original network namespace at the end of a block."""
+    original = os.open("/proc/self/ns/net", os.O_RDONLY)
     try:
         yield
     finally:
         Failslab.nth(0)
-        os.setns(home, os.CLONE_NEWNET)
-        os.close(home)
+        os.setns(original, os.CLONE_NEWNET)
+        os.close(original)
 
 
 def objects(cache):
-    """How many objects of a slab cache are in use."""
+    """Returns the number of objects of a slab cache that are in use."""
     write(f"/sys/kernel/slab/{cache}/shrink", 1)
     with open("/proc/slabinfo", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(cache + " "))
 
 
-def born_and_gone():
-    with home_again():
-        must(outcome_of(lambda: os.unshare(os.CLONE_NEWNET)))
+def make_and_remove_namespace():
+    with namespace_restored():
+        require(outcome_of(lambda: os.unshare(os.CLONE_NEWNET)))
 
 
-def living():
-    """How many namespaces there are beside the first one; the last that went keeps its memory until
-    another one goes."""
-    born_and_gone()
+def count_namespaces():
+    """Returns the number of namespaces besides the initial one.
+
+    The kernel keeps the memory of the last removed namespace until it removes another one.
+    """
+    make_and_remove_namespace()
     time.sleep(0.5)
     return objects("net_namespace") - 1
 
 
 def namespaces(faults, hooks_each):
-    def being_born(n):
-        with home_again():
+    def making(n):
+        with namespace_restored():
             Failslab.nth(n)
             error = outcome_of(lambda: os.unshare(os.CLONE_NEWNET))
             Failslab.nth(0)
             there = 0 if error else hooks()
         return error if error or there == hooks_each else f"no error, but {there} hooks"
 
-    def passing():
-        born_and_gone()
-        return "" if wait_until(lambda: living() == before) else f"it is not gone: {living()}, expected {before}"
+    def removing():
+        make_and_remove_namespace()
+        gone = wait_until(lambda: count_namespaces() == before)
+        return "" if gone else f"it is not gone: {count_namespaces()}, expected {before}"
 
     before = len(os.listdir("/run/netns"))
     for event in ("flow_new", "flow_confirm", "packet"):
-        must(enable(event, True))
+        require(enable(event, True))
     what = f"a namespace with {hooks_each} hooks"
-    faults.each(f"{what} is born", faults.by_thread(being_born), NO_MEMORY, least=hooks_each)
-    gone = wait_until(lambda: living() == before)
-    result(f"{what} is born: ... and those that failed are gone, as is the one that did not",
-           None if gone else f"{living()} namespaces, expected {before}")
-    # The new namespace itself must not fail here.
-    with faults.slab.instead(*function("net_pre_exit", "rustmasq")):
-        faults.all_at_once(f"{what} goes", passing, "")
+    faults.each(f"{what} is made", faults.by_thread(making), NO_MEMORY, least=hooks_each)
+    gone = wait_until(lambda: count_namespaces() == before)
+    result(f"{what} is made: ... and afterwards all of them are removed, with and without failure",
+           None if gone else f"{count_namespaces()} namespaces, expected {before}")
+    # Making the namespace must not fail here.
+    with faults.slab.only_within(*function("net_pre_exit", "rustmasq")):
+        faults.all_at_once(f"{what} is removed", removing, "")
     for event in ("flow_new", "flow_confirm", "packet"):
-        must(enable(event, False))
-    must("" if hooks() == hooks("other") == hooks_each - 16 else "hooks of the watch are left")
+        require(enable(event, False))
+    require("" if hooks() == hooks("other") == hooks_each - 16 else "hooks of trace events are left")
 
 
 # --- Rules
 
 
 def rule(n, front, *arguments):
-    """A rule by its command, whose n-th allocation fails; fail-nth survives exec."""
+    """Runs a front end, whose n-th allocation fails: fail-nth survives exec. Returns "" or its error."""
     done = subprocess.run([front, "-w", "-t", "nat", *arguments], preexec_fn=lambda: Failslab.nth(n),
                           capture_output=True, text=True, errors="replace", check=False)
     return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"status {done.returncode}"
@@ -473,15 +487,15 @@ FRONT_ENDS = "iptables-legacy", "ip6tables-legacy", "iptables-nft", "ip6tables-n
 
 
 def part_rules(faults):
-    must(load(0))
+    require(load(0))
     faults.slab.only(*our_text())
     for front in FRONT_ENDS:
         faults.each(f"{front}: a rule is added", faults.by_thread(adding(front)), NO_MEMORY, least=4)
-    # In legacy's own process or by nftables' worker; nothing of ours is left on the stack then.
+    # Hooks are removed in the process of iptables-legacy, or by nftables' worker. The module is not on the stack then.
     faults.slab.only(*function("nf_ct_netns_put", "nf_conntrack"))
     for front in FRONT_ENDS:
         faults.all_at_once(f"{front}: a rule is removed", lambda front=front: removing(front), "removed")
-    must(unload())
+    require(unload())
 
 
 def unused():
@@ -489,42 +503,45 @@ def unused():
 
 
 def adding(front):
-    """Each attempt in a namespace of its own: conntrack keeps defragmentation when its own hooks fail."""
+    """Returns an attempt that adds a rule, in a new namespace.
+
+    The namespace is new because conntrack keeps defragmentation enabled when its own hooks fail.
+    """
     def attempt(n):
-        with home_again():
+        with namespace_restored():
             os.unshare(os.CLONE_NEWNET)
-            said = rule(n, front, "-A", "POSTROUTING", "-j", "RUSTMASQ")
-            if not said:
+            error = rule(n, front, "-A", "POSTROUTING", "-j", "RUSTMASQ")
+            if not error:
                 return ""
             if users():
-                return f"{said}, but {users()} users are left"
+                return f"{error}, but {users()} users are left"
             again = rule(0, front, "-A", "POSTROUTING", "-j", "RUSTMASQ")
             if again:
-                return f"{said}, and a second try: {again}"
-            must("" if users() == 1 else f"a rule makes {users()} users")
-        must("" if unused() else "a namespace's end does not remove its rule")
-        return NO_MEMORY if SAYS_NO_MEMORY.search(said) else said
+                return f"{error}, and a second try: {again}"
+            require("" if users() == 1 else f"a rule makes {users()} users")
+        require("" if unused() else "a namespace's end does not remove its rule")
+        return NO_MEMORY if SAYS_NO_MEMORY.search(error) else error
     return attempt
 
 
 def removing(front):
-    with home_again():
+    with namespace_restored():
         os.unshare(os.CLONE_NEWNET)
-        must(rule(0, front, "-A", "POSTROUTING", "-j", "RUSTMASQ"))
-        said = rule(0, front, "-F", "POSTROUTING")
-        return said or ("removed" if unused() else f"{users()} users are left")
+        require(rule(0, front, "-A", "POSTROUTING", "-j", "RUSTMASQ"))
+        error = rule(0, front, "-F", "POSTROUTING")
+        return error or ("removed" if unused() else f"{users()} users are left")
 
 
 # --- Packets
 
-# By IP version: the LAN's host, the router towards it and outside, the server.
+# By IP version: the addresses of the LAN's host, of the router towards the LAN and outside, and of the server.
 ADDRESSES = {4: ("172.18.0.2", "172.18.0.1", "203.0.113.1", "203.0.113.2"),
              6: ("fd00:18::2", "fd00:18::1", "2001:db8:1::1", "2001:db8:1::2")}
 DISCARD, TFTP = 9, 69
 REQUEST = b"\0\1boot\0octet\0"
-# ctnetlink's group for flows that go.
+# ctnetlink's group for destroyed flows.
 FLOW_GONE = 1 << 2
-# What a helper's request can come to.
+# Outcomes of a request.
 DROPPED = "dropped, and counted"
 UNHELPED = "without the helper"
 
@@ -538,7 +555,7 @@ def bound(host, address, port, kind=socket.SOCK_DGRAM):
 
 
 class Network:
-    """Sends packets, and says what became of them."""
+    """Sends packets, and returns their outcomes."""
 
     def __init__(self):
         self.router = Conntrack("router")
@@ -546,11 +563,11 @@ class Network:
         self.servers = {(version, port): bound("server", ADDRESSES[version][3], port)
                         for version in ADDRESSES for port in (DISCARD, TFTP)}
         for version, own, port in itertools.product(ADDRESSES, (True, False), (DISCARD, TFTP)):
-            # The neighbours shall know each other; and what conntrack does once is none of ours.
-            must(self.send(version, own, port))
+            # Fill the neighbour tables, and let conntrack make its own first allocations.
+            require(self.send(version, own, port))
 
     def send(self, version, own, port, n=0):
-        """A new flow's first packet, of the router's own or from the LAN: nothing, or what is amiss."""
+        """Sends a new flow's first packet, from the router itself or from the LAN. Returns "", or what is wrong."""
         client, within, outside, server = ADDRESSES[version]
         drops = self.drops()
         with self.open("router" if own else "lan", within if own else client) as sock:
@@ -559,11 +576,11 @@ class Network:
             Failslab.nth(0)
         if refused or not self.arrived(version, port, drops):
             flow = [line for line in self.router.flows() if f":{self.port}>" in line]
-            return f"not there, but {flow} is" if flow else DROPPED if self.drops() > drops else "dropped"
+            return f"did not arrive, but {flow} exists" if flow else DROPPED if self.drops() > drops else "dropped"
         return self.translated(port, outside)
 
     def arrived(self, version, port, drops):
-        """Whether the last packet came to the server; no need to wait once it was counted as dropped."""
+        """Returns whether the last packet reached the server. Does not wait once it was counted as dropped."""
         server, end = self.servers[version, port], time.monotonic() + 3
         while time.monotonic() < end:
             if select.select([server], [], [], 0.1)[0]:
@@ -574,7 +591,7 @@ class Network:
         return False
 
     def translated(self, port, outside):
-        """What is amiss with the last flow's entry."""
+        """Returns "", or what is wrong with the last flow's entry."""
         line = next((line for line in self.router.flows() if f":{self.port}>" in line), "no entry")
         original, reply = [*line.split(), "", ""][:2]
         if outside not in reply.partition(">")[2]:
@@ -586,37 +603,38 @@ class Network:
         return ""
 
     def open(self, host, address, kind=socket.SOCK_DGRAM):
-        """A socket with a port of its own."""
+        """Returns a socket with a new port."""
         self.port += 1
         sock = bound(host, address, self.port, kind)
         sock.settimeout(5)
         return sock
 
-    def leave(self, source, target):
-        """A packet of a new flow to somebody who is not there."""
+    def start_flow(self, source, target):
+        """Sends a packet of a new flow to an address that nobody has."""
         with self.open("lan", source) as sock:
             sock.sendto(REQUEST, (target, DISCARD))
 
-    def leaves(self, address):
-        """Whether the last flow is there, and leaves with that address."""
+    def is_masqueraded_to(self, address):
+        """Returns whether the last flow exists and is masqueraded to that address."""
         return any(f":{self.port}>" in line and address in line.split()[1].partition(">")[2]
                    for line in self.router.flows())
 
     def unseen(self):
-        """Nothing, if the watch showed the last flow's confirmation."""
+        """Returns "" if the event flow_confirm reported the last flow, else what is wrong."""
         with open("/sys/kernel/tracing/trace", encoding="utf-8", errors="replace") as file:
             seen = any("flow_confirm:" in line and f":{self.port}->" in line for line in file)
-        return "" if seen else f"the watch did not show the flow from port {self.port}"
+        return "" if seen else f"no event flow_confirm reported the flow from port {self.port}"
 
     @staticmethod
     def drops():
+        """Returns conntrack's counter of drops on the router."""
         with Inside("router"), open("/proc/thread-self/net/stat/nf_conntrack", encoding="ascii") as file:
             names = next(file).split()
             return sum(int(line.split()[names.index("drop")], 16) for line in file)
 
 
 def part_packets(faults):
-    must(load(0, "tftp_port=69"))
+    require(load(0, "tftp_port=69"))
     masquerade()
     write("/proc/sys/net/netfilter/nf_log_all_netns", 1)
     network = Network()
@@ -630,33 +648,34 @@ def part_packets(faults):
 def masquerade():
     for front in ("iptables-legacy", "ip6tables-legacy"):
         with Inside("router"):
-            must(rule(0, front, "-A", "POSTROUTING", "-o", "wan0", "-j", "RUSTMASQ"))
+            require(rule(0, front, "-A", "POSTROUTING", "-o", "wan0", "-j", "RUSTMASQ"))
 
 
 def requests(faults, network, version):
-    for own, whose in ((True, "of the router's own"), (False, "forwarded")):
+    for own, whose in ((True, "sent by the router"), (False, "forwarded")):
         what = f"IPv{version}, {whose}"
 
         def to(port, own=own):
-            # The router's own are sent by this thread.
+            # This thread sends the router's own packets; a softirq handles those that it forwards.
             if own:
                 return faults.by_thread(lambda n: network.send(version, own, port, n))
             return faults.by_all(lambda: network.send(version, own, port))
 
         faults.each(f"{what}: a new flow", to(DISCARD), "")
         faults.each(f"{what}: a request", to(TFTP), f"{UNHELPED}|{DROPPED}", least=2)
-        # Whoever listens to events gets them from memory of ours; without it, he is told that he missed one.
+        # An event for a listener needs memory, too. If there is none, the listener learns that it missed events.
         listener = Conntrack("router", EXPECTATION_NEW | EXPECTATION_GONE)
-        # With him, the flow's extensions are too many for what was got for the first.
+        # With a listener, the flow has one extension more, for which its extension area must grow.
         faults.each(f"{what}: a request, and a listener", to(TFTP), f"dropped|{DROPPED}|", least=3)
         listener.sock.close()
         faults.all_at_once(f"{what}: a new flow", lambda own=own: network.send(version, own, DISCARD), "")
         faults.all_at_once(f"{what}: a request", lambda own=own: network.send(version, own, TFTP), UNHELPED)
-    # Why the helper dropped it goes to the log, by a buffer that has no memory then, either.
+    # The helper logs why it dropped the packet, although the buffer for that cannot be allocated, either.
     before = reasons_logged()
-    with faults.slab.instead(*function("rustmasq_help", "rustmasq")):
+    with faults.slab.only_within(*function("rustmasq_help", "rustmasq")):
         faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
-    result(f"{what}: the helper: ... the log says why", None if reasons_logged() == before + 1 else "it does not")
+    result(f"{what}: the helper: ... the log contains the reason",
+           None if reasons_logged() == before + 1 else "it does not")
 
 
 def reasons_logged():
@@ -664,7 +683,7 @@ def reasons_logged():
     return log.count("no memory for an expectation")
 
 
-# --- The flush: notifiers, and a worker
+# --- The flush, in notifiers and a worker
 
 
 def flush(faults, network):
@@ -672,16 +691,16 @@ def flush(faults, network):
                                              (6, "2001:db8:2::1", 64, "2001:db8:2::9")):
         def flow(version=version, address=address, length=length, beyond=beyond):
             change("add", address, length)
-            network.leave(ADDRESSES[version][0], beyond)
-            must("" if network.leaves(address) else "the flow does not leave with the address")
+            network.start_flow(ADDRESSES[version][0], beyond)
+            require("" if network.is_masqueraded_to(address) else "the flow is not masqueraded to the address")
 
         def gone(address=address, length=length):
             change("del", address, length)
-            return "" if wait_until(lambda: not network.leaves(address)) else "the flow stays"
+            return "" if wait_until(lambda: not network.is_masqueraded_to(address)) else "the flow stays"
 
-        what = f"IPv{version}: an address goes, and its flow"
+        what = f"IPv{version}: an address is deleted, and its flow is removed"
         faults.each(what, faults.by_all(gone, flow), "", least=0)
-        # Whoever listens to events gets them from memory of the worker's.
+        # With a listener, the worker allocates memory for events.
         listener = Conntrack("router", FLOW_GONE)
         faults.each(f"{what}, and a listener", faults.by_all(gone, flow), "")
         faults.all_at_once(f"{what}, and a listener", gone, "", before=flow)
@@ -689,18 +708,18 @@ def flush(faults, network):
 
 
 def change(what, address, length):
-    """Adds an address of the router's, or deletes it."""
+    """Adds an address to the router, or deletes it."""
     done = subprocess.run(["ip", "-n", "router", "addr", what, f"{address}/{length}", "dev", "wan0",
                            *(["nodad"] if what == "add" and ":" in address else [])],
                           capture_output=True, text=True, check=False)
-    must(done.stderr)
+    require(done.stderr)
 
 
 # --- Packets whose data moves
 
 
-class Moving:
-    """While it lasts, a packet's data moves whenever somebody makes sure that a header is there."""
+class MovingData:
+    """Makes a packet's data move whenever code calls pskb_may_pull(), for the duration of a block."""
 
     KNOBS = f"{DEBUG}/fail_skb_realloc"
 
@@ -719,66 +738,68 @@ class Moving:
 
 
 def part_pulls(_faults):
-    must(load(0, "tftp_port=69"))
+    require(load(0, "tftp_port=69"))
     masquerade()
     network = Network()
     for event in ("flow_new", "flow_confirm", "packet"):
-        must(enable(event, True))
+        require(enable(event, True))
     write("/sys/kernel/tracing/trace", "")
-    with Moving() as moving:
+    with MovingData() as moving:
         for version, (client, _, _, server) in ADDRESSES.items():
             for own, port in itertools.product((True, False), (DISCARD, TFTP)):
-                whose = "of the router's own" if own else "forwarded"
+                whose = "sent by the router" if own else "forwarded"
                 result(f"data that moves: IPv{version}, {whose}, port {port}: arrives as it should",
                        network.send(version, own, port) or network.unseen())
-            for what, talk in (("a transfer", transfer), ("TCP", stream), ("fragments", fragments)):
+            for what, converse in (("a transfer", transfer), ("TCP", stream), ("fragments", fragments)):
                 try:
-                    problem = talk(network, client, server)
+                    problem = converse(network, client, server)
                 except OSError as error:
                     problem = f"{type(error).__name__}: {error}"
                 result(f"data that moves: IPv{version}, {what}: works", problem or network.unseen())
-        result(f"data that moves: it did, {moving.moved()} times", None if moving.moved() > 100 else "too seldom")
+        result(f"data that moves: it moved {moving.moved()} times", None if moving.moved() > 100 else "too seldom")
     for event in ("flow_new", "flow_confirm", "packet"):
-        must(enable(event, False))
+        require(enable(event, False))
 
 
 def transfer(network, client, server):
-    """A request, and the answer from another port."""
-    asker, hearer = network.open("lan", client), network.servers[6 if ":" in server else 4, TFTP]
-    with asker, bound("server", server, 5001) as answerer:
-        asker.sendto(REQUEST, (server, TFTP))
-        hearer.settimeout(5)
-        seen = hearer.recvfrom(2048)[1]
-        answerer.sendto(b"\0\3\0\1data", seen[:2])
-        data, peer = asker.recvfrom(2048)
+    """Sends a request, and the answer from another port."""
+    sock, server_sock = network.open("lan", client), network.servers[6 if ":" in server else 4, TFTP]
+    with sock, bound("server", server, 5001) as transfer_sock:
+        sock.sendto(REQUEST, (server, TFTP))
+        server_sock.settimeout(5)
+        seen = server_sock.recvfrom(2048)[1]
+        transfer_sock.sendto(b"\0\3\0\1data", seen[:2])
+        data, peer = sock.recvfrom(2048)
     return None if (data, peer[1]) == (b"\0\3\0\1data", 5001) else f"{data} from port {peer[1]}"
 
 
 def stream(network, client, server):
+    """Sends data through a TCP connection, and back."""
     sent = bytes(range(256)) * 40
     with bound("server", server, 7, socket.SOCK_STREAM) as listener, \
-            network.open("lan", client, socket.SOCK_STREAM) as asker:
+            network.open("lan", client, socket.SOCK_STREAM) as sock:
         listener.listen()
         listener.settimeout(5)
-        asker.connect((server, 7))
-        with listener.accept()[0] as answerer:
-            asker.sendall(sent)
-            asker.shutdown(socket.SHUT_WR)
-            with answerer.makefile("rb") as file:
-                answerer.sendall(file.read())
-        with asker.makefile("rb") as file:
+        sock.connect((server, 7))
+        with listener.accept()[0] as accepted:
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
+            with accepted.makefile("rb") as file:
+                accepted.sendall(file.read())
+        with sock.makefile("rb") as file:
             back = file.read()
     return None if back == sent else f"{len(back)} of {len(sent)} bytes came back"
 
 
 def fragments(network, client, server):
+    """Sends a datagram in fragments."""
     sent = bytes(4000)
-    hearer = network.servers[6 if ":" in server else 4, DISCARD]
-    with network.open("lan", client) as asker:
-        asker.sendto(sent, (server, DISCARD))
-        hearer.settimeout(5)
-        data = hearer.recv(8192)
-    return None if data == sent else f"{len(data)} of {len(sent)} bytes came"
+    server_sock = network.servers[6 if ":" in server else 4, DISCARD]
+    with network.open("lan", client) as sock:
+        sock.sendto(sent, (server, DISCARD))
+        server_sock.settimeout(5)
+        data = server_sock.recv(8192)
+    return None if data == sent else f"{len(data)} of {len(sent)} bytes arrived"
 
 
 PARTS = {"module": part_module, "rules": part_rules, "packets": part_packets, "pulls": part_pulls}
