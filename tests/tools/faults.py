@@ -318,7 +318,7 @@ def hooks_at(sock, family, point):
 
 
 def left_behind():
-    """Returns a list of the module's traces, which must be empty while it is not loaded."""
+    """Returns a list of the module's leftovers. It must be empty while the module is not loaded."""
     found = [table for table in ("ip", "ip6") if "RUSTMASQ" in read(f"/proc/net/{table}_tables_targets").split()]
     found += [path for path in (OURS, EVENTS) if os.path.exists(path)]
     found += [f"{count} hooks" for count in (hooks(), hooks("other")) if count]
