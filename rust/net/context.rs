@@ -7,7 +7,7 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-/// Evidence of process context: the thread may sleep, as far as its caller can tell.
+/// Evidence that the thread is in process context and may sleep, as far as the maker of the value knows.
 ///
 /// A function that sleeps takes `&mut ProcessContext`. A hook has none to pass, so it cannot call such
 /// a function. The borrow is mutable, so a closure that the function calls under a lock of its own
@@ -18,7 +18,7 @@ use kernel::{
 /// # Invariants
 ///
 /// The thread that owns the value was in process context, outside any atomic section, when the value
-/// was made, and whoever made it does not enter one while it exists.
+/// was made, and the code that made it enters none while the value exists.
 pub(crate) struct ProcessContext(NotThreadSafe);
 
 impl ProcessContext {

@@ -12,7 +12,8 @@ use crate::bindings;
 /// The limit is the one that all network code shares (`net_ratelimit`, `net.core.message_cost`). Any
 /// context.
 pub(crate) fn packet_rate_permits() -> bool {
-    // SAFETY: The function has no preconditions and takes its own lock with interrupts off.
+    // SAFETY: The function takes no pointers; it tries its own lock, with interrupts off, so any context
+    // will do.
     unsafe { bindings::net_ratelimit() != 0 }
 }
 
@@ -20,6 +21,7 @@ pub(crate) fn packet_rate_permits() -> bool {
 ///
 /// The limit is the module's own: a user who may add rules cannot use up the network's. Any context.
 pub(crate) fn rule_rate_permits() -> bool {
-    // SAFETY: The helper's state is initialised at compile time, and `__ratelimit` locks it.
+    // SAFETY: The helper's state is static and initialised at compile time; `__ratelimit` tries its lock,
+    // with interrupts off, so any context will do.
     unsafe { bindings::rustmasq_rule_ratelimit() }
 }

@@ -36,12 +36,20 @@ use kernel::{
 /// A device or an address that went down or came up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Event {
-    /// An event of the device with this index.
-    Device { net: NetId, device: c_int },
-    /// An event of the device's own address, not its peer's.
-    Address {
+    /// An event of a device.
+    Device {
+        /// The namespace that the device was in.
         net: NetId,
+        /// The device's index.
         device: c_int,
+    },
+    /// An event of an address of a device.
+    Address {
+        /// The namespace that the device was in.
+        net: NetId,
+        /// The device's index.
+        device: c_int,
+        /// The device's own address, not its peer's.
         address: AnyAddress,
     },
 }
@@ -80,8 +88,8 @@ pub(crate) trait EventHandler: Send + Sync + 'static {
 
     /// Called when a device came up or an address was added (`NETDEV_UP`).
     ///
-    /// Returns whether [`work`](Self::work) shall run at once. An IPv6 address may arrive in softirq, by
-    /// a router advertisement: must not sleep, nor wait for a lock that
+    /// Returns whether [`work`](Self::work) shall run at once. Called in process context or, for an IPv6
+    /// address that a router advertisement brought, in softirq; must not sleep, nor wait for a lock that
     /// [`on_down`](Self::on_down) takes.
     fn on_up(&self, event: Event) -> bool;
 
@@ -146,7 +154,8 @@ unsafe impl<H: EventHandler> Sync for Notifier<H> {}
 impl<H: EventHandler> Notifier<H> {
     /// Registers a handler for the events of all namespaces.
     ///
-    /// Errors: ENOMEM, or what a notifier chain returns. Process context, without RTNL.
+    /// Errors: ENOMEM; a notifier chain refuses only a block that it has already (EEXIST). Process
+    /// context, without RTNL.
     pub(crate) fn register(handler: impl PinInit<H>) -> Result<Pin<KBox<Self>>> {
         might_sleep();
         let block = |call| {
@@ -170,13 +179,15 @@ impl<H: EventHandler> Notifier<H> {
             }),
             GFP_KERNEL,
         )?;
-        // SAFETY: The block is initialised and pinned. `drop` takes it off the chain, and runs also if
-        // a later registration fails. The same holds for the next two calls: process context without
-        // RTNL is this function's precondition, which module init fulfils.
+        // SAFETY: The block is initialised and pinned, and `drop` takes it off the chain before the memory
+        // is freed, also if a later registration fails. The function takes RTNL, which module init does
+        // not hold.
         to_result(unsafe { bindings::register_netdevice_notifier(notifier.devices.get()) })?;
-        // SAFETY: `ipv4` is initialised, pinned, and unregistered by `drop`.
+        // SAFETY: The block is initialised and pinned, and `drop` takes it off the chain before the memory
+        // is freed. The function takes the chain's semaphore: process context.
         to_result(unsafe { bindings::register_inetaddr_notifier(notifier.ipv4.get()) })?;
-        // SAFETY: `ipv6` is initialised, pinned, and unregistered by `drop`.
+        // SAFETY: The block is initialised and pinned, and `drop` takes it off the chain before the memory
+        // is freed. The function takes the chain's spinlock, so any context will do.
         to_result(unsafe { bindings::register_inet6addr_notifier(notifier.ipv6.get()) })?;
         Ok(notifier)
     }
@@ -201,7 +212,8 @@ impl<H: EventHandler> Notifier<H> {
         let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
         let delay = msecs_to_jiffies(delay);
         // SAFETY: The queue is one of the kernel's own and always there. The work is initialised by the
-        // invariant, and `drop` cancels it and waits before the memory is freed. Any context.
+        // invariant, and `drop` cancels it and waits before the memory is freed. The function may be
+        // called in any context.
         unsafe {
             bindings::mod_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
         };
@@ -218,8 +230,9 @@ impl<H: EventHandler> Notifier<H> {
         kind: c_ulong,
         info: *mut c_void,
     ) -> c_int {
-        // SAFETY: The block is the field `devices` of a `Notifier`, which `drop` keeps until no call
-        // runs any more. The device of `info` is valid for the call, which holds RTNL.
+        // SAFETY: The block is the field `devices` of a `Notifier`, whose `drop` waits for this call
+        // before the memory is freed. The device of `info` is valid, and RTNL is held for the call
+        // (`call_netdevice_notifiers_info` asserts that).
         let (notifier, device) = unsafe {
             (
                 &*kernel::container_of!(Opaque::cast_from(block), Self, devices),
@@ -241,8 +254,9 @@ impl<H: EventHandler> Notifier<H> {
         kind: c_ulong,
         ifa: *mut c_void,
     ) -> c_int {
-        // SAFETY: The block is the field `ipv4` of a `Notifier`, which `drop` keeps until no call runs
-        // any more. The address is valid for the call, and so is its device, by RTNL.
+        // SAFETY: The block is the field `ipv4` of a `Notifier`, whose `drop` waits for this call before
+        // the memory is freed. RTNL is held for the call (net/ipv4/devinet.c asserts that), so neither
+        // the address nor its device goes away.
         let (notifier, device, address) = unsafe {
             (
                 &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
@@ -266,9 +280,10 @@ impl<H: EventHandler> Notifier<H> {
         kind: c_ulong,
         ifa: *mut c_void,
     ) -> c_int {
-        // SAFETY: The block is the field `ipv6` of a `Notifier`, which `drop` keeps until no call runs
-        // any more. The address is valid for the call, and so is its device, by the RCU read lock. The
-        // bytes of an address never change.
+        // SAFETY: The block is the field `ipv6` of a `Notifier`, whose `drop` waits for this call before
+        // the memory is freed. The caller holds a reference to the address, which holds one to its
+        // `inet6_dev`, which holds one to the device; the chain holds the RCU read lock. The bytes of an
+        // address never change, so a reference to them is sound.
         let (notifier, device, address) = unsafe {
             (
                 &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
@@ -306,13 +321,15 @@ impl<H: EventHandler> PinnedDrop for Notifier<H> {
         might_sleep();
         self.unregistering.store(true, Release);
         // SAFETY: Each block is initialised. The functions wait until no call of ours runs, and return
-        // an error for a block that is on no chain. Module exit is process context without RTNL.
+        // ENOENT for a block that is on no chain, after a registration that failed. Module init and exit
+        // are process context and do not hold RTNL, which the last function takes.
         unsafe {
             bindings::unregister_inet6addr_notifier(self.ipv6.get());
             bindings::unregister_inetaddr_notifier(self.ipv4.get());
             bindings::unregister_netdevice_notifier(self.devices.get());
         }
-        // SAFETY: The work is initialised, and nothing queues it any more: the chains are left.
+        // SAFETY: The work is initialised, and nothing queues it any more: no chain calls us, and the work
+        // does not queue itself. Process context: the function waits for the work.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 }

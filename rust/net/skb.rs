@@ -66,7 +66,8 @@ impl<F: Family> Packet<'_, F> {
 
     /// Returns the packet's length in bytes, from the IP header on.
     pub(crate) fn len(&self) -> u32 {
-        // SAFETY: The packet is valid by the type's invariant, and nobody else changes its length.
+        // SAFETY: The packet is valid by the type's invariant. Its length belongs to this `struct sk_buff`,
+        // not to data that clones share, so nobody else writes to it.
         unsafe { (*self.as_raw()).len }
     }
 
@@ -172,13 +173,16 @@ impl Packet<'_, Ipv4> {
     /// Follows `rt_nexthop`.
     pub(crate) fn next_hop(&self) -> Ipv4Addr {
         let destination = self.header().destination;
-        // SAFETY: The packet is valid by the type's invariant; this reads its destination entry. On a
-        // bridge that may be the metadata of a tunnel instead of a route.
+        // SAFETY: The packet is valid by the type's invariant, and a hook holds the RCU read lock, which
+        // the function needs for a destination entry without a reference. On a bridge that may be the
+        // metadata of a tunnel instead of a route.
         if !unsafe { bindings::rustmasq_skb_valid_dst(self.as_raw()) } {
             return destination;
         }
-        // SAFETY: A destination entry of an IPv4 packet that is not metadata is a `struct rtable`. The
-        // packet holds a reference to it, or the RCU read lock of the hook keeps it.
+        // SAFETY: A destination entry of an IPv4 packet that is not metadata is a `struct rtable` (so is
+        // br_netfilter's fake one) or begins with one (`struct xfrm_dst`). A program that turns an IPv6
+        // packet into an IPv4 one drops the entry (`bpf_skb_change_proto`). The packet holds a reference
+        // to it, or the RCU read lock of the hook keeps it.
         let raw = unsafe {
             let route = bindings::rustmasq_skb_rtable(self.as_raw());
             bindings::rustmasq_rt_nexthop(route, ipv4_to_be32(destination))
