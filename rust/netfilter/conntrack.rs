@@ -58,10 +58,11 @@ impl<'hook, F: Family> CtInfo<'hook, F> {
         let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
         let conn = NonNull::new(ct)
             // A template, which a rule attached, is no entry.
-            // SAFETY: The packet holds a reference to what is attached to it, a valid `nf_conn`.
+            // SAFETY: The packet holds a reference to what is attached to it, an entry or a template; both
+            // are a valid `nf_conn`.
             .filter(|ct| unsafe { status(*ct) } & bindings::ip_conntrack_status_IPS_TEMPLATE == 0)
-            // SAFETY: The packet holds a reference to the entry for `'hook` and longer, and it is no
-            // template.
+            // SAFETY: The bit tested above says that this is no template. The packet holds a reference to
+            // the entry, and nothing that a callback can do with the borrow makes it drop that in `'hook`.
             .map(|ct| unsafe { Conn::from_raw(ct) });
         Self { conn, info }
     }
@@ -95,9 +96,9 @@ impl<'hook, F: Family> CtInfo<'hook, F> {
         Some(Direction::of_info(self.info))
     }
 
-    /// Returns the flow that the packet begins.
+    /// Returns the flow that the packet begins, if it begins one.
     ///
-    /// That is its entry, if the packet goes in the original direction and the entry is not confirmed.
+    /// It does if it goes in the original direction and its entry is not confirmed.
     pub(crate) fn new_flow(self) -> Option<NewFlow<'hook, F>> {
         let original = self.direction()? == Direction::Original;
         self.conn
@@ -113,8 +114,8 @@ impl<'hook, F: Family> CtInfo<'hook, F> {
 ///
 /// `ct` must be a valid `struct nf_conn`.
 unsafe fn status(ct: NonNull<bindings::nf_conn>) -> u32 {
-    // SAFETY: Valid by the contract. Other CPUs change the bits atomically, so one volatile read of the
-    // word gets a consistent value.
+    // SAFETY: The caller guarantees a valid entry. Other CPUs may change bits meanwhile, so the read is
+    // volatile; any word is a value.
     let status = unsafe { ptr::read_volatile(&raw const (*ct.as_ptr()).status) };
     // CAST: No bit above 31 is in use (`__IPS_MAX_BIT`).
     status as u32
@@ -158,7 +159,7 @@ impl<F: Family> Conn<'_, F> {
         self.has_status(bindings::ip_conntrack_status_IPS_NAT_MASK)
     }
 
-    /// Returns whether a helper can be assigned: there is none yet, and the entry is not confirmed.
+    /// Returns whether a helper can be assigned: the entry has none (`IPS_HELPER`) and is not confirmed.
     pub(super) fn takes_helper(&self) -> bool {
         !self.has_status(
             bindings::ip_conntrack_status_IPS_HELPER | bindings::ip_conntrack_status_IPS_CONFIRMED,
@@ -167,8 +168,8 @@ impl<F: Family> Conn<'_, F> {
 
     /// Returns the entry's identifier (`nf_ct_get_id`), as `conntrack -L -o id` shows it.
     pub(crate) fn id(&self) -> u32 {
-        // SAFETY: The entry is valid by the type's invariant. The function hashes its address and
-        // fields that are written once.
+        // SAFETY: The entry is valid by the type's invariant. The function reads its address, its master,
+        // its namespace and its original tuple, none of which change once a packet has the entry.
         let id = unsafe { bindings::nf_ct_get_id(self.as_raw()) };
         // ctnetlink sends the number unchanged, and its users take it to be in network order.
         u32::from_be(id)
@@ -188,8 +189,8 @@ impl<F: Family> Conn<'_, F> {
     /// Returns the source address of the original tuple.
     pub(crate) fn original_source(&self) -> F::Address {
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it
-        // fills it in, so all bytes are initialised. The read is volatile for the same reason as in
-        // `Tuple::from_raw`.
+        // fills it in, so all bytes are initialised. The read is volatile, as every read of a tuple: other
+        // CPUs can have the entry, too.
         F::from_raw(&unsafe {
             let source = &raw const (*self.as_raw()).tuplehash[0].tuple.src.u3;
             RawAddress::from_raw(source.read_volatile())
@@ -198,7 +199,7 @@ impl<F: Family> Conn<'_, F> {
 
     /// Returns the entry's status, bits of `enum ip_conntrack_status`.
     pub(crate) fn status(&self) -> u32 {
-        // SAFETY: The entry is valid by the type's invariant.
+        // SAFETY: The entry is valid by the type's invariant, and `status` needs no more.
         unsafe { status(self.ct) }
     }
 
@@ -288,9 +289,9 @@ impl<'hook, F: Family> core::ops::Deref for UnsettledFlow<'hook, F> {
     }
 }
 
-/// Returns whether conntrack is enabled in the namespace for the family `F`. Any context.
+/// Returns whether conntrack is enabled in the namespace for the family `F`.
 ///
-/// Conntrack's counters of users are not exported, so this looks for its hook at PRE_ROUTING.
+/// Conntrack's counters of users are not exported, so this looks for its hook at PRE_ROUTING. Any context.
 pub(crate) fn is_enabled<F: Family>(net: &Net) -> bool {
     has_hook::<F>(
         net,
@@ -319,9 +320,9 @@ fn has_hook<F: Family>(net: &Net, point: bindings::nf_inet_hooks, priority: c_in
         return false;
     }
     // SAFETY: The table is not null, so it is valid until the guard ends. As many pointers to operations
-    // follow its hooks. Whoever unregisters a hook replaces its operations by static ones, and the
-    // operations stay valid for a grace period. `ops` is read without a reference: RCU writes to other
-    // fields behind it.
+    // follow its hooks. Unregistering a hook replaces its pointer by one to static operations
+    // (`nf_remove_net_hook`), and the owner frees the hook's own after a grace period. No reference to the
+    // operations is made: `kfree_rcu` may write to another of their fields meanwhile.
     unsafe {
         let count = usize::from(bindings::rustmasq_nf_hook_entries_count(hooks));
         let ops = bindings::rustmasq_nf_hook_entries_get_hook_ops(hooks);
@@ -338,7 +339,8 @@ fn has_hook<F: Family>(net: &Net, point: bindings::nf_inet_hooks, priority: c_in
 ///
 /// # Invariants
 ///
-/// A valid `struct nf_conn` for `'walk`, and confirmed: its tuples and extensions do not change.
+/// A valid `struct nf_conn` for `'walk`, and confirmed: its tuples do not change, and no extension is added,
+/// which would move those that it has.
 pub(crate) struct ConfirmedConn<'walk> {
     ct: NonNull<bindings::nf_conn>,
     borrow: PhantomData<&'walk bindings::nf_conn>,
@@ -347,21 +349,21 @@ pub(crate) struct ConfirmedConn<'walk> {
 impl ConfirmedConn<'_> {
     /// Returns the index of the device that the flow was masqueraded to (`masq_index`), if it was.
     pub(crate) fn masqueraded_to(&self) -> Option<c_int> {
-        // SAFETY: The entry is valid and its extensions do not move, by the type's invariants.
+        // SAFETY: The entry is valid by the type's invariant; the function looks up an extension.
         let nat = unsafe { bindings::rustmasq_nfct_nat(self.ct.as_ptr()) };
         if nat.is_null() {
             return None;
         }
-        // SAFETY: `nat` is not null, so it is part of the entry. The word was written before the
-        // entry was confirmed; a clone of the flow's first packet could write it once more, so the
-        // read is volatile.
+        // SAFETY: `nat` is not null, so it is an extension of the entry, which does not move by the type's
+        // invariant. The word was written before the entry was confirmed; a clone of the flow's first
+        // packet could write it once more, so the read is volatile.
         Some(unsafe { (&raw const (*nat).masq_index).read_volatile() }).filter(|index| *index != 0)
     }
 
     /// Returns the destination address of the reply tuple.
     pub(crate) fn reply_destination(&self) -> AnyAddress {
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it
-        // filled it in.
+        // filled it in, so all bytes are initialised.
         let reply = unsafe { Tuple::from_raw(&raw const (*self.ct.as_ptr()).tuplehash[1].tuple) };
         reply.ends().destination.address
     }
@@ -382,9 +384,9 @@ pub(crate) fn cleanup<P: Fn(&ConfirmedConn<'_>) -> bool>(
         data: ptr::from_ref(&is_stale).cast_mut().cast(),
         ..pin_init::zeroed()
     };
-    // SAFETY: `context` is evidence of process context. The namespace is valid by its type's invariant.
-    // `data` and the closure that it points to live for the call, and `is_stale_callback::<P>` converts
-    // the pointer back to a `P`.
+    // SAFETY: `context` is evidence of process context. The namespace is valid by its type's invariant, so
+    // conntrack's part of it is, too. `data` and the closure that it points to live for the call, and
+    // `is_stale_callback::<P>` converts the pointer back to a `P`.
     unsafe { bindings::nf_ct_iterate_cleanup_net(Some(is_stale_callback::<P>), &data) };
 }
 
@@ -413,9 +415,12 @@ unsafe extern "C" fn is_stale_callback<P: Fn(&ConfirmedConn<'_>) -> bool>(
     c_int::from(predicate(&conn))
 }
 
-/// Counts a dropped packet in the namespace's statistics (`conntrack -S`, `drop`). Any context.
+/// Counts a dropped packet in the namespace's statistics (`conntrack -S`, `drop`).
+///
+/// Any context.
 pub(crate) fn count_drop(net: &Net) {
-    // SAFETY: The namespace is valid by its type's invariant. Its statistics are per CPU, and one
-    // instruction increments the counter.
+    // SAFETY: The namespace is valid by its type's invariant, and its statistics are freed only when it is
+    // torn down, after its last entry and a grace period. They are per CPU, and `this_cpu_inc` is safe
+    // against preemption and interrupts.
     unsafe { bindings::rustmasq_nf_ct_stat_inc_drop(net.as_raw()) };
 }

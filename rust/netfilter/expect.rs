@@ -30,8 +30,8 @@ use kernel::{
 /// # Invariants
 ///
 /// A valid and initialised `struct nf_conntrack_expect` in no list, made for `master`, of which the value
-/// owns one reference. Conntrack has called a helper for `master`, so the entry's extensions, which a
-/// registered expectation points into, do not move any more.
+/// owns one reference. Conntrack is calling a helper for `master`. It does so after it has added the entry's
+/// last extension, so the extensions, which a registered expectation points into, do not move any more.
 pub(crate) struct Expectation<'context, F: Family> {
     expect: NonNull<bindings::nf_conntrack_expect>,
     master: &'context Conn<'context, F>,
@@ -40,20 +40,21 @@ pub(crate) struct Expectation<'context, F: Family> {
 impl<'context, F: Family> Expectation<'context, F> {
     /// Makes an expectation of a flow whose first packet has `tuple`, except that its source port may be any.
     ///
-    /// The context's flow is the master. Returns `None` if there is no memory. Any context.
+    /// The context's flow is the master. Returns `None` if there is no memory. Context: a helper's call.
     pub(crate) fn from_any_port(
         context: &'context HelperContext<'context, F>,
         tuple: &Tuple,
     ) -> Option<Self> {
         let master = context.conn();
-        // SAFETY: The entry is valid by its type's invariant; the expectation takes no reference to it
-        // before it is registered.
+        // SAFETY: The entry is valid by its type's invariant. The function only stores the pointer, which
+        // `'context` keeps valid until the expectation is registered or given back. It does not sleep.
         let expect = NonNull::new(unsafe { bindings::nf_ct_expect_alloc(master.as_raw()) })?;
         let tuple = tuple.as_raw();
         let class = bindings::NF_CT_EXPECT_CLASS_DEFAULT;
         // SAFETY: The expectation was allocated for this entry just now, and nobody else knows it. The
-        // function copies as many bytes of the addresses as the family has, and the destination port,
-        // during the call; null stands for any source port.
+        // function may only be called for a packet that holds the entry, under the RCU read lock: `context`
+        // is that of such a call. It copies as many bytes of the addresses as the family has, and the
+        // destination port, during the call; null stands for any source port.
         unsafe {
             bindings::nf_ct_expect_init(
                 expect.as_ptr(),
@@ -66,21 +67,21 @@ impl<'context, F: Family> Expectation<'context, F> {
                 &tuple.dst.u.all,
             )
         };
-        // INVARIANT: It is initialised, in no list, and made for an entry that a helper was called for.
+        // INVARIANT: It is initialised, in no list, and made for the entry of a helper's call.
         Some(Self { expect, master })
     }
 
-    /// Makes NAT translate the expected flow as its master, whose `direction` the flow has.
+    /// Makes NAT translate the expected flow like its master, as a flow in the master's `direction`.
     ///
     /// NAT leads the flow's packets to the address and port that the master's packets of the other
-    /// direction come from. For masters with NAT. Follows `nf_nat_follow_master`.
+    /// direction come from. Meant for masters with NAT. Follows `nf_nat_follow_master`.
     pub(crate) fn follow_nat(self, direction: Direction) -> Self {
         let own = self.master.tuple(direction.opposite());
         let expect = self.expect.as_ptr();
         // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it. The
         // function pointed to belongs to nf_nat, which stays loaded while this module is; unregistering a
-        // helper removes its expectations, and nf_nat removes those that still name its function before
-        // it goes.
+        // helper removes its expectations (`nf_conntrack_helper_release`), and nf_nat removes those that
+        // still name its function before it goes (`nf_ct_helper_expectfn_destroy`).
         unsafe {
             (*expect).saved_proto = own.as_raw().src.u;
             (*expect).dir = direction.as_raw();
@@ -95,15 +96,17 @@ impl<'context, F: Family> Expectation<'context, F> {
     /// many as the helper allows. Errors: EBUSY if it clashes with an expectation of another flow, EMFILE
     /// if the namespace has too many.
     pub(crate) fn register(self) -> Result {
-        // SAFETY: By the invariant the expectation is initialised and in no list. Conntrack takes a
-        // reference of its own to what it registers.
+        // SAFETY: By the invariant the expectation is initialised and in no list, and its master is valid
+        // and has its extension for helpers where it will stay. Conntrack takes a reference of its own to
+        // an expectation that it registers, and removes it before the master is freed.
         to_result(unsafe { bindings::nf_ct_expect_related_report(self.expect.as_ptr(), 0, 0, 0) })
     }
 }
 
 impl<F: Family> Drop for Expectation<'_, F> {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the reference is ours to give back.
+        // SAFETY: By the invariant the reference is ours to give back, and `self` is not used any more; any
+        // context.
         unsafe { bindings::nf_ct_expect_put(self.expect.as_ptr()) };
     }
 }

@@ -59,12 +59,19 @@ pub(crate) trait Helper: 'static {
     /// The lifetime of an expectation, in seconds.
     const TIMEOUT: u32;
 
-    /// Called for each datagram of a flow with this helper, except ICMP errors, right before conntrack
-    /// confirms the flow. Softirq or process context; must not sleep.
+    /// Called for each datagram of a flow with this helper, right before conntrack confirms the flow.
+    ///
+    /// Not called for ICMP errors. Returns the datagram's verdict. Softirq or process context; must not
+    /// sleep.
     fn help<F: Family>(context: &HelperContext<'_, F>) -> Verdict;
 }
 
 /// The datagram that a helper is called for, and its flow.
+///
+/// # Invariants
+///
+/// Conntrack is calling a helper for the packet, which holds the entry. The RCU read lock is held for
+/// `'hook`, and the entry has an extension for helpers.
 pub(crate) struct HelperContext<'hook, F: Family> {
     packet: Packet<'hook, F>,
     conn: Conn<'hook, F>,
@@ -96,7 +103,8 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
     pub(crate) fn drop_because(&self, reason: &'static CStr) -> Verdict {
         let ct = self.conn.as_raw();
         // SAFETY: Packet and entry are valid by their types' invariants, and the entry is the packet's.
-        // The format takes one string, and `reason` is one.
+        // The RCU read lock, under which the function reads the helper's name, is held by the invariant.
+        // The format takes one string that ends with NUL, and `reason` is one.
         unsafe {
             bindings::nf_ct_helper_log(
                 self.packet.as_raw(),
@@ -120,7 +128,9 @@ pub(crate) struct ConntrackHelper {
 }
 
 impl ConntrackHelper {
-    /// Returns the helper `H`. Fails the build if a constant of `H` is out of range.
+    /// Returns the helper `H`.
+    ///
+    /// Fails the build if a constant of `H` is out of range.
     pub(crate) const fn new<H: Helper>() -> Self {
         let longest = bindings::NF_CT_HELPER_NAME_LEN as usize;
         assert!(H::NAME.to_bytes_with_nul().len() <= longest);
@@ -137,7 +147,9 @@ impl ConntrackHelper {
         }
     }
 
-    /// Assigns the helper to a flow that has none. Context: a hook.
+    /// Assigns the helper to a flow that has none, if the helper is registered.
+    ///
+    /// Does nothing if there is no memory. Context: a hook.
     pub(crate) fn attach<F: Family>(&'static self, flow: &NewFlow<'_, F>) {
         let helper = self.registered.load(Acquire);
         if !flow.takes_helper() || helper.is_null() {
@@ -145,11 +157,13 @@ impl ConntrackHelper {
         }
         // SAFETY: The entry is valid, and it was not confirmed a moment ago, so nobody else looks at its
         // extensions, unless a clone of the packet confirms it just now; the function warns then, and C's
-        // callers have the same window. It returns null or a part of the entry.
+        // callers have the same window. It returns null (no memory, or there is such an extension already)
+        // or the new, zeroed extension. It does not sleep with GFP_ATOMIC.
         let help = unsafe { bindings::nf_ct_helper_ext_add(flow.as_raw(), bindings::GFP_ATOMIC) };
-        // SAFETY: `helper` was read in this hook, under the RCU read lock. `unregister` clears the pointer
-        // and waits for a grace period before it gives the copy up, so it is valid. The entry owns the
-        // reference taken here and gives it back (`nf_ct_help_put`).
+        // SAFETY: `help` is not null, so it is the entry's new extension, and has no helper yet. `helper` was
+        // read in this hook, under the RCU read lock. `unregister` clears the pointer and waits for a grace
+        // period before it gives the copy up, so it is valid. The entry owns the reference taken here and
+        // gives it back (`nf_ct_help_put`).
         unsafe {
             if !help.is_null() && bindings::rustmasq_nf_ct_helper_get(helper) {
                 bindings::rustmasq_nf_conn_help_assign(help, helper);
@@ -161,7 +175,8 @@ impl ConntrackHelper {
         let mut template = pin_init::zeroed();
         let mut registered = core::ptr::null_mut();
         // SAFETY: `template` is ours to write. The function copies the name, which `new` has found short
-        // enough, and the policy.
+        // enough, and one policy, as the largest class is 0. The shim has the type of a helper's callback and
+        // lives as long as the module, which stays loaded until `unregister` has cleared the callback.
         unsafe {
             bindings::nf_ct_helper_init(
                 &mut template,
@@ -175,8 +190,8 @@ impl ConntrackHelper {
                 this_module::<LocalModule>().as_ptr(),
             )
         };
-        // SAFETY: `nf_ct_helper_init` initialised the template, which this function copies. Process
-        // context: module init.
+        // SAFETY: `nf_ct_helper_init` initialised the template, which this function copies; it writes null or
+        // the copy's address to `registered`. Process context, by `Registration::register`.
         to_result(unsafe {
             bindings::nf_conntrack_helper_register(&mut template, &mut registered)
         })?;
@@ -189,9 +204,10 @@ impl ConntrackHelper {
         if registered.is_null() {
             return;
         }
-        // SAFETY: `register` got the pointer from conntrack, and the exchange hands it to one caller. The
-        // function removes the helper's expectations and waits until nobody runs `help` or `attach` any
-        // more. Process context: module exit.
+        // SAFETY: `register` got the pointer from conntrack, and the exchange hands it to one caller, so it is
+        // unregistered once. The function clears the callback, waits for a grace period, after which nobody
+        // runs `help` or `attach` with this pointer, and removes the helper's expectations. Process context,
+        // by `Registration::drop`.
         unsafe { bindings::nf_conntrack_helper_unregister(registered) };
     }
 }
@@ -207,7 +223,8 @@ pub(crate) struct Registration(&'static [&'static ConntrackHelper]);
 impl Registration {
     /// Registers the module's helpers.
     ///
-    /// Errors: EBUSY if the module has registered helpers before, or if a name is taken. Process context.
+    /// Errors: EBUSY if the module has registered helpers before, or if a name is taken; ENOMEM. Process
+    /// context.
     pub(crate) fn register(helpers: &'static [&'static ConntrackHelper]) -> Result<Self> {
         might_sleep();
         if !HELPERS.populate(helpers) {
@@ -255,7 +272,8 @@ unsafe extern "C" fn rustmasq_help(
     let (Some(skb), Some(ct)) = (NonNull::new(skb), NonNull::new(ct)) else {
         return Verdict::Accept.into_raw();
     };
-    // SAFETY: The entry is valid and has a helper extension. The pointer read from it is only compared.
+    // SAFETY: The entry is valid and has an extension for helpers, and the RCU read lock is held; the caller
+    // guarantees all three. The pointer read from the extension is only compared.
     let assigned = unsafe { bindings::rustmasq_nf_ct_helper(ct.as_ptr()) };
     let arguments = HelpArguments {
         skb,
@@ -267,7 +285,8 @@ unsafe extern "C" fn rustmasq_help(
     let helper = helpers
         .iter()
         .find(|helper| !assigned.is_null() && helper.registered.load(Relaxed) == assigned);
-    // SAFETY: `arguments` are those of this call, which fulfil the same contract.
+    // SAFETY: `helper.help` is `HelpArguments::help` (`ConntrackHelper::new` sets nothing else), which needs
+    // what this function's caller guarantees, for the arguments of this call.
     let verdict = helper.and_then(|helper| unsafe { (helper.help)(arguments) });
     verdict.unwrap_or(Verdict::Accept).into_raw()
 }
@@ -281,16 +300,18 @@ impl HelpArguments {
     ///
     /// The same as for [`rustmasq_help`].
     unsafe fn help<H: Helper>(self) -> Option<Verdict> {
-        // SAFETY: Entry and packet are valid. The packet's network header is one of IPv4 or IPv6, which
-        // both begin with a byte that holds the version.
+        // SAFETY: The caller guarantees a valid entry and packet. The packet's network header is linear: it is
+        // one of IPv4 or IPv6, which was checked before conntrack saw the packet. Both begin with a byte
+        // that holds the version.
         let (family, version) = unsafe {
             (
                 bindings::rustmasq_nf_ct_l3num(self.ct.as_ptr()),
                 *bindings::rustmasq_skb_network_header(self.skb.as_ptr()) >> 4,
             )
         };
-        // SAFETY: The packet itself says which family it is of. Its entry does not suffice: tc and BPF
-        // can turn an IPv6 packet into an IPv4 one that keeps its entry.
+        // SAFETY: The caller guarantees all but the family, and that is the one which both the entry and the
+        // packet itself say. The entry alone would not do: tc and BPF can turn an IPv6 packet into an IPv4
+        // one that keeps its entry.
         unsafe {
             match (u8::try_from(family).ok()?, version) {
                 (Ipv4::NFPROTO, 4) => Some(H::help(&self.context::<Ipv4>()?)),
@@ -308,14 +329,17 @@ impl HelpArguments {
     ///
     /// The same as for [`rustmasq_help`]; also, the packet must be of the family `F`.
     unsafe fn context<'hook, F: Family>(self) -> Option<HelperContext<'hook, F>> {
-        // SAFETY: Packet and entry are valid for the call, and the entry is no template: a helper is
-        // called for entries alone. The network header is complete: hooks before this one have read it.
+        // SAFETY: Packet and entry are valid for the call, and the packet holds the entry, which is no
+        // template: conntrack calls helpers for entries alone. The network header is complete and linear: IP
+        // checked it before the hook of `nf_confirm`, tc (`tcf_ct_handle_fragments`) or Open vSwitch
+        // (`key_extract_l3l4`) before `nf_ct_helper`. There is no other caller.
         let (packet, conn) = unsafe {
             (
                 Packet::<F>::from_raw(self.skb),
                 Conn::<F>::from_raw(self.ct),
             )
         };
+        // INVARIANT: The caller guarantees a call of a helper, with what belongs to it.
         Some(HelperContext {
             // An ICMP error belongs to the flow that it is about, and is no datagram of it.
             payload: packet

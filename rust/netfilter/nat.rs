@@ -96,18 +96,20 @@ pub(crate) fn masquerade<F: Family>(
     out: &Device,
 ) -> Verdict {
     // SAFETY: The entry is valid by its type's invariant. The function adds nothing to an entry that a
-    // clone of the packet has confirmed meanwhile. It returns null or a part of the entry.
+    // clone of the packet has confirmed meanwhile. It returns null or an extension of the entry, and does
+    // not sleep.
     let nat = unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) };
     if !nat.is_null() {
-        // SAFETY: `nat` is not null, so it is a valid extension of the entry. A clone of the packet could
-        // write the same word, so the write is volatile.
+        // SAFETY: `nat` is not null, so it is an extension of the entry, which only adding another one moves.
+        // A clone of the packet could write the same word, so the write is volatile.
         unsafe { (&raw mut (*nat).masq_index).write_volatile(out.index()) };
     }
     let range = range.into_raw::<F>(source);
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_SRC;
-    // SAFETY: The entry is valid, and its source NAT is not set up: `flow` says so and is consumed. The
-    // function leaves an entry alone that was confirmed meanwhile. It reads `range` during the call only.
-    // A target runs in an RCU read-side section, which the function needs.
+    // SAFETY: The entry is valid, and its source NAT is not set up: `flow` says so and is consumed. If a
+    // clone of the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or
+    // warns and drops the packet (set up). It reads `range` during the call only, all bytes of which are
+    // initialised. A target runs in an RCU read-side section, which the function needs.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 

@@ -119,7 +119,8 @@ impl Tuple {
         let mut raw = pin_init::zeroed();
         // SAFETY: Packet and namespace are valid by their types' invariants, and `raw` is ours to write.
         // The offset is that of a header of `F`; the function checks the packet's length wherever it
-        // reads.
+        // reads. A packet is borrowed from a hook, so the RCU read lock is held, under which the function
+        // looks up the namespace's keys of GRE.
         let found = unsafe {
             bindings::nf_ct_get_tuplepr(
                 packet.as_raw(),
@@ -153,7 +154,8 @@ impl Tuple {
     /// Returns `None` for an ICMP message that has no reply.
     pub(crate) fn inverted(&self) -> Option<Self> {
         let mut inverse = pin_init::zeroed();
-        // SAFETY: Both tuples live for the call; the function reads one and writes the other.
+        // SAFETY: Both tuples live for the call; the function reads one, all of which is initialised by the
+        // type's invariant, and writes the other.
         let done = unsafe { bindings::nf_ct_invert_tuple(&mut inverse, &self.0) };
         // INVARIANT: All bytes were zeroed before the function wrote to some.
         done.then_some(Self(inverse))
