@@ -107,7 +107,8 @@ impl Moved {
 /// Emits `flow_new`: the flow as conntrack first saw it.
 pub(crate) fn flow_new<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, F>) {
     let flow = flow(context, conn);
-    // SAFETY: The tracepoint's probes read `flow` during the call only.
+    // SAFETY: `flow` lives for the call, and probes of this event read it during the call only; without a
+    // probe the function does nothing. It does not sleep.
     unsafe { bindings::rust_do_trace_flow_new(&flow) };
 }
 
@@ -127,7 +128,8 @@ pub(crate) fn flow_confirm<F: Family>(
         moved: moved.bits(),
         ..flow(context, conn)
     };
-    // SAFETY: The tracepoint's probes read `flow` during the call only.
+    // SAFETY: `flow` lives for the call, and probes of this event read it during the call only; without a
+    // probe the function does nothing. It does not sleep.
     unsafe { bindings::rust_do_trace_flow_confirm(&flow) };
 }
 
@@ -188,7 +190,8 @@ pub(crate) fn packet<F: Family>(
         protocol,
         ends: raw_ends(ends),
     };
-    // SAFETY: The tracepoint's probes read `packet` during the call only.
+    // SAFETY: `packet` lives for the call, and probes of this event read it during the call only; without a
+    // probe the function does nothing. It does not sleep.
     unsafe { bindings::rust_do_trace_packet(&packet) };
 }
 

@@ -66,10 +66,14 @@ pub(crate) trait SourceNatTarget: 'static {
     /// The offset of the kernel's private part in `Rule`; userspace sees only the bytes before it.
     const PRIVATE_OFFSET: usize;
 
-    /// Checks a rule that is to be added, and returns its options. Process context.
+    /// Checks a rule that is to be added.
+    ///
+    /// Returns the rule's options, or the error that userspace gets. Process context.
     fn check(rule: &Self::Rule) -> Result<Self::Options>;
 
-    /// Sets up source NAT for the flow of a packet. Context: a hook; must not sleep.
+    /// Sets up source NAT for the flow of a packet, or leaves the flow alone.
+    ///
+    /// Returns the packet's verdict. Context: a hook; must not sleep.
     fn target(options: &Self::Options, context: TargetContext<'_, Self::Family>) -> Verdict;
 }
 
@@ -95,7 +99,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
     /// `targinfo` must point to a `T::Rule`.
     unsafe fn options(targinfo: *const c_void) -> *mut T::Options {
         const { Self::OPTIONS_FIT };
-        // SAFETY: The caller guarantees a `T::Rule`, and by `OPTIONS_FIT` the offset lies inside it.
+        // SAFETY: The caller guarantees a `T::Rule`, and by `OPTIONS_FIT` the offset lies inside it, so the
+        // result is in the same object.
         unsafe { targinfo.byte_add(T::PRIVATE_OFFSET) }
             .cast::<T::Options>()
             .cast_mut()
@@ -109,16 +114,19 @@ impl<T: SourceNatTarget> Callbacks<T> {
     /// `targinfo` points to `targetsize` bytes that nobody else uses yet.
     unsafe extern "C" fn check(param: *const bindings::xt_tgchk_param) -> c_int {
         from_result(|| {
-            // SAFETY: x_tables guarantees that `param` is valid for the call.
+            // SAFETY: The caller, x_tables, guarantees that `param` is valid for the call; it only reads it.
             let param = unsafe { &*param };
-            // SAFETY: `targetsize` is the size of `T::Rule`, and x_tables has compared it with the rule's.
-            // Any bytes are a value of `T::Rule` (`FromBytes`), and nobody writes to them meanwhile.
+            // SAFETY: `targetsize` is the size of `T::Rule`, and x_tables has compared it with the rule's
+            // (`xt_check_target`). x_tables and nftables align a rule's data for a u64, and by `OPTIONS_FIT`
+            // that suffices. Any bytes are a value of `T::Rule` (`FromBytes`), and nobody writes to them
+            // meanwhile.
             let options = T::check(unsafe { &*param.targinfo.cast::<T::Rule>() })?;
-            // SAFETY: The rule's namespace is valid for the call, which is in process context. `destroy`
-            // gives the reference back; nothing fails after this line.
+            // SAFETY: The rule's namespace is valid for the call, which is in process context, so the
+            // function may sleep. `destroy` gives the reference back; nothing fails after this line.
             to_result(unsafe { bindings::nf_ct_netns_get(param.net, param.family) })?;
-            // SAFETY: `targinfo` is a `T::Rule` that nobody else uses until this function has returned, so
-            // its private part may be written to.
+            // SAFETY: `targinfo` is a `T::Rule` that nobody else uses until this function has returned, and
+            // the borrow for `T::check` has ended, so its private part may be written to. By `OPTIONS_FIT`
+            // the options fit there and are aligned.
             unsafe { Self::options(param.targinfo).write(options) };
             Ok(0)
         })
@@ -134,26 +142,29 @@ impl<T: SourceNatTarget> Callbacks<T> {
         skb: *mut bindings::sk_buff,
         param: *const bindings::xt_action_param,
     ) -> c_uint {
-        // SAFETY: x_tables guarantees that `param` and the hook's state in it are valid for the call. Both
-        // members of the union are a pointer to the rule's data.
+        // SAFETY: The caller, x_tables or nftables, guarantees that `param` and the hook's state in it are
+        // valid for the call. Both members of the union are a pointer to the rule's data.
         let (targinfo, out) =
             unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
         // SAFETY: x_tables calls a target with a packet, so the pointer is not null.
         let skb = unsafe { NonNull::new_unchecked(skb) };
-        // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from.
-        // Nobody writes to a rule that packets can reach.
+        // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from
+        // (`nf_tables_commit_chain_prepare`). Nobody writes to a rule that packets can reach, and the rule is
+        // freed after a grace period or, by iptables, when no packet is in the table any more.
         let options = unsafe { &*Self::options(targinfo) };
         // SAFETY: The packet is ours for the call, and of `T::Family`, for which the target is registered.
-        // Its network header was checked and pulled when it was received (`ip_rcv_core`, `ip6_rcv_core`,
-        // `br_validate_ipv4`) or written by this host's kernel.
+        // Its network header is complete and linear: it was checked when the packet was received
+        // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`, `br_validate_ipv6`), sent by a raw socket
+        // (`raw_send_hdrinc`, `rawv6_send_hdrinc`) or changed by an NFQUEUE program
+        // (`nfqnl_validate_write`); in all other packets of this host the kernel wrote it.
         let packet = unsafe { Packet::from_raw(skb) };
         let context = TargetContext {
-            // SAFETY: The target is registered for the table `nat` and POST_ROUTING alone, and this is the
-            // only place where it reads the state.
+            // SAFETY: The target is registered for the table `nat` and POST_ROUTING alone, which x_tables
+            // and nftables check. This is the only place that reads the state, once for a call.
             flow: unsafe { FlowState::of_packet(&packet) },
             packet,
-            // SAFETY: Every caller of POST_ROUTING names an output device, and the hook holds the RCU read
-            // lock.
+            // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
+            // hook holds the RCU read lock, and `'hook` ends before the call does.
             out: unsafe { Device::from_raw(out) },
         };
         T::target(options, context).into_raw()
@@ -165,10 +176,12 @@ impl<T: SourceNatTarget> Callbacks<T> {
     ///
     /// Called by x_tables once for each rule that `check` accepted, when no packet can reach it any more.
     unsafe extern "C" fn destroy(param: *const bindings::xt_tgdtor_param) {
-        // SAFETY: x_tables guarantees that `param` is valid for the call.
+        // SAFETY: The caller, x_tables or nftables, guarantees that `param` is valid for the call; it only
+        // reads it.
         let param = unsafe { &*param };
-        // SAFETY: `check` took a reference for this namespace and family; the call is in process context.
-        // The options are `Copy` and need no destructor.
+        // SAFETY: `check` took a reference for this namespace and family, and this is the one call that
+        // gives it back. The call is in process context, so the function may sleep. The options are `Copy`
+        // and need no destructor.
         unsafe { bindings::nf_ct_netns_put(param.net, param.family) };
     }
 }
@@ -178,7 +191,9 @@ impl<T: SourceNatTarget> Callbacks<T> {
 pub(crate) struct TargetEntry(bindings::xt_target);
 
 impl TargetEntry {
-    /// Returns the entry of the target `T`. Fails the build if the name is too long.
+    /// Returns the entry of the target `T`.
+    ///
+    /// Fails the build if the name is too long.
     pub(crate) const fn new<T: SourceNatTarget>() -> Self {
         let mut raw: bindings::xt_target = pin_init::zeroed();
         raw.name = padded_name(T::NAME);
@@ -241,7 +256,7 @@ impl<const N: usize> Targets<N> {
             return Err(EBUSY);
         }
         // SAFETY: The array is static, so it neither moves nor ends, and by `registered` it is in no list.
-        // Process context: module init.
+        // It has `N` entries, each of which `TargetEntry::new` made. Process context.
         to_result(unsafe { bindings::xt_register_targets(self.as_raw(), N as c_uint) })
             .inspect_err(|_| self.registered.store(false, Release))?;
         Ok(Registration(self))
@@ -256,8 +271,9 @@ pub(crate) struct Registration<const N: usize>(&'static Targets<N>);
 impl<const N: usize> Drop for Registration<N> {
     fn drop(&mut self) {
         might_sleep();
-        // SAFETY: `register` registered exactly these entries. A rule that uses one holds a reference to
-        // this module, so none is left when it is dropped; unlinking the static entries suffices.
+        // SAFETY: `register` registered exactly these entries, and `self` is their only registration. A rule
+        // that uses an entry points to it and keeps this module loaded, and with it the static entries; so
+        // unlinking them suffices. Process context.
         unsafe { bindings::xt_unregister_targets(self.0.as_raw(), N as c_uint) };
         self.0.registered.store(false, Release);
     }

@@ -52,8 +52,9 @@ impl<'hook, F: Family> HookContext<'hook, F> {
 
     /// Returns the namespace.
     pub(crate) fn net(&self) -> &'hook Net {
-        // SAFETY: A hook's state names the namespace that the hook runs in. It outlives the call: the
-        // RCU read lock is held, and a namespace is freed after a grace period.
+        // SAFETY: A hook's state names the namespace that the hook runs in. It outlives the call: the RCU
+        // read lock is held for `'hook`. The registry unregisters the hook when a namespace is removed, and
+        // the kernel waits for a grace period before it tears the namespace down.
         unsafe { Net::from_raw(self.state.net) }
     }
 
@@ -68,8 +69,8 @@ impl<'hook, F: Family> HookContext<'hook, F> {
     }
 
     fn device(raw: *mut bindings::net_device) -> Option<&'hook Device> {
-        // SAFETY: The pointer comes from the hook's state and is not null, so it is a valid device. The
-        // RCU read lock is held until the hook has ended, which `'hook` does not outlive.
+        // SAFETY: The pointer comes from the hook's state and is not null, so it is a valid device. The RCU
+        // read lock is held until the hook has ended, and `'hook` ends before.
         (!raw.is_null()).then(|| unsafe { Device::from_raw(raw) })
     }
 
@@ -86,7 +87,9 @@ impl<'hook, F: Family> HookContext<'hook, F> {
 
 /// The code of a hook.
 pub(crate) trait HookHandler: 'static {
-    /// Called for each packet; returns its verdict. Softirq or process context; must not sleep.
+    /// Called for each packet.
+    ///
+    /// Returns the packet's verdict. Softirq or process context; must not sleep.
     fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict;
 }
 
@@ -123,7 +126,7 @@ unsafe extern "C" fn callback<F: Family, H: HookHandler>(
     let Some(skb) = NonNull::new(skb) else {
         return Verdict::Drop.into_raw();
     };
-    // SAFETY: The packet and the state are valid for the call. The network header is complete and linear:
+    // SAFETY: The caller guarantees that packet and state are valid for the call. The network header is complete and linear:
     // for a received packet that was checked before the first hook (`ip_rcv_core`, `ip6_rcv_core`,
     // `br_validate_ipv4`, `br_validate_ipv6`); for a local one the kernel wrote or checked it
     // (`raw_send_hdrinc`, `rawv6_send_hdrinc`); for one that an NFQUEUE program wrote,

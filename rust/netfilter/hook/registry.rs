@@ -36,8 +36,8 @@ pub(crate) struct Hook {
     pub(super) switch: &'static Switch,
 }
 
-// SAFETY: Nothing writes to a hook: netfilter takes the operations of a registered hook as const, and
-// everything they point to is static.
+// SAFETY: Nothing writes to a hook: netfilter takes the operations of a registered hook as const and leaves
+// the fields `list` and `rcu` to their owner. Everything that a hook points to is static.
 unsafe impl Sync for Hook {}
 
 /// A switch that decides whether hooks are registered, for statics.
@@ -57,8 +57,8 @@ impl Switch {
 
     /// Registers the switch's hooks in every network namespace, including future ones.
     ///
-    /// Before module init, registration is deferred until then. Errors: ENOMEM, or what
-    /// `nf_register_net_hook` returns; the switch stays off then. Process context.
+    /// Before module init, registration is deferred until then. Errors: ENOMEM; E2BIG if a hook point has
+    /// 1024 hooks (`nf_register_net_hook`). The switch stays off then. Process context; sleeps.
     pub(crate) fn turn_on(&'static self) -> Result {
         with_registry(|registry| {
             if self.is_on() {
@@ -70,7 +70,9 @@ impl Switch {
         })
     }
 
-    /// Unregisters the switch's hooks, which may still run when this returns. Process context.
+    /// Unregisters the switch's hooks, which may still run when this returns.
+    ///
+    /// Process context; sleeps.
     pub(crate) fn turn_off(&'static self) {
         with_registry(|registry| {
             if self.is_on() {
@@ -95,8 +97,8 @@ struct Registry {
 
 struct Global(UnsafeCell<Registry>);
 
-// SAFETY: Only `with_registry` reaches the registry, under a mutex, and pointers to namespaces are not
-// bound to a thread.
+// SAFETY: Only `with_registry` reaches the registry, under a mutex. Any thread may use it then: it consists
+// of statics, and of pointers to namespaces that are valid for every thread.
 unsafe impl Sync for Global {}
 
 static REGISTRY: Global = Global(UnsafeCell::new(Registry {
@@ -107,13 +109,14 @@ static REGISTRY: Global = Global(UnsafeCell::new(Registry {
 /// Calls `f` with exclusive access to the registry. Process context; sleeps.
 fn with_registry<R>(f: impl FnOnce(&mut Registry) -> R) -> R {
     might_sleep();
-    // SAFETY: The mutex is initialised at compile time. All callers are in process context: module init
-    // and exit, pernet operations, and the callbacks of trace events.
+    // SAFETY: The mutex is initialised at compile time. All callers are in process context, and none holds
+    // it already: module init and exit, pernet operations, and the callbacks of trace events; no closure
+    // given to this function leads to one of them.
     unsafe { bindings::rustmasq_hooks_lock() };
     // SAFETY: The mutex is held, so no other reference to the registry exists, and the closure's
     // signature does not let it keep this one.
     let result = f(unsafe { &mut *REGISTRY.0.get() });
-    // SAFETY: This function took the mutex.
+    // SAFETY: This function took the mutex in this thread, and no reference to the registry is left.
     unsafe { bindings::rustmasq_hooks_unlock() };
     result
 }
@@ -131,14 +134,15 @@ impl Registry {
     /// Registers the wanted hooks in a namespace: all of them or, on an error, none.
     fn add(&self, net: NonNull<bindings::net>, wanted: impl Fn(&Switch) -> bool + Copy) -> Result {
         for (count, hook) in self.hooks(wanted).enumerate() {
-            // SAFETY: The namespace is valid: it is in the registry, or `net_init` is called for it.
-            // The operations are static. Process context; the function's locks are never held around
-            // ours.
+            // SAFETY: The namespace is valid: it is in the registry, or `net_init` is called for it. The
+            // operations are static and name a hook point that their family has. Process context; nobody
+            // takes our mutex under the one that the function takes.
             let added =
                 to_result(unsafe { bindings::nf_register_net_hook(net.as_ptr(), &hook.ops) });
             if added.is_err() {
                 for hook in self.hooks(wanted).take(count) {
-                    // SAFETY: The first `count` hooks were registered in this namespace just now.
+                    // SAFETY: The first `count` hooks were registered in this namespace just now, and nobody
+                    // else can have unregistered them: our mutex is held. Process context.
                     unsafe { bindings::nf_unregister_net_hook(net.as_ptr(), &hook.ops) };
                 }
                 return added;
@@ -149,8 +153,8 @@ impl Registry {
 
     fn remove(&self, net: NonNull<bindings::net>, wanted: impl Fn(&Switch) -> bool) {
         for hook in self.hooks(wanted) {
-            // SAFETY: By the invariant the namespace is valid and the hook is registered in it: callers
-            // ask for hooks whose switch is or was on.
+            // SAFETY: By the invariant the namespace is valid and the hook is registered in it: callers ask
+            // for hooks whose switch is on, or was until now. Process context.
             unsafe { bindings::nf_unregister_net_hook(net.as_ptr(), &hook.ops) };
         }
     }
@@ -212,7 +216,7 @@ unsafe extern "C" fn net_pre_exit(net: *mut bindings::net) {
 /// The callbacks for namespaces that are created and removed.
 struct PernetOperations(Opaque<bindings::pernet_operations>);
 
-// SAFETY: After construction only the kernel writes to the operations, under a lock of its own.
+// SAFETY: After construction only the kernel writes to the operations, under `pernet_ops_rwsem`.
 unsafe impl Sync for PernetOperations {}
 
 static PERNET_OPERATIONS: PernetOperations = {
@@ -232,8 +236,8 @@ pub(crate) struct Registration(());
 impl Registration {
     /// Registers `tables` as the module's hooks in every network namespace.
     ///
-    /// Errors: EBUSY if there is a registration already; ENOMEM, or what `nf_register_net_hook` returns.
-    /// Process context.
+    /// Errors: EBUSY if there is a registration already; ENOMEM; E2BIG if a hook point has 1024 hooks
+    /// (`nf_register_net_hook`). Process context; sleeps.
     pub(crate) fn register(tables: &'static [&'static [Hook]]) -> Result<Self> {
         with_registry(|registry| {
             if registry.tables.is_some() {
@@ -245,7 +249,9 @@ impl Registration {
         let raw = PERNET_OPERATIONS.0.get();
         // A device's operations are called after those of all subsystems, so a namespace in the
         // registry is complete: `nf_unregister_net_hook` needs nfnetlink_queue's part of it.
-        // SAFETY: The operations are static, and in no list: `tables` was empty. Process context.
+        // SAFETY: The operations are static, and in no list: `tables` was `None`. Process context, and our
+        // mutex, which `net_init` takes, is not held. On an error the function calls `net_pre_exit` for each
+        // namespace that `net_init` accepted, so the registry is empty again.
         to_result(unsafe { bindings::register_pernet_device(raw) })
             .inspect_err(|_| Self::clear())?;
         Ok(Self(()))
@@ -262,9 +268,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: `register` registered the operations. This calls `net_pre_exit` for each namespace and
-        // waits for a grace period, after which no hook of ours runs, nor a probe of a trace event that
-        // a hook called.
+        // SAFETY: `register` registered the operations, and they are unregistered once: a registration is
+        // dropped once, and there is one at a time. Process context, and our mutex is not held. The function
+        // calls `net_pre_exit` for each namespace and waits for a grace period, after which no hook of ours
+        // runs, nor a probe of a trace event that a hook called.
         unsafe { bindings::unregister_pernet_device(PERNET_OPERATIONS.0.get()) };
         Self::clear();
     }
