@@ -44,7 +44,9 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
     const REVISION: u8 = 0;
     const PRIVATE_OFFSET: usize = core::mem::offset_of!(uapi::xt_rustmasq_info, kernel_private);
 
-    /// Checks a rule. Returns EINVAL for one that the iptables extension would not send, and logs the field.
+    /// Parses a rule's options.
+    ///
+    /// Returns EINVAL, and logs the field, for a rule that the iptables extension would not send.
     fn check(rule: &uapi::xt_rustmasq_info) -> Result<NatRange> {
         let options = Options::parse(rule).map_err(|refusal| {
             if log::rule_rate_permits() {

@@ -20,9 +20,9 @@ use kernel::{
 pub(crate) struct Options {
     /// The ports or query identifiers to choose from (`--to-ports`).
     pub(crate) to_ports: Option<PortRange>,
-    /// Choose a random port (`--random`).
+    /// Whether to choose a random port (`--random`).
     pub(crate) random: bool,
-    /// Choose a random port (`--random-fully`).
+    /// Whether to choose a random port (`--random-fully`).
     pub(crate) random_fully: bool,
 }
 
