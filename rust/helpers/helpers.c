@@ -5,6 +5,7 @@
  * explains each exception.
  */
 #include <linux/inetdevice.h>
+#include <linux/ipv6.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -110,6 +111,11 @@ __rustmasq_helper void rustmasq_hooks_unlock(void)
 __rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
 {
 	INIT_DELAYED_WORK(work, func);
+}
+
+__rustmasq_helper bool rustmasq_ipv6_mod_enabled(void)
+{
+	return ipv6_mod_enabled();
 }
 
 __rustmasq_helper struct net *rustmasq_maybe_get_net(struct net *net)

@@ -72,8 +72,8 @@ impl Net {
 
     /// Returns whether a device of the namespace has the address, ready for use.
     ///
-    /// Follows `__ip_dev_find` and `ipv6_chk_addr`: a tentative IPv6 address does not count. Any
-    /// context.
+    /// Follows `__ip_dev_find` and `ipv6_chk_addr`: a tentative IPv6 address does not count. No device has
+    /// an IPv6 address if the kernel runs with `ipv6.disable=1`. Any context.
     pub(crate) fn is_local(&self, address: AnyAddress) -> bool {
         match address {
             AnyAddress::V4(address) => {
@@ -87,8 +87,13 @@ impl Net {
             AnyAddress::V6(address) => {
                 let address = ipv6_to_raw(address);
                 // SAFETY: The namespace is valid by the type's invariant, and `address` lives for the
-                // call. Null stands for any device. The function takes the RCU read lock itself.
-                unsafe { bindings::ipv6_chk_addr(self.as_raw(), &address, ptr::null(), 0) != 0 }
+                // call. Null stands for any device. The function takes the RCU read lock itself. It reads
+                // the namespace's table of addresses, which exists unless IPv6 is disabled at boot; that
+                // is tested before.
+                unsafe {
+                    bindings::rustmasq_ipv6_mod_enabled()
+                        && bindings::ipv6_chk_addr(self.as_raw(), &address, ptr::null(), 0) != 0
+                }
             }
         }
     }
