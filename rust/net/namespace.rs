@@ -132,14 +132,16 @@ impl Net {
         let mut link = unsafe { (*head).next };
         while link != head {
             // SAFETY: `link` is not the head, so it is the `list` field of a namespace. A namespace
-            // is taken off the list, under the semaphore, before it is freed.
+            // is taken off the list, by a writer of the semaphore, before it is torn down; the borrow
+            // ends before we release the semaphore.
             let net = unsafe { Net::from_raw(kernel::container_of!(link, bindings::net, list)) };
             let id = net.id();
             if last < Some(id) && next.as_ref().is_none_or(|next| id < next.id()) && wanted(id) {
                 // A namespace without references is being removed, together with its entries.
                 next = NetRef::get(net).or(next);
             }
-            // SAFETY: `link` is a list entry that is valid as long as we hold the semaphore.
+            // SAFETY: `link` is an entry of the list, which does not change as long as we hold the
+            // semaphore, so `next` points to another entry or to the head.
             link = unsafe { (*link).next };
         }
         // SAFETY: This function took the semaphore for reading.
@@ -158,7 +160,8 @@ pub(crate) struct NetRef(ptr::NonNull<bindings::net>);
 impl NetRef {
     /// Takes a reference, unless nobody holds one any more (`maybe_get_net`).
     fn get(net: &Net) -> Option<Self> {
-        // SAFETY: The namespace is valid by its type's invariant.
+        // SAFETY: The namespace is valid by its type's invariant, also if it has no references left; the
+        // function takes none then.
         let net = unsafe { bindings::rustmasq_maybe_get_net(net.as_raw()) };
         // INVARIANT: `maybe_get_net` returns null or has taken a reference, which is now ours.
         ptr::NonNull::new(net).map(Self)
@@ -169,8 +172,8 @@ impl core::ops::Deref for NetRef {
     type Target = Net;
 
     fn deref(&self) -> &Net {
-        // SAFETY: By the invariant `self` owns a reference, which keeps the namespace valid as long
-        // as `self` is borrowed.
+        // SAFETY: By the invariant `self` owns a reference. A namespace is torn down after its last
+        // reference is gone, so it is valid and may be used as long as `self` is borrowed.
         unsafe { Net::from_raw(self.0.as_ptr()) }
     }
 }

@@ -218,6 +218,7 @@ impl<F: Family> Conn<'_, F> {
         self.status() & bits != 0
     }
 
+    /// Returns C's pointer.
     pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
         self.ct.as_ptr()
     }

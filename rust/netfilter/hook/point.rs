@@ -53,7 +53,7 @@ impl Point<Outbound> {
 
 /// A hook's priority at a point of the given `Side`; hooks with a lower priority run first.
 ///
-/// Of several hooks with the same priority, the last registered runs first.
+/// If several hooks have the same priority, the last registered runs first.
 pub(crate) struct Priority<Side> {
     value: c_int,
     side: PhantomData<Side>,

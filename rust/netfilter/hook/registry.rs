@@ -32,7 +32,9 @@ use kernel::{
 
 /// A hook in a static table.
 pub(crate) struct Hook {
+    /// C's form of the hook.
     pub(super) ops: bindings::nf_hook_ops,
+    /// The switch that decides whether the hook is registered.
     pub(super) switch: &'static Switch,
 }
 
