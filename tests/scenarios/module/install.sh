@@ -26,7 +26,7 @@ staged=$(readlink -f "$extension")
 stage=${staged%"$extension"}
 [[ $stage && $stage != "$staged" ]] || bail "the guest uses a staged extension"
 
-# --- What is staged
+# --- The staged files
 
 for file in "$module" "$extension" "$page" "$viewer_page"; do
 	check "$file is staged" test -s "$stage$file"

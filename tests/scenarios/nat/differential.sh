@@ -186,7 +186,7 @@ the_only_port_is_taken() {
 	must_match "conntrack counts the drops" yes "$said"
 }
 
-# --- TCP and SCTP
+# --- TCP: states of a connection
 
 # connect_to_server PROTOCOL: connects the client's port 40000 to the server's port 80. Sets `client_at` and
 # `server_at`.

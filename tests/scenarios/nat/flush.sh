@@ -58,7 +58,8 @@ set -- $owner
 before=$(count_flows_from 203.0.113.1)
 ip -n router addr del "$2" dev "$1"
 check "a borrowed address is removed from $1: its flows are removed" wait_until no_flows_from "$borrowed"
-[[ $borrowed == 203.0.113.1 ]] || check_equal "a borrowed address is removed from $1: other flows stay" "$before" "$(count_flows_from 203.0.113.1)"
+[[ $borrowed == 203.0.113.1 ]] ||
+	check_equal "a borrowed address is removed from $1: other flows stay" "$before" "$(count_flows_from 203.0.113.1)"
 ip -n router addr add "$2" dev "$1"
 
 # --- The same address on two devices: the flow's own device still has it
@@ -144,14 +145,14 @@ ip -n router addr add fd00::1/64 dev lan0 nodad
 ip -n lan -6 route add default via fd00::1
 ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
 ip -n router addr add 2001:db8:2::1/64 dev wan0 nodad
-flows6_from() { tracked -f ipv6 --reply-dst "$1" | wc -l; }
-no_flows6_from() { [[ $(flows6_from "$1") == 0 ]]; }
+count_flows6_from() { tracked -f ipv6 --reply-dst "$1" | wc -l; }
+no_flows6_from() { [[ $(count_flows6_from "$1") == 0 ]]; }
 send_flows 10 2001:db8:1::9 2001:db8:2::9
-check_equal "IPv6: 10 flows leave with the first address" 10 "$(flows6_from 2001:db8:1::1)"
-check_equal "IPv6: 10 flows leave with the second address" 10 "$(flows6_from 2001:db8:2::1)"
+check_equal "IPv6: 10 flows leave with the first address" 10 "$(count_flows6_from 2001:db8:1::1)"
+check_equal "IPv6: 10 flows leave with the second address" 10 "$(count_flows6_from 2001:db8:2::1)"
 ip -n router addr del 2001:db8:1::1/64 dev wan0
 check "IPv6: an address is removed: its flows are removed" wait_until no_flows6_from 2001:db8:1::1
-check_equal "IPv6: an address is removed: the other address's flows stay" 10 "$(flows6_from 2001:db8:2::1)"
+check_equal "IPv6: an address is removed: the other address's flows stay" 10 "$(count_flows6_from 2001:db8:2::1)"
 ip -n router link set wan0 down
 check "IPv6: a device goes down: its flows are removed" wait_until no_flows6_from 2001:db8:2::1
 ip -n router link set wan0 up
