@@ -152,7 +152,7 @@ translate() {
 # start_tftp_peers: starts the tool that sends and receives TFTP packets and observes both routers.
 start_tftp_peers() {
 	local router
-	peers_start tftp.py play
+	peers_start tftp.py peers
 	for router in r1 r2; do
 		# Only flows that were created with this on report their expectations.
 		ns_exec "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """Sends and receives TFTP packets, valid or not, for the hosts of a scenario; runs in the guest.
 
-Usage: tests/tools/tftp.py play < COMMANDS (tests/lib/tftp.sh starts it)
+Usage: tests/tools/tftp.py peers < COMMANDS (tests/lib/tftp.sh starts it)
        tests/tools/tftp.py serve PORT FILE
 
-play runs commands. Each line of the standard input is a method of class TftpPeers, with its arguments. Its answer ends
+peers runs commands. Each line of the standard input is a method of class TftpPeers, with its arguments. Its answer ends
 with a line that is a dot.
 
 serve is a server that answers each read request with FILE, in blocks and windows of the requested size (RFC 2348,
@@ -56,7 +56,7 @@ def is_request(datagram):
     return bool(fields) and fields[1].lower() in modes
 
 
-# --- play
+# --- peers
 
 
 def to_datagram(words):
@@ -88,7 +88,7 @@ def to_words(datagram):
 
 
 class TftpPeers(Peers):
-    """The commands of play.
+    """The commands of peers.
 
     WHO is HOST, or HOST@ADDRESS to use one of the host's addresses. An IPv6 address may have brackets.
     """
@@ -191,7 +191,7 @@ class TftpPeers(Peers):
         return self.watches[host].events()
 
 
-def play():
+def peers():
     TftpPeers().run()
 
 
@@ -234,6 +234,6 @@ def serve(port, file):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in (["play"], ["serve"]):
+    if sys.argv[1:2] not in (["peers"], ["serve"]):
         sys.exit(__doc__.strip())
     globals()[sys.argv[1]](*sys.argv[2:])
