@@ -4,7 +4,7 @@
 //!
 //! They build on [`net`](crate::net). The two layers and [`bindings`](crate::bindings) are the only parts
 //! of the module that contain `unsafe`; `rust/README.md` lists the obligations behind it. Code outside of
-//! them sees neither raw pointers nor types of C's.
+//! them uses neither raw pointers nor types of C's.
 //!
 //! A callback converts C's pointers into borrowed types, once, for the duration of the call; it calls safe
 //! code and translates the result. The lifetime `'hook` of these types belongs to the callback, so nothing
