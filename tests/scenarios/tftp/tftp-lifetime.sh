@@ -306,13 +306,13 @@ case="unloading in a flood"
 printf '\0\1boot\0octet\0' > "$scratch/request"
 ns_start lan hping3 --udp --quiet --destport 69 --interval u1000 --data 13 --file "$scratch/request" 203.0.113.2 \
 	> "$scratch/flood" 2>&1
-expectations_exist() {
+r1_expects() {
 	peers counts r1
 	((said > 0))
 }
 rounds=0
 for _ in {1..5}; do
-	modprobe rustmasq tftp_port=69 && wait_until expectations_exist && unload_module && ! expectations_exist && rounds=$((rounds + 1))
+	modprobe rustmasq tftp_port=69 && wait_until r1_expects && unload_module && ! r1_expects && rounds=$((rounds + 1))
 done
 check_equal "$helper: $case: each time the module was loaded, expected answers, and was unloaded with its expectations" \
 	5 $rounds

@@ -118,16 +118,16 @@ forget_flows
 
 # --- Related
 
-# send_datagram TARGET: sends one from the LAN to an address in socat's form. Nobody listens there.
-send_datagram() { ns_exec lan socat -u - "$1,sourceport=4000" <<< x; }
+# send_unheard TARGET: sends one from the LAN to an address in socat's form. Nobody listens there.
+send_unheard() { ns_exec lan socat -u - "$1,sourceport=4000" <<< x; }
 
-send_datagram UDP:203.0.113.2:9
+send_unheard UDP:203.0.113.2:9
 check "IPv4: an ICMP error comes back" wait_until events_recorded 2 router 'proto=icmp '
 check_equal "IPv4: ... and is related to the datagram's flow" \
 	"$(both_events wan0:- '203.0.113.2:0->203.0.113.1:0' related reply "$(flow_id 'original=172.18.0.2:4000->')")" \
 	"$(events_in router 'proto=icmp ')"
 forget_flows
-send_datagram 'UDP6:[2001:db8:1::2]:9'
+send_unheard 'UDP6:[2001:db8:1::2]:9'
 check "IPv6: an ICMP error comes back" wait_until events_recorded 2 router 'proto=icmpv6 tuple=\[2001:db8:1::2]:0->\[2001:db8:1::1]:0 .*(none|related)'
 check_equal "IPv6: ... and is related to the datagram's flow" \
 	"$(one_event after wan0:- '[2001:db8:1::2]:0->[2001:db8:1::1]:0' related reply "$(flow_id 'proto=udp original=')")" \
@@ -166,11 +166,11 @@ forget_flows
 
 ns_exec router "$IPTABLES" -w -t raw -A PREROUTING -p udp --dport 9 -j CT --notrack || bail "rule"
 ns_exec router "$IP6TABLES" -w -t raw -A PREROUTING -p udp --dport 9 -j CT --notrack || bail "rule"
-send_datagram UDP:203.0.113.2:9
+send_unheard UDP:203.0.113.2:9
 request='172.18.0.2:4000->203.0.113.2:9'
 check_equal "IPv4: a packet that a rule exempts from tracking is untracked before conntrack, too" \
 	"$(one_event before lan0:- $request untracked - 0; one_event after lan0:- $request untracked - 0)" "$(events_in router proto=udp)"
-send_datagram 'UDP6:[2001:db8:1::2]:9'
+send_unheard 'UDP6:[2001:db8:1::2]:9'
 request='[fd00:18::2]:4000->[2001:db8:1::2]:9'
 check_equal "IPv6: a packet that a rule exempts from tracking is untracked before conntrack, too" \
 	"$(one_event before lan0:- "$request" untracked - 0; one_event after lan0:- "$request" untracked - 0)" "$(events_in router 'proto=udp tuple=.fd00')"
