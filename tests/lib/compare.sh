@@ -29,8 +29,9 @@ declare -A client=([4]=172.18.0.2 [6]=fd00:18::2) second=([4]=172.18.0.3 [6]=fd0
 # setup_two_clients: makes this network.
 setup_two_clients() {
 	local name
-	modprobe -a nf_conntrack_netlink sctp || bail "modules"
+	modprobe nf_conntrack_netlink || bail "modules"
 	setup_lan
+	delay_sctp_heartbeats lan router server
 	setup_lan_ipv6
 	ip -n lan -batch - <<-END || bail "the LAN's addresses"
 		addr add 172.18.0.3/16 dev lan0

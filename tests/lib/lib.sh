@@ -80,6 +80,16 @@ setup_device() {
 	ip -n "$1" -batch - <<< "${4:-}"$'\n'"$address"$'\n'"link set $2 up" || bail "device $2 of $1"
 }
 
+# delay_sctp_heartbeats HOST...: keeps SCTP from sending to further addresses of its peer for half a minute. It verifies
+# each of them by a heartbeat, half of the initial timeout after the start, which is another flow.
+delay_sctp_heartbeats() {
+	local host
+	modprobe sctp || bail "SCTP"
+	for host; do
+		ns_exec "$host" sh -c 'echo 60000 > /proc/sys/net/sctp/rto_initial' || bail "SCTP's timeout on $host"
+	done
+}
+
 # enable_forwarding HOST: makes the host a router of both families.
 enable_forwarding() {
 	ns_exec "$1" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding'

@@ -23,6 +23,8 @@ ip -n server route add default via 203.0.113.1
 ip -n server route add default via 2001:db8:1::1
 ip -n router route add default via 203.0.113.2
 ip -n router route add default via 2001:db8:1::2
+# Each flow is to be the only one.
+delay_sctp_heartbeats lan router server
 for name in TCP UDP SCTP; do
 	serve server $name 80
 	serve server ${name}6 81
