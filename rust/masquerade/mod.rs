@@ -13,7 +13,8 @@ use crate::{
     netfilter::{
         conntrack::{
             self,
-            FlowState, //
+            FlowState,
+            UnsettledFlow, //
         },
         nat::{
             self,
@@ -31,6 +32,9 @@ use core::marker::PhantomData;
 use kernel::prelude::*;
 use options::Options;
 use source::SelectSource;
+
+/// The first port that needs no privilege (`PROT_SOCK`).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 /// The target for one family.
 pub(crate) struct Masquerade<F>(PhantomData<F>);
@@ -59,7 +63,12 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
 
     /// Follows `nf_nat_masquerade_ipv4`, for both families.
     fn target(range: &NatRange, context: TargetContext<'_, F>) -> Verdict {
-        let TargetContext { packet, flow, out } = context;
+        let TargetContext {
+            packet,
+            flow,
+            out,
+            without_input,
+        } = context;
         // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
         let FlowState::Unsettled(flow) = flow else {
             return Verdict::Accept;
@@ -75,6 +84,21 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             }
             return Verdict::Drop;
         };
-        nat::masquerade(flow, source, *range, out)
+        let mut range = *range;
+        if range.randomizes_all_ports() && without_input && keeps_port(&flow, source) {
+            range = range.without_random();
+        }
+        nat::masquerade(flow, source, range, out)
     }
+}
+
+/// Returns whether a flow of this host keeps its port although others get a random one.
+///
+/// It does if it has the address `source` already and its port is below 1024. Nothing tells it apart but the
+/// port then, which the other end may insist on: a DHCPv6 server answers to port 546.
+fn keeps_port<F: SelectSource>(flow: &UnsettledFlow<'_, F>, source: F::Address) -> bool {
+    flow.original_source() == source
+        && flow
+            .original_source_port()
+            .is_some_and(|port| port < FIRST_UNPRIVILEGED_PORT)
 }

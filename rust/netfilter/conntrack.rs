@@ -197,6 +197,19 @@ impl<F: Family> Conn<'_, F> {
         })
     }
 
+    /// Returns the source port of the original tuple in host order, if NAT translates the protocol's ports.
+    pub(crate) fn original_source_port(&self) -> Option<u16> {
+        const PROTOCOLS: [c_uint; 3] = [
+            bindings::IPPROTO_TCP,
+            bindings::IPPROTO_UDP,
+            bindings::IPPROTO_SCTP,
+        ];
+        let tuple = self.tuple(Direction::Original);
+        PROTOCOLS
+            .contains(&c_uint::from(tuple.protocol()))
+            .then(|| tuple.ends().source.port)
+    }
+
     /// Returns the entry's status, bits of `enum ip_conntrack_status`.
     pub(crate) fn status(&self) -> u32 {
         // SAFETY: The entry is valid by the type's invariant, and `status` needs no more.

@@ -72,6 +72,20 @@ impl NatRange {
         }
     }
 
+    /// Returns whether each flow gets a random port, without a range to choose it from.
+    pub(crate) fn randomizes_all_ports(self) -> bool {
+        self.flags & bindings::NF_NAT_RANGE_PROTO_SPECIFIED == 0
+            && self.flags & bindings::NF_NAT_RANGE_PROTO_RANDOM_ALL != 0
+    }
+
+    /// Returns the range with which a flow keeps its own port if that is free.
+    pub(crate) fn without_random(self) -> Self {
+        Self {
+            flags: self.flags & !bindings::NF_NAT_RANGE_PROTO_RANDOM_ALL,
+            ..self
+        }
+    }
+
     /// Returns C's form of the range, with `source` as its only address.
     fn into_raw<F: Family>(self, source: F::Address) -> bindings::nf_nat_range2 {
         let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
@@ -168,6 +182,22 @@ mod tests {
         assert_eq!(flags(NatRange::new(range(1, 2), true, false)), expected);
         let expected = bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
         assert_eq!(flags(NatRange::new(None, false, true)), expected);
+    }
+
+    #[test]
+    fn a_range_without_random_keeps_the_rest() {
+        for (random, random_fully) in [(true, false), (false, true), (true, true)] {
+            let random = NatRange::new(None, random, random_fully);
+            assert!(random.randomizes_all_ports());
+            assert_eq!(random.without_random(), NatRange::new(None, false, false));
+        }
+        let ports = NatRange::new(range(1, 2), true, true);
+        assert!(!ports.randomizes_all_ports());
+        assert_eq!(
+            ports.without_random(),
+            NatRange::new(range(1, 2), false, false)
+        );
+        assert!(!NatRange::new(None, false, false).randomizes_all_ports());
     }
 
     #[test]

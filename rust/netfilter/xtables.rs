@@ -43,6 +43,8 @@ pub(crate) struct TargetContext<'hook, F: Family> {
     pub(crate) flow: FlowState<'hook, F>,
     /// The output device.
     pub(crate) out: &'hook Device,
+    /// The packet has no input device: this host sent it, or it is a multicast packet that is forwarded.
+    pub(crate) without_input: bool,
 }
 
 /// A target in the table `nat`, chain POSTROUTING.
@@ -144,8 +146,14 @@ impl<T: SourceNatTarget> Callbacks<T> {
     ) -> c_uint {
         // SAFETY: The caller, x_tables or nftables, guarantees that `param` and the hook's state in it are
         // valid for the call. Both members of the union are a pointer to the rule's data.
-        let (targinfo, out) =
-            unsafe { ((*param).__bindgen_anon_2.targinfo, (*(*param).state).out) };
+        let (targinfo, input, out) = unsafe {
+            let state = (*param).state;
+            (
+                (*param).__bindgen_anon_2.targinfo,
+                (*state).in_,
+                (*state).out,
+            )
+        };
         // SAFETY: x_tables calls a target with a packet, so the pointer is not null.
         let skb = unsafe { NonNull::new_unchecked(skb) };
         // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from
@@ -166,6 +174,7 @@ impl<T: SourceNatTarget> Callbacks<T> {
             // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
             // hook holds the RCU read lock, and `'hook` ends before the call does.
             out: unsafe { Device::from_raw(out) },
+            without_input: input.is_null(),
         };
         T::target(options, context).into_raw()
     }
