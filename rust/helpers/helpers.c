@@ -10,6 +10,7 @@
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
 #include <linux/ratelimit.h>
+#include <linux/rculist.h>
 #include <linux/rcupdate.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
@@ -35,7 +36,8 @@
 /*
  * First, accessors of fields. Rust has no view of these structures: the kernel
  * crate's net_device and nf_hook_entries are opaque, and those of addresses
- * contain pointers to a net_device.
+ * contain pointers to a net_device. Those that go to the first or next address
+ * are for a loop under the RCU read lock.
  */
 __rustmasq_helper int rustmasq_dev_ifindex(const struct net_device *dev)
 {
@@ -45,6 +47,30 @@ __rustmasq_helper int rustmasq_dev_ifindex(const struct net_device *dev)
 __rustmasq_helper const char *rustmasq_dev_name(const struct net_device *dev)
 {
 	return dev->name;
+}
+
+__rustmasq_helper const struct in_ifaddr *rustmasq_dev_first_in_ifaddr(const struct net_device *dev)
+{
+	const struct in_device *in_dev = __in_dev_get_rcu(dev);
+
+	return in_dev ? rcu_dereference(in_dev->ifa_list) : NULL;
+}
+
+__rustmasq_helper struct inet6_ifaddr *
+rustmasq_dev_first_inet6_ifaddr(const struct net_device *dev)
+{
+	struct inet6_dev *idev = __in6_dev_get(dev);
+
+	if (!idev)
+		return NULL;
+	return list_first_or_null_rcu(&idev->addr_list, struct inet6_ifaddr, if_list);
+}
+
+__rustmasq_helper u32 rustmasq_dev_inet6_if_flags(const struct net_device *dev)
+{
+	const struct inet6_dev *idev = __in6_dev_get(dev);
+
+	return idev ? READ_ONCE(idev->if_flags) : 0;
 }
 
 __rustmasq_helper struct net_device *rustmasq_in_ifaddr_dev(const struct in_ifaddr *ifa)
@@ -57,6 +83,21 @@ __rustmasq_helper __be32 rustmasq_in_ifaddr_local(const struct in_ifaddr *ifa)
 	return ifa->ifa_local;
 }
 
+__rustmasq_helper u32 rustmasq_in_ifaddr_flags(const struct in_ifaddr *ifa)
+{
+	return READ_ONCE(ifa->ifa_flags);
+}
+
+__rustmasq_helper const struct in_ifaddr *rustmasq_in_ifaddr_next(const struct in_ifaddr *ifa)
+{
+	return rcu_dereference(ifa->ifa_next);
+}
+
+__rustmasq_helper u8 rustmasq_in_ifaddr_scope(const struct in_ifaddr *ifa)
+{
+	return ifa->ifa_scope;
+}
+
 __rustmasq_helper const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct inet6_ifaddr *ifa)
 {
 	return &ifa->addr;
@@ -65,6 +106,17 @@ __rustmasq_helper const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct
 __rustmasq_helper struct net_device *rustmasq_inet6_ifaddr_dev(const struct inet6_ifaddr *ifa)
 {
 	return ifa->idev->dev;
+}
+
+__rustmasq_helper u32 rustmasq_inet6_ifaddr_flags(const struct inet6_ifaddr *ifa)
+{
+	return READ_ONCE(ifa->flags);
+}
+
+__rustmasq_helper struct inet6_ifaddr *rustmasq_inet6_ifaddr_next(struct inet6_ifaddr *ifa)
+{
+	return list_next_or_null_rcu(&ifa->idev->addr_list, &ifa->if_list,
+				     struct inet6_ifaddr, if_list);
 }
 
 __rustmasq_helper u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entries *e)
@@ -137,6 +189,11 @@ __rustmasq_helper bool rustmasq_netif_is_l3_master(const struct net_device *dev)
 __rustmasq_helper bool rustmasq_netif_running(const struct net_device *dev)
 {
 	return netif_running(dev);
+}
+
+__rustmasq_helper struct net_device *rustmasq_next_net_device_rcu(struct net_device *dev)
+{
+	return next_net_device_rcu(dev);
 }
 
 __rustmasq_helper void rustmasq_nf_conn_help_assign(struct nf_conn_help *help,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The flush: removes flows that were masqueraded to an address, or by a device, that is gone.
+//! The flush: removes flows that were masqueraded to an address, or by a device, that is gone, and those with
+//! another device's address whose own device has got one since.
 //!
 //! Events are collected, and after a pause one worker walks conntrack's table for all of them. A fixed
 //! number of events is kept. If there are more, nothing is skipped: the worker then checks for every
@@ -10,19 +11,27 @@
 //! nothing distinguishes them from older flows. So the worker does not wait for a pause in that case; it
 //! walks at once, as the kernel's own masquerading does. A second walk finds flows that were confirmed
 //! later, by packets that had not seen the change; it checks what exists by then.
+//!
+//! A device without an address of its own borrows one of another device. When it gets its first, the second
+//! walk checks for each flow that left by it with an address which is none of its own whether it would leave
+//! with one now. An IPv6 address can be used only after duplicate address detection, which ends without an
+//! event, so the worker runs again from time to time while that is in progress.
 
 use crate::{
     net::{
+        device::Readiness,
         namespace::{
             Net,
             NetId, //
         },
         notifier::{
             self,
+            Arrival,
             Event,
             EventHandler, //
         },
         AnyAddress,
+        AnyFamily,
         ProcessContext, //
     },
     netfilter::conntrack::{
@@ -34,6 +43,11 @@ use core::mem;
 use kernel::{
     prelude::*,
     sync::{
+        atomic::{
+            AtomicFlag,
+            Full,
+            Release, //
+        },
         new_spinlock,
         SpinLock, //
     },
@@ -46,18 +60,138 @@ use kernel::{
 
 /// The number of events that are kept one by one.
 const CAPACITY: usize = 32;
+/// The number of arrivals that are kept one by one.
+const ARRIVALS: usize = 16;
+/// The time after which the worker looks again for the end of duplicate address detection.
+const RECHECK: Msecs = 200;
+/// The same, if there are so many devices that each run of the worker has to walk.
+const RECHECK_ALL: Msecs = 500;
 /// The time without events after which the walk begins.
 const PAUSE: Msecs = 50;
 /// The time after the first event at which the walk begins at the latest.
 const LIMIT: Msecs = 500;
 
-/// The events since the last walk: devices that went down and addresses that were removed.
+/// The events since the last walk: devices that went down, addresses that were removed, and arrivals.
 pub(crate) struct Pending {
     events: [Option<Event>; CAPACITY],
     /// There were more events than `events` can hold.
     overflow: bool,
+    arrivals: Arrivals,
     /// The time of the first event.
     since: Option<Instant<Monotonic>>,
+}
+
+/// The devices that have got, or are about to get, their first address since the last walk.
+struct Arrivals {
+    devices: [Option<Arrival>; ARRIVALS],
+    /// There were more than `devices` can hold.
+    overflow: bool,
+}
+
+impl Arrivals {
+    const NONE: Self = Self {
+        devices: [None; ARRIVALS],
+        overflow: false,
+    };
+
+    fn add(&mut self, arrival: Arrival) {
+        let slot = self
+            .devices
+            .iter_mut()
+            .find(|slot| slot.is_none_or(|known| known == arrival));
+        match slot {
+            Some(slot) => *slot = Some(arrival),
+            None => self.overflow = true,
+        }
+    }
+
+    fn merge(&mut self, others: &Self) {
+        others
+            .devices
+            .iter()
+            .flatten()
+            .for_each(|arrival| self.add(*arrival));
+        self.overflow |= others.overflow;
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.overflow && self.devices.iter().all(Option::is_none)
+    }
+
+    /// Returns whether a walk of the namespace's flows can find one to remove.
+    fn affects(&self, net: NetId) -> bool {
+        self.overflow
+            || self
+                .devices
+                .iter()
+                .flatten()
+                .any(|arrival| arrival.net == net)
+    }
+
+    /// Returns whether a flow of the namespace left by one of the devices, in the address's family.
+    fn matches(&self, net: NetId, flow: &MasqueradedFlow) -> bool {
+        let arrival = Arrival {
+            net,
+            device: flow.device,
+            family: flow.address.family(),
+        };
+        self.overflow || self.devices.contains(&Some(arrival))
+    }
+
+    /// Keeps the devices of the namespace that now have an address, and moves those that may get one later to
+    /// `waiting`.
+    ///
+    /// `readiness` returns to what extent a device has one.
+    fn settle(
+        &mut self,
+        net: NetId,
+        waiting: &mut Self,
+        readiness: impl Fn(&Arrival) -> Readiness,
+    ) {
+        for slot in &mut self.devices {
+            let Some(arrival) = slot.take_if(|arrival| arrival.net == net) else {
+                continue;
+            };
+            match readiness(&arrival) {
+                Readiness::Ready | Readiness::Deprecated => *slot = Some(arrival),
+                Readiness::Tentative => waiting.add(arrival),
+                Readiness::Absent => (),
+            }
+        }
+    }
+
+    /// Does the same for all namespaces, and returns the devices that may get an address later.
+    ///
+    /// If there were more arrivals than are kept, these are all devices that may.
+    fn settle_all(&mut self, context: &mut ProcessContext) -> Self {
+        let mut waiting = Self::NONE;
+        let mut last = None;
+        while let Some(net) = Net::next_after(last, |id| self.affects(id), context) {
+            let id = net.id();
+            self.settle(id, &mut waiting, |arrival| {
+                net.with_device(arrival.device, |device| device.readiness(arrival.family))
+                    .unwrap_or(Readiness::Absent)
+            });
+            if self.overflow {
+                net.for_each_device(|device| {
+                    if device.readiness(AnyFamily::V6) == Readiness::Tentative {
+                        waiting.add(Arrival::at(device, AnyFamily::V6));
+                    }
+                });
+            }
+            last = Some(id);
+        }
+        waiting
+    }
+
+    /// Returns the delay until the worker looks again, if it has to.
+    fn recheck(&self) -> Option<Msecs> {
+        if self.overflow {
+            Some(RECHECK_ALL)
+        } else {
+            (!self.is_empty()).then_some(RECHECK)
+        }
+    }
 }
 
 /// The properties of a masqueraded flow that a walk looks at.
@@ -66,12 +200,15 @@ struct MasqueradedFlow {
     device: c_int,
     /// The address that the flow left with.
     address: AnyAddress,
+    /// The address that the flow went to.
+    destination: AnyAddress,
 }
 
 impl Pending {
     const NONE: Self = Self {
         events: [None; CAPACITY],
         overflow: false,
+        arrivals: Arrivals::NONE,
         since: None,
     };
 
@@ -90,9 +227,23 @@ impl Pending {
         self.events.contains(&Some(event))
     }
 
+    /// Returns whether something came down.
+    fn has_events(&self) -> bool {
+        self.overflow || self.events.iter().any(Option::is_some)
+    }
+
     /// Returns whether a walk of the namespace's flows can find one to remove.
     fn affects(&self, net: NetId) -> bool {
-        self.overflow || self.events.iter().flatten().any(|event| event.net() == net)
+        self.overflow
+            || self.events.iter().flatten().any(|event| event.net() == net)
+            || self.arrivals.affects(net)
+    }
+
+    /// Returns the delay until the walk after another event, which comes now.
+    fn postpone(&mut self) -> Msecs {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        delay((now - since).as_millis())
     }
 
     /// Returns whether one of the events concerns a flow of the namespace.
@@ -137,13 +288,26 @@ impl Pending {
                 let Some(device) = conn.masqueraded_to() else {
                     return false;
                 };
-                let address = conn.reply_destination();
-                is_stale(&net, &MasqueradedFlow { device, address })
+                let ends = conn.reply_ends();
+                let flow = MasqueradedFlow {
+                    device,
+                    address: ends.destination.address,
+                    destination: ends.source.address,
+                };
+                is_stale(&net, &flow)
             };
             conntrack::cleanup(&net, is_stale, context);
             last = Some(net.id());
         }
     }
+}
+
+/// Returns whether the flow's device would now use an address of its own instead of the flow's, which is not.
+fn has_own_address(net: &Net, flow: &MasqueradedFlow) -> bool {
+    net.with_device(flow.device, |device| {
+        device.would_replace(flow.address, flow.destination)
+    })
+    .unwrap_or(false)
 }
 
 /// Returns the delay until the walk, `waited` milliseconds after the first event.
@@ -158,6 +322,8 @@ fn delay(waited: i64) -> Msecs {
 pub(crate) struct Flush {
     #[pin]
     pending: SpinLock<Pending>,
+    /// There was an arrival while `pending` was locked.
+    missed: AtomicFlag,
 }
 
 impl Flush {
@@ -165,6 +331,7 @@ impl Flush {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             pending <- new_spinlock!(Pending::NONE),
+            missed: AtomicFlag::new(false),
         })
     }
 }
@@ -173,9 +340,7 @@ impl EventHandler for Flush {
     fn on_down(&self, event: Event) -> Msecs {
         let mut pending = self.pending.lock();
         pending.add(event);
-        let now = Instant::now();
-        let since = *pending.since.get_or_insert(now);
-        delay((now - since).as_millis())
+        pending.postpone()
     }
 
     fn on_up(&self, event: Event) -> bool {
@@ -186,16 +351,39 @@ impl EventHandler for Flush {
             .is_none_or(|pending| pending.contains(event))
     }
 
-    fn work(&self, context: &mut ProcessContext) {
-        let pending = mem::replace(&mut *self.pending.lock(), Pending::NONE);
-        pending.walk(context, |net, flow| {
-            pending.matches(net.id(), flow, || net.is_local(flow.address))
-        });
-        notifier::synchronize(context);
-        pending.walk(context, |net, flow| {
-            let is_local = || net.is_local(flow.address);
-            pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
-        });
+    fn on_arrival(&self, arrival: Arrival) -> Msecs {
+        // The lock must not be waited for here.
+        match self.pending.try_lock() {
+            Some(mut pending) => {
+                pending.arrivals.add(arrival);
+                pending.postpone()
+            }
+            None => {
+                self.missed.store(true, Release);
+                0
+            }
+        }
+    }
+
+    fn work(&self, context: &mut ProcessContext) -> Option<Msecs> {
+        let mut pending = mem::replace(&mut *self.pending.lock(), Pending::NONE);
+        pending.arrivals.overflow |= self.missed.xchg(false, Full);
+        let waiting = pending.arrivals.settle_all(context);
+        if pending.has_events() {
+            pending.walk(context, |net, flow| {
+                pending.matches(net.id(), flow, || net.is_local(flow.address))
+            });
+        }
+        if pending.has_events() || !pending.arrivals.is_empty() {
+            notifier::synchronize(context);
+            pending.walk(context, |net, flow| {
+                let is_local = || net.is_local(flow.address);
+                pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
+                    || (pending.arrivals.matches(net.id(), flow) && has_own_address(net, flow))
+            });
+        }
+        self.pending.lock().arrivals.merge(&waiting);
+        waiting.recheck()
     }
 }
 
@@ -210,6 +398,7 @@ mod tests {
     const FLOW: MasqueradedFlow = MasqueradedFlow {
         device: 7,
         address: address(1),
+        destination: address(9),
     };
 
     const fn address(last: u8) -> AnyAddress {
@@ -336,6 +525,95 @@ mod tests {
         assert!(is_orphaned(&pending, HERE, false, true));
         assert!(is_orphaned(&pending, HERE, true, false));
         assert!(!is_orphaned(&pending, HERE, true, true));
+    }
+
+    fn arrival(net: NetId, device: c_int, family: AnyFamily) -> Arrival {
+        Arrival {
+            net,
+            device,
+            family,
+        }
+    }
+
+    #[test]
+    fn arrivals_match_flows_of_their_device_and_family() {
+        let mut arrivals = Arrivals::NONE;
+        assert!(arrivals.is_empty());
+        assert!(!arrivals.affects(HERE));
+        assert!(!arrivals.matches(HERE, &FLOW));
+        arrivals.add(arrival(HERE, 7, AnyFamily::V6));
+        arrivals.add(arrival(HERE, 8, AnyFamily::V4));
+        arrivals.add(arrival(ELSEWHERE, 7, AnyFamily::V4));
+        assert!(!arrivals.matches(HERE, &FLOW));
+        arrivals.add(arrival(HERE, 7, AnyFamily::V4));
+        assert!(arrivals.matches(HERE, &FLOW));
+        assert!(arrivals.affects(HERE));
+        assert!(!arrivals.affects(NetId::for_test(3)));
+        assert!(!arrivals.overflow);
+    }
+
+    #[test]
+    fn arrivals_are_no_reason_to_remove_other_flows() {
+        let mut pending = pending(&[]);
+        pending.arrivals.add(arrival(HERE, 7, AnyFamily::V4));
+        pending.arrivals.overflow = true;
+        assert!(!pending.has_events());
+        assert!(pending.affects(HERE));
+        assert!(!matches(&pending, HERE, false));
+        assert!(!is_orphaned(&pending, HERE, false, false));
+    }
+
+    #[test]
+    fn repeated_arrival_takes_one_slot() {
+        let mut arrivals = Arrivals::NONE;
+        (0..1000).for_each(|_| arrivals.add(arrival(HERE, 7, AnyFamily::V6)));
+        assert!(!arrivals.overflow);
+        assert_eq!(arrivals.devices.iter().flatten().count(), 1);
+    }
+
+    #[test]
+    fn too_many_arrivals_skip_nothing() {
+        let mut arrivals = Arrivals::NONE;
+        (100..100 + ARRIVALS as c_int)
+            .for_each(|device| arrivals.add(arrival(HERE, device, AnyFamily::V4)));
+        assert!(!arrivals.overflow);
+        assert!(!arrivals.matches(HERE, &FLOW));
+        arrivals.add(arrival(HERE, 99, AnyFamily::V4));
+        assert!(arrivals.overflow);
+        assert!(arrivals.matches(HERE, &FLOW));
+        assert!(arrivals.affects(ELSEWHERE));
+        let mut merged = Arrivals::NONE;
+        merged.merge(&arrivals);
+        assert!(merged.overflow);
+    }
+
+    #[test]
+    fn arrivals_wait_for_duplicate_address_detection() {
+        let readiness = |arrival: &Arrival| match arrival.device {
+            1 => Readiness::Absent,
+            2 => Readiness::Deprecated,
+            3 => Readiness::Tentative,
+            _ => Readiness::Ready,
+        };
+        let mut arrivals = Arrivals::NONE;
+        (1..=4).for_each(|device| arrivals.add(arrival(HERE, device, AnyFamily::V6)));
+        arrivals.add(arrival(ELSEWHERE, 3, AnyFamily::V6));
+        let mut waiting = Arrivals::NONE;
+        arrivals.settle(HERE, &mut waiting, readiness);
+        let left = |arrivals: &Arrivals, device| {
+            arrivals
+                .devices
+                .contains(&Some(arrival(HERE, device, AnyFamily::V6)))
+        };
+        assert!(!left(&arrivals, 1) && !left(&waiting, 1));
+        assert!(left(&arrivals, 2) && !left(&waiting, 2));
+        assert!(!left(&arrivals, 3) && left(&waiting, 3));
+        assert!(left(&arrivals, 4) && !left(&waiting, 4));
+        assert!(arrivals.affects(ELSEWHERE) && !waiting.affects(ELSEWHERE));
+        assert_eq!(waiting.recheck(), Some(RECHECK));
+        waiting.overflow = true;
+        assert_eq!(waiting.recheck(), Some(RECHECK_ALL));
+        assert_eq!(Arrivals::NONE.recheck(), None);
     }
 
     #[test]

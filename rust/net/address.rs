@@ -65,6 +65,25 @@ pub(crate) enum AnyAddress {
     V6(Ipv6Addr),
 }
 
+/// An address family as a value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AnyFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl AnyAddress {
+    /// Returns the address's family.
+    pub(crate) fn family(self) -> AnyFamily {
+        match self {
+            AnyAddress::V4(_) => AnyFamily::V4,
+            AnyAddress::V6(_) => AnyFamily::V6,
+        }
+    }
+}
+
 /// C's union of all families' addresses (`union nf_inet_addr`).
 ///
 /// # Invariants

@@ -11,7 +11,9 @@ use super::{
         ipv4_from_be32,
         ipv4_to_be32,
         ipv6_from_raw,
-        ipv6_to_raw, //
+        ipv6_to_raw,
+        AnyAddress,
+        AnyFamily, //
     },
     namespace::Net, //
 };
@@ -26,8 +28,111 @@ use core::{
 use kernel::{
     fmt,
     prelude::*,
+    sync::rcu,
     types::Opaque, //
 };
+
+/// The extent to which a device has an address of its own for packets that leave by it.
+///
+/// For a device with several addresses, the highest counts.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Readiness {
+    /// It has none and, unless there is another event, will have none.
+    Absent,
+    /// It has one, but an address of another device may be preferred to it.
+    Deprecated,
+    /// Duplicate address detection is in progress.
+    Tentative,
+    /// It has one.
+    Ready,
+}
+
+/// An IPv4 address of a device (`struct in_ifaddr`).
+pub(super) struct Ipv4Assigned {
+    address: Ipv4Addr,
+    flags: c_uint,
+    scope: bindings::rt_scope_t,
+}
+
+impl Ipv4Assigned {
+    /// Copies what is needed of C's structure.
+    ///
+    /// # Safety
+    ///
+    /// `ifa` must be valid.
+    pub(super) unsafe fn from_raw(ifa: *const bindings::in_ifaddr) -> Self {
+        // SAFETY: The caller guarantees a valid structure. The flags are read once; the rest does not change.
+        unsafe {
+            Self {
+                address: ipv4_from_be32(bindings::rustmasq_in_ifaddr_local(ifa)),
+                flags: bindings::rustmasq_in_ifaddr_flags(ifa),
+                scope: bindings::rt_scope_t::from(bindings::rustmasq_in_ifaddr_scope(ifa)),
+            }
+        }
+    }
+
+    /// Returns the address.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Returns to what extent `inet_select_addr` chooses the address for global destinations.
+    fn readiness(&self) -> Readiness {
+        let secondary = self.flags & bindings::IFA_F_SECONDARY != 0;
+        if secondary || self.scope != bindings::rt_scope_t_RT_SCOPE_UNIVERSE {
+            Readiness::Absent
+        } else {
+            Readiness::Ready
+        }
+    }
+}
+
+/// An IPv6 address of a device (`struct inet6_ifaddr`).
+pub(super) struct Ipv6Assigned {
+    address: Ipv6Addr,
+    flags: c_uint,
+}
+
+impl Ipv6Assigned {
+    /// Copies what is needed of C's structure.
+    ///
+    /// # Safety
+    ///
+    /// `ifa` must be valid.
+    pub(super) unsafe fn from_raw(ifa: *const bindings::inet6_ifaddr) -> Self {
+        // SAFETY: The caller guarantees a valid structure. The flags are read once. The bytes of an address
+        // never change, so a reference to them is sound.
+        unsafe {
+            Self {
+                address: ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa)),
+                flags: bindings::rustmasq_inet6_ifaddr_flags(ifa),
+            }
+        }
+    }
+
+    /// Returns the address.
+    pub(super) fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// Returns to what extent `ipv6_dev_get_saddr` chooses the address for global destinations.
+    fn readiness(&self) -> Readiness {
+        let has = |flag| self.flags & flag != 0;
+        if self.address.is_unicast_link_local()
+            || self.address.is_loopback()
+            || self.address.is_multicast()
+            || has(bindings::IFA_F_DADFAILED)
+        {
+            Readiness::Absent
+        } else if has(bindings::IFA_F_TENTATIVE) {
+            Readiness::Tentative
+        } else if has(bindings::IFA_F_DEPRECATED) {
+            Readiness::Deprecated
+        } else {
+            Readiness::Ready
+        }
+    }
+}
 
 /// A network device.
 ///
@@ -69,6 +174,12 @@ impl Device {
     pub(crate) fn is_l3_master(&self) -> bool {
         // SAFETY: The device is valid by the type's invariant; its flags are read once.
         unsafe { bindings::rustmasq_netif_is_l3_master(self.as_raw()) }
+    }
+
+    /// Returns whether the device is up (`netif_running`).
+    pub(crate) fn is_running(&self) -> bool {
+        // SAFETY: The device is valid by the type's invariant; its state is read once.
+        unsafe { bindings::rustmasq_netif_running(self.as_raw()) }
     }
 
     /// Returns the device's index in its namespace, 1 or more.
@@ -120,6 +231,115 @@ impl Device {
         };
         (result >= 0).then(|| ipv6_from_raw(&source))
     }
+
+    /// Returns whether packets to `destination` would now leave by this device with an address of its own,
+    /// while `address` is none of its own.
+    ///
+    /// Any context.
+    pub(crate) fn would_replace(&self, address: AnyAddress, destination: AnyAddress) -> bool {
+        match (address, destination) {
+            (AnyAddress::V4(address), AnyAddress::V4(destination)) => {
+                let has = |wanted| self.any_ipv4(|own| own.address == wanted);
+                !has(address) && self.select_ipv4_source(destination).is_some_and(has)
+            }
+            (AnyAddress::V6(address), AnyAddress::V6(destination)) => {
+                let has = |wanted| self.any_ipv6(|own| own.address == wanted);
+                !has(address) && self.select_ipv6_source(destination).is_some_and(has)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns to what extent the device has an address of its own in a family.
+    ///
+    /// Duplicate address detection does not begin before the device has had a carrier since it is up
+    /// (`IF_READY`). Any context.
+    pub(crate) fn readiness(&self, family: AnyFamily) -> Readiness {
+        let readiness = match family {
+            AnyFamily::V4 => self.ipv4_readiness(|_| true),
+            AnyFamily::V6 => self.ipv6_readiness(|_| true),
+        };
+        if readiness == Readiness::Tentative && !self.begins_detection() {
+            return Readiness::Absent;
+        }
+        readiness
+    }
+
+    /// Returns whether duplicate address detection begins for a new IPv6 address, as in `addrconf_dad_begin`.
+    fn begins_detection(&self) -> bool {
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
+        let flags = unsafe { bindings::rustmasq_dev_inet6_if_flags(self.as_raw()) };
+        flags & bindings::IF_READY != 0
+    }
+
+    /// Returns whether the IPv4 address is the first that packets would leave this device with.
+    pub(super) fn is_first_ipv4(&self, new: &Ipv4Assigned) -> bool {
+        new.readiness() == Readiness::Ready
+            && self.ipv4_readiness(|own| own.address != new.address) != Readiness::Ready
+    }
+
+    /// Returns whether the IPv6 address is, or may become, the first that packets would leave this device with.
+    pub(super) fn is_first_ipv6(&self, new: &Ipv6Assigned) -> bool {
+        new.readiness() != Readiness::Absent
+            && self.ipv6_readiness(|own| own.address != new.address) != Readiness::Ready
+    }
+
+    fn ipv4_readiness(&self, counts: impl Fn(&Ipv4Assigned) -> bool) -> Readiness {
+        let mut best = Readiness::Absent;
+        self.any_ipv4(|own| {
+            if counts(own) {
+                best = best.max(own.readiness());
+            }
+            false
+        });
+        best
+    }
+
+    fn ipv6_readiness(&self, counts: impl Fn(&Ipv6Assigned) -> bool) -> Readiness {
+        let mut best = Readiness::Absent;
+        self.any_ipv6(|own| {
+            if counts(own) {
+                best = best.max(own.readiness());
+            }
+            false
+        });
+        best
+    }
+
+    /// Returns whether the predicate returns true for one of the device's IPv4 addresses.
+    fn any_ipv4(&self, mut predicate: impl FnMut(&Ipv4Assigned) -> bool) -> bool {
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
+        let mut ifa = unsafe { bindings::rustmasq_dev_first_in_ifaddr(self.as_raw()) };
+        while !ifa.is_null() {
+            // SAFETY: `ifa` is on the device's list, whose entries are freed after a grace period.
+            if predicate(&unsafe { Ipv4Assigned::from_raw(ifa) }) {
+                return true;
+            }
+            // SAFETY: `ifa` is still valid. An entry that was taken off the list meanwhile still leads back
+            // to it.
+            ifa = unsafe { bindings::rustmasq_in_ifaddr_next(ifa) };
+        }
+        false
+    }
+
+    /// Returns whether the predicate returns true for one of the device's IPv6 addresses.
+    fn any_ipv6(&self, mut predicate: impl FnMut(&Ipv6Assigned) -> bool) -> bool {
+        let _guard = rcu::read_lock();
+        // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
+        let mut ifa = unsafe { bindings::rustmasq_dev_first_inet6_ifaddr(self.as_raw()) };
+        while !ifa.is_null() {
+            // SAFETY: `ifa` is on the device's list, whose entries are freed after a grace period.
+            if predicate(&unsafe { Ipv6Assigned::from_raw(ifa) }) {
+                return true;
+            }
+            // SAFETY: `ifa` is still valid, and holds a reference to the `inet6_dev` with the list's head. An
+            // entry that was taken off the list meanwhile still leads back to it.
+            ifa = unsafe { bindings::rustmasq_inet6_ifaddr_next(ifa) };
+        }
+        false
+    }
 }
 
 /// A device's name.
@@ -146,6 +366,60 @@ impl fmt::Display for Name {
 mod tests {
     use super::*;
     use kernel::str::CString;
+
+    fn ipv4(flags: c_uint, scope: bindings::rt_scope_t) -> Readiness {
+        let address = Ipv4Addr::new(203, 0, 113, 1);
+        let assigned = Ipv4Assigned {
+            address,
+            flags,
+            scope,
+        };
+        assigned.readiness()
+    }
+
+    fn ipv6(first: u16, flags: c_uint) -> Readiness {
+        let address = Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 1);
+        Ipv6Assigned { address, flags }.readiness()
+    }
+
+    #[test]
+    fn only_primary_ipv4_addresses_of_global_scope_count() {
+        use bindings::*;
+        let permanent = IFA_F_PERMANENT;
+        assert_eq!(
+            ipv4(permanent, rt_scope_t_RT_SCOPE_UNIVERSE),
+            Readiness::Ready
+        );
+        assert_eq!(
+            ipv4(permanent | IFA_F_SECONDARY, rt_scope_t_RT_SCOPE_UNIVERSE),
+            Readiness::Absent
+        );
+        for scope in [rt_scope_t_RT_SCOPE_LINK, rt_scope_t_RT_SCOPE_HOST] {
+            assert_eq!(ipv4(permanent, scope), Readiness::Absent);
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_count_when_they_are_usable() {
+        use bindings::*;
+        assert_eq!(ipv6(0x2001, IFA_F_PERMANENT), Readiness::Ready);
+        assert_eq!(ipv6(0xfd00, IFA_F_TEMPORARY), Readiness::Ready);
+        assert_eq!(ipv6(0x2001, IFA_F_DEPRECATED), Readiness::Deprecated);
+        assert_eq!(ipv6(0x2001, IFA_F_TENTATIVE), Readiness::Tentative);
+        let optimistic = IFA_F_TENTATIVE | IFA_F_OPTIMISTIC;
+        assert_eq!(ipv6(0x2001, optimistic), Readiness::Tentative);
+        let duplicate = IFA_F_TENTATIVE | IFA_F_DADFAILED;
+        assert_eq!(ipv6(0x2001, duplicate), Readiness::Absent);
+        assert_eq!(ipv6(0xfe80, IFA_F_PERMANENT), Readiness::Absent);
+        assert_eq!(ipv6(0, IFA_F_PERMANENT), Readiness::Absent);
+    }
+
+    #[test]
+    fn readiness_has_an_order() {
+        assert!(Readiness::Ready > Readiness::Tentative);
+        assert!(Readiness::Tentative > Readiness::Deprecated);
+        assert!(Readiness::Deprecated > Readiness::Absent);
+    }
 
     fn name(text: &[u8]) -> Name {
         let mut bytes = [0; bindings::IFNAMSIZ as usize];

@@ -18,6 +18,7 @@ pub(crate) mod skb;
 
 pub(crate) use address::{
     AnyAddress,
+    AnyFamily,
     Family,
     Ipv4,
     Ipv6, //

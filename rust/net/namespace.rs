@@ -10,12 +10,14 @@ use super::{
         ipv6_to_raw,
         AnyAddress, //
     },
-    context::ProcessContext, //
+    context::ProcessContext,
+    device::Device, //
 };
 use crate::bindings;
 use core::ptr;
 use kernel::{
     prelude::*,
+    sync::rcu,
     types::Opaque, //
 };
 
@@ -102,12 +104,41 @@ impl Net {
     ///
     /// Any context.
     pub(crate) fn is_up(&self, device: c_int) -> bool {
-        let _guard = kernel::sync::rcu::read_lock();
-        // SAFETY: The namespace is valid by the type's invariant. The guard holds the RCU read lock,
-        // so a device that is found stays valid until the end of this function.
-        unsafe {
-            let device = bindings::dev_get_by_index_rcu(self.as_raw(), device);
-            !device.is_null() && bindings::rustmasq_netif_running(device)
+        self.with_device(device, Device::is_running)
+            .unwrap_or(false)
+    }
+
+    /// Calls `f` with the namespace's device with this index.
+    ///
+    /// Returns `None` if there is no such device. Any context.
+    pub(crate) fn with_device<T>(&self, device: c_int, f: impl FnOnce(&Device) -> T) -> Option<T> {
+        let _guard = rcu::read_lock();
+        // SAFETY: The namespace is valid by the type's invariant, and the guard holds the RCU read lock.
+        let device = unsafe { bindings::dev_get_by_index_rcu(self.as_raw(), device) };
+        if device.is_null() {
+            return None;
+        }
+        // SAFETY: The device is not null. It was in the namespace under the RCU read lock, which the guard
+        // holds until the call has ended.
+        Some(f(unsafe { Device::from_raw(device) }))
+    }
+
+    /// Calls `f` with each device of the namespace, under the RCU read lock.
+    ///
+    /// Any context.
+    pub(crate) fn for_each_device(&self, mut f: impl FnMut(&Device)) {
+        let _guard = rcu::read_lock();
+        let first = bindings::LOOPBACK_IFINDEX as c_int;
+        // SAFETY: The namespace is valid by the type's invariant, and the guard holds the RCU read lock. The
+        // loopback device is the first on the list, and is there until the namespace is removed.
+        let mut device = unsafe { bindings::dev_get_by_index_rcu(self.as_raw(), first) };
+        while !device.is_null() {
+            // SAFETY: The device is not null. It was in the namespace under the RCU read lock, which the
+            // guard holds until the loop has ended.
+            f(unsafe { Device::from_raw(device) });
+            // SAFETY: The device is still valid. One that is taken off the list still leads back to it until
+            // a grace period has passed; only then may it be put on the list of another namespace.
+            device = unsafe { bindings::rustmasq_next_net_device_rcu(device) };
         }
     }
 

@@ -2,18 +2,27 @@
 
 //! Notifiers of devices and addresses that go down or come up, with deferred work.
 //!
+//! The kernel has no notifier for the end of an IPv6 address's duplicate address detection: NETDEV_UP comes
+//! when the address is added (`ipv6_add_addr`), and `addrconf_dad_completed` tells netlink alone. So an
+//! [`Arrival`] says that a device has an address or is about to get one, and the handler looks again until
+//! [`Device::readiness`] is no longer tentative.
+//!
 //! C headers: [`include/linux/inetdevice.h`](srctree/include/linux/inetdevice.h),
 //! [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
 //! [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
 use super::{
     address::{
-        ipv4_from_be32,
-        ipv6_from_raw,
-        AnyAddress, //
+        AnyAddress,
+        AnyFamily, //
     },
     context::ProcessContext,
-    device::Device,
+    device::{
+        Device,
+        Ipv4Assigned,
+        Ipv6Assigned,
+        Readiness, //
+    },
     namespace::NetId, //
 };
 use crate::bindings;
@@ -78,6 +87,28 @@ impl Event {
     }
 }
 
+/// A device that has got, or is about to get, the first address of its own that packets may leave with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Arrival {
+    /// The namespace that the device is in.
+    pub(crate) net: NetId,
+    /// The device's index.
+    pub(crate) device: c_int,
+    /// The family of the address.
+    pub(crate) family: AnyFamily,
+}
+
+impl Arrival {
+    /// Returns the arrival of an address at a device.
+    pub(crate) fn at(device: &Device, family: AnyFamily) -> Self {
+        Self {
+            net: device.net().id(),
+            device: device.index(),
+            family,
+        }
+    }
+}
+
 /// A receiver of events.
 pub(crate) trait EventHandler: Send + Sync + 'static {
     /// Called when a device went down or an address was removed (`NETDEV_DOWN`).
@@ -93,10 +124,17 @@ pub(crate) trait EventHandler: Send + Sync + 'static {
     /// [`on_down`](Self::on_down) takes.
     fn on_up(&self, event: Event) -> bool;
 
+    /// Called when a device got the first address of its own, or will get it after duplicate address detection.
+    ///
+    /// Returns the delay until [`work`](Self::work) shall run, with the context and the conditions of
+    /// [`on_up`](Self::on_up). It follows that call if there are both.
+    fn on_arrival(&self, arrival: Arrival) -> Msecs;
+
     /// Called in process context after the delay, never by two threads at once.
     ///
-    /// The kernel announces a change before it is complete; [`synchronize`] waits for that.
-    fn work(&self, context: &mut ProcessContext);
+    /// Returns the delay until it shall run again at the latest, if it shall. The kernel announces a change
+    /// before it is complete; [`synchronize`] waits for that.
+    fn work(&self, context: &mut ProcessContext) -> Option<Msecs>;
 }
 
 /// Waits until every change announced so far is complete, together with the packets that did not see it.
@@ -193,14 +231,34 @@ impl<H: EventHandler> Notifier<H> {
     }
 
     /// Passes an event to the handler and queues the work that it asks for.
-    fn dispatch(&self, kind: c_ulong, event: impl FnOnce() -> Event) {
+    ///
+    /// `arrival` returns what arrives at the device if the event is one of an address that comes, or of a
+    /// device that comes up or changes.
+    fn dispatch(
+        &self,
+        kind: c_ulong,
+        event: impl FnOnce() -> Event,
+        arrival: impl FnOnce() -> Option<Arrival>,
+    ) {
         const DOWN: c_ulong = bindings::netdev_cmd_NETDEV_DOWN as c_ulong;
         const UP: c_ulong = bindings::netdev_cmd_NETDEV_UP as c_ulong;
+        // As of a link that gets its carrier, which begins duplicate address detection.
+        const CHANGE: c_ulong = bindings::netdev_cmd_NETDEV_CHANGE as c_ulong;
 
+        let arrive = || Some(self.handler.on_arrival(arrival()?));
         let delay = match kind {
-            DOWN | UP if self.unregistering.load(Acquire) => None,
+            DOWN | UP | CHANGE if self.unregistering.load(Acquire) => None,
             DOWN => Some(self.handler.on_down(event())),
-            UP => self.handler.on_up(event()).then_some(0),
+            UP => {
+                let at_once = self.handler.on_up(event());
+                let delay = arrive();
+                if at_once {
+                    Some(0)
+                } else {
+                    delay
+                }
+            }
+            CHANGE => arrive(),
             _ => None,
         };
         if let Some(delay) = delay {
@@ -208,6 +266,7 @@ impl<H: EventHandler> Notifier<H> {
         }
     }
 
+    /// Queues the work after a delay, which replaces an earlier one.
     fn queue_work(&self, delay: Msecs) {
         let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
         let delay = msecs_to_jiffies(delay);
@@ -216,6 +275,18 @@ impl<H: EventHandler> Notifier<H> {
         // called in any context.
         unsafe {
             bindings::mod_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
+        };
+    }
+
+    /// Queues the work after a delay, unless it is queued already.
+    fn queue_work_again(&self, delay: Msecs) {
+        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let delay = msecs_to_jiffies(delay);
+        // SAFETY: The queue is one of the kernel's own and always there. The work is initialised by the
+        // invariant, and `drop` cancels it and waits before the memory is freed. The function may be
+        // called in any context.
+        unsafe {
+            bindings::queue_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
         };
     }
 
@@ -239,7 +310,13 @@ impl<H: EventHandler> Notifier<H> {
                 Device::from_raw(bindings::rustmasq_netdev_notifier_info_to_dev(info.cast())),
             )
         };
-        notifier.dispatch(kind, || Event::of_device(device));
+        // IPv6 addresses that a device without carrier has, or that it kept while it was down, begin their
+        // duplicate address detection. IPv6's own notifier was called before this one.
+        let arrival = || {
+            (device.readiness(AnyFamily::V6) == Readiness::Tentative)
+                .then(|| Arrival::at(device, AnyFamily::V6))
+        };
+        notifier.dispatch(kind, || Event::of_device(device), arrival);
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -261,11 +338,16 @@ impl<H: EventHandler> Notifier<H> {
             (
                 &*kernel::container_of!(Opaque::cast_from(block), Self, ipv4),
                 Device::from_raw(bindings::rustmasq_in_ifaddr_dev(ifa.cast())),
-                bindings::rustmasq_in_ifaddr_local(ifa.cast()),
+                Ipv4Assigned::from_raw(ifa.cast()),
             )
         };
-        let address = AnyAddress::V4(ipv4_from_be32(address));
-        notifier.dispatch(kind, || Event::of_address(device, address));
+        let event = || Event::of_address(device, AnyAddress::V4(address.address()));
+        let arrival = || {
+            device
+                .is_first_ipv4(&address)
+                .then(|| Arrival::at(device, AnyFamily::V4))
+        };
+        notifier.dispatch(kind, event, arrival);
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -282,17 +364,21 @@ impl<H: EventHandler> Notifier<H> {
     ) -> c_int {
         // SAFETY: The block is the field `ipv6` of a `Notifier`, whose `drop` waits for this call before
         // the memory is freed. The caller holds a reference to the address, which holds one to its
-        // `inet6_dev`, which holds one to the device; the chain holds the RCU read lock. The bytes of an
-        // address never change, so a reference to them is sound.
+        // `inet6_dev`, which holds one to the device; the chain holds the RCU read lock.
         let (notifier, device, address) = unsafe {
             (
                 &*kernel::container_of!(Opaque::cast_from(block), Self, ipv6),
                 Device::from_raw(bindings::rustmasq_inet6_ifaddr_dev(ifa.cast())),
-                ipv6_from_raw(&*bindings::rustmasq_inet6_ifaddr_addr(ifa.cast())),
+                Ipv6Assigned::from_raw(ifa.cast()),
             )
         };
-        let address = AnyAddress::V6(address);
-        notifier.dispatch(kind, || Event::of_address(device, address));
+        let event = || Event::of_address(device, AnyAddress::V6(address.address()));
+        let arrival = || {
+            device
+                .is_first_ipv6(&address)
+                .then(|| Arrival::at(device, AnyFamily::V6))
+        };
+        notifier.dispatch(kind, event, arrival);
         bindings::NOTIFY_DONE as c_int
     }
 
@@ -311,7 +397,9 @@ impl<H: EventHandler> Notifier<H> {
         // SAFETY: A workqueue calls in process context, outside any atomic section, and this function
         // enters none.
         let mut context = unsafe { ProcessContext::new() };
-        notifier.handler.work(&mut context);
+        if let Some(delay) = notifier.handler.work(&mut context) {
+            notifier.queue_work_again(delay);
+        }
     }
 }
 
@@ -328,8 +416,8 @@ impl<H: EventHandler> PinnedDrop for Notifier<H> {
             bindings::unregister_inetaddr_notifier(self.ipv4.get());
             bindings::unregister_netdevice_notifier(self.devices.get());
         }
-        // SAFETY: The work is initialised, and nothing queues it any more: no chain calls us, and the work
-        // does not queue itself. Process context: the function waits for the work.
+        // SAFETY: The work is initialised, and nothing queues it any more: no chain calls us, and the function
+        // disables the work while it waits for it, so that the work cannot queue itself. Process context.
         unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 }

@@ -6,6 +6,7 @@
 
 use super::tuple::{
     Direction,
+    Ends,
     Tuple, //
 };
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
         address::RawAddress,
         namespace::Net,
         skb::Packet,
-        AnyAddress,
         Family,
         Ipv4,
         ProcessContext, //
@@ -374,12 +374,12 @@ impl ConfirmedConn<'_> {
         Some(unsafe { (&raw const (*nat).masq_index).read_volatile() }).filter(|index| *index != 0)
     }
 
-    /// Returns the destination address of the reply tuple.
-    pub(crate) fn reply_destination(&self) -> AnyAddress {
+    /// Returns the ends of the reply tuple.
+    pub(crate) fn reply_ends(&self) -> Ends {
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it
         // filled it in, so all bytes are initialised.
         let reply = unsafe { Tuple::from_raw(&raw const (*self.ct.as_ptr()).tuplehash[1].tuple) };
-        reply.ends().destination.address
+        reply.ends()
     }
 }
 
