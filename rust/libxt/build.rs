@@ -15,18 +15,20 @@ use std::path::{
 use std::process::Command;
 
 /// The C types whose members the extension reads or writes.
-const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info";
+const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info\
+    |xt_xlate_tg_params";
 
 /// The C types that occur only behind pointers.
 ///
 /// Their layout differs between versions of libxtables (`xt_option_entry` has grown, for example),
 /// so the extension must not depend on it.
-const OPAQUE: &str = "xt_option_call|xt_option_entry|xt_fcheck_call|xt_xlate_tg_params";
+const OPAQUE: &str = "xt_option_call|xt_option_entry|xt_fcheck_call";
 
-const FUNCTIONS: &str = "xtables_register_targets|printf";
+const FUNCTIONS: &str = "xtables_register_targets|xtables_service_to_port\
+    |xt_xlate_add|xt_xlate_(add|get)_comment|printf";
 
 const VARIABLES: &str = "XTABLES_VERSION|XT_RUSTMASQ_.*|xt_params|optarg\
-    |NFPROTO_IPV[46]|IPT_INV_PROTO|IP6T_INV_PROTO|(no|required)_argument";
+    |NFPROTO_(UNSPEC|IPV[46])|IPT_INV_PROTO|IP6T_INV_PROTO|(no|required)_argument";
 
 const ENUMS: &str = "xtables_exittype";
 

@@ -44,7 +44,6 @@
 -p tcp -j RUSTMASQ --to-ports 4294967376;--to-ports: "4294967376" .* allowed: .* 1 <= PORT <= 65535;FAIL
 -p tcp -j RUSTMASQ --to-ports 5-1;--to-ports: "5-1" .* allowed: .* the lower one first;FAIL
 -p tcp -j RUSTMASQ --to-ports a-b;--to-ports: "a-b" .* allowed: .* in decimal;FAIL
--p tcp -j RUSTMASQ --to-ports http;--to-ports: "http" .* allowed: .* in decimal;FAIL
 -p tcp -j RUSTMASQ --to-ports 0x50;--to-ports: "0x50" .* allowed: .* in decimal;FAIL
 -p tcp -j RUSTMASQ --to-ports 080;--to-ports: "080" .* allowed: .* in decimal;FAIL
 -p tcp -j RUSTMASQ --to-ports +80;--to-ports: "\+80" .* allowed: .* in decimal;FAIL
@@ -59,6 +58,27 @@
 -p tcp -j RUSTMASQ --to-ports "80 ";--to-ports: "80 " .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports 80%n%s;--to-ports: "80%n%s" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports;"--to-ports" requires an argument;FAIL
+
+# --- Names of services, which are listed as numbers
+-p tcp -j RUSTMASQ --to-ports http;-p tcp -j RUSTMASQ --to-ports 80;OK
+-p tcp -j RUSTMASQ --to-ports http-https;-p tcp -j RUSTMASQ --to-ports 80-443;OK
+-p tcp -j RUSTMASQ --to-ports 79-http;-p tcp -j RUSTMASQ --to-ports 79-80;OK
+-p tcp -j RUSTMASQ --to-ports http-8080;-p tcp -j RUSTMASQ --to-ports 80-8080;OK
+-p tcp -j RUSTMASQ --to-ports ftp-data;-p tcp -j RUSTMASQ --to-ports 20;OK
+-p tcp -j RUSTMASQ --to-ports ftp-data-http;-p tcp -j RUSTMASQ --to-ports 20-80;OK
+-p udp -j RUSTMASQ --to-ports tftp;-p udp -j RUSTMASQ --to-ports 69;OK
+# The service of the rule's protocol comes first: 514 is syslog of UDP and shell of TCP.
+-p tcp -j RUSTMASQ --to-ports shell;-p tcp -j RUSTMASQ --to-ports 514;OK
+-p udp -j RUSTMASQ --to-ports syslog;-p udp -j RUSTMASQ --to-ports 514;OK
+# With MASQUERADE, a name of any protocol will do.
+-p udp -j RUSTMASQ --to-ports http;-p udp -j RUSTMASQ --to-ports 80;OK
+-p sctp -j RUSTMASQ --to-ports http;-p sctp -j RUSTMASQ --to-ports 80;OK
+-p tcp -j RUSTMASQ --to-ports htttp;--to-ports: "htttp" is no port range. allowed: .* or the name of a known service;FAIL
+-p tcp -j RUSTMASQ --to-ports http-htttps;--to-ports: "http-htttps" .* or the name of a known service;FAIL
+-p tcp -j RUSTMASQ --to-ports http-;--to-ports: "http-" .* or the name of a known service;FAIL
+-p tcp -j RUSTMASQ --to-ports https-http;--to-ports: "https-http" .* the lower one first;FAIL
+-p tcp -j RUSTMASQ --to-ports HTTP;--to-ports: "HTTP" .* or the name of a known service;FAIL
+-j RUSTMASQ --to-ports http;--to-ports: "http" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
 
 # --- Protocols without port ranges
 -j RUSTMASQ --to-ports 80;--to-ports: "80" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
@@ -86,13 +106,14 @@
 
 # --- Tables and chains where the target is not valid
 :PREROUTING,INPUT,OUTPUT
--j RUSTMASQ;;FAIL
+-j RUSTMASQ;chain "(PREROUTING|INPUT|OUTPUT)" .* allowed: POSTROUTING of table nat;FAIL
+-p tcp -j RUSTMASQ --to-ports 80;chain "(PREROUTING|INPUT|OUTPUT)" .* allowed: POSTROUTING of table nat;FAIL
 :POSTROUTING
 *mangle
--j RUSTMASQ;;FAIL
+-j RUSTMASQ;table "mangle" .* allowed: -t nat;FAIL
 :FORWARD
 *filter
--j RUSTMASQ;;FAIL
+-j RUSTMASQ;chain "FORWARD" .* allowed: POSTROUTING of table nat;FAIL
 :PREROUTING
 *raw
--p tcp -j RUSTMASQ --to-ports 80;;FAIL
+-p tcp -j RUSTMASQ --to-ports 80;chain "PREROUTING" .* allowed: POSTROUTING of table nat;FAIL

@@ -14,7 +14,8 @@ use std::ffi::{
     c_int,
     c_uint,
     c_void,
-    CStr, //
+    CStr,
+    CString, //
 };
 use std::mem::{
     offset_of,
@@ -30,6 +31,8 @@ use crate::bindings::{
     option,
     xt_entry_target,
     xt_rustmasq_info,
+    xt_xlate,
+    xt_xlate_tg_params,
     xtables_target, //
 };
 use crate::options::{
@@ -37,6 +40,7 @@ use crate::options::{
     Options,
     Refusal, //
 };
+use crate::place::wrong_place;
 use crate::protocol::{
     Family,
     RuleProtocol, //
@@ -54,20 +58,30 @@ const O_RANDOM_FULLY: c_int = 3;
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
 const _: () = assert!(offset_of!(xt_rustmasq_info, kernel_private) == 16);
 
-/// The number of targets: one for each family.
+/// The number of targets for iptables: one for each family.
 const TARGET_COUNT: usize = 2;
 
-/// The registered targets, which libxtables links into its own list and writes to.
-struct Targets(UnsafeCell<[xtables_target; TARGET_COUNT]>);
+/// Registered targets, which libxtables links into its own list and writes to.
+struct Targets<const N: usize>(UnsafeCell<[xtables_target; N]>);
 
 // SAFETY: The only Rust code that uses the targets is `register`, which takes their address and
 // passes it to libxtables. From then on only libxtables accesses them, and it is single-threaded.
-unsafe impl Sync for Targets {}
+unsafe impl<const N: usize> Sync for Targets<N> {}
 
-static TARGETS: Targets = Targets(UnsafeCell::new([
+/// The targets for iptables and its relatives.
+static TARGETS: Targets<TARGET_COUNT> = Targets(UnsafeCell::new([
     target::<ipt_entry>(),
     target::<ip6t_entry>(),
 ]));
+
+/// The target for nft, of both families.
+///
+/// nft lists rules of both families, and libxtables keeps only the targets of one: the family of
+/// the rule that made it load the extension. It has this one for either.
+static NFT_TARGET: Targets<1> = Targets(UnsafeCell::new([xtables_target {
+    family: bindings::NFPROTO_UNSPEC as u16,
+    ..common_target()
+}]));
 
 /// The options in getopt's form; an empty entry ends the table.
 struct OptionTable([option; 4]);
@@ -99,24 +113,30 @@ const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> opti
 }
 
 /// Returns revision 0 of the target for the family of `E`.
-///
-/// There is no `xlate` callback because nftables has no expression for this target;
-/// `iptables-translate` prints such a rule as a comment.
 const fn target<E: Entry>() -> xtables_target {
+    xtables_target {
+        family: E::NFPROTO,
+        help: Some(help::<E>),
+        parse: Some(parse::<E>),
+        final_check: Some(final_check),
+        extra_opts: EXTRA_OPTS.0.as_ptr(),
+        ..common_target()
+    }
+}
+
+/// Returns revision 0 of the target, with what does not depend on the family.
+const fn common_target() -> xtables_target {
     // SAFETY: All members of `xtables_target` are integers, raw pointers or `Option`s of function
     // pointers, for which all-zero bytes are the values 0, NULL and `None`.
     let empty: xtables_target = unsafe { MaybeUninit::zeroed().assume_init() };
     xtables_target {
         version: bindings::XTABLES_VERSION.as_ptr(),
         name: NAME.as_ptr(),
-        family: E::NFPROTO,
         size: size_of::<xt_rustmasq_info>(),
         userspacesize: offset_of!(xt_rustmasq_info, kernel_private),
-        help: Some(help::<E>),
-        parse: Some(parse::<E>),
         print: Some(print),
         save: Some(save),
-        extra_opts: EXTRA_OPTS.0.as_ptr(),
+        xlate: Some(xlate),
         ..empty
     }
 }
@@ -133,13 +153,30 @@ static REGISTER: extern "C" fn() = register;
 
 /// Registers the targets with libxtables.
 extern "C" fn register() {
-    // SAFETY: The pointer and the count describe the array in `TARGETS`, whose elements are
-    // complete. It is static, so libxtables can keep it in its list, and in an `UnsafeCell` that no
-    // Rust code accesses, so libxtables can write to it. iptables initialises libxtables before it
-    // loads an extension.
-    unsafe {
-        bindings::xtables_register_targets(TARGETS.0.get().cast(), TARGET_COUNT as c_uint);
-    }
+    let (targets, count) = if program_name() == Some(NFT) {
+        (NFT_TARGET.0.get().cast(), 1)
+    } else {
+        (TARGETS.0.get().cast(), TARGET_COUNT as c_uint)
+    };
+    // SAFETY: The pointer and the count describe the array in `TARGETS` or `NFT_TARGET`, whose
+    // elements are complete. It is static, so libxtables can keep it in its list, and in an
+    // `UnsafeCell` that no Rust code accesses, so libxtables can write to it. The program
+    // initialises libxtables before it loads an extension.
+    unsafe { bindings::xtables_register_targets(targets, count) };
+}
+
+/// The name that libnftables gives itself.
+const NFT: &CStr = c"nft";
+
+/// Returns the name of the program, as it told libxtables.
+fn program_name() -> Option<&'static CStr> {
+    // SAFETY: The program sets `xt_params` to its static `xtables_globals` before it loads an
+    // extension, or leaves it NULL. It is single-threaded, so nothing writes to either of them
+    // during this read.
+    let name = unsafe { bindings::xt_params.as_ref() }?.program_name;
+    // SAFETY: iptables and libnftables let `program_name` point to a string literal or to a string
+    // of the command line, neither of which ever ends or changes.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
 }
 
 /// A rule's entry: the rule without its matches and its target, one C type for each family.
@@ -253,8 +290,48 @@ unsafe fn parse_option(
         O_RANDOM_FULLY => GivenOption::RandomFully,
         _ => return Ok(None),
     };
-    options.add(&option, inverted, family, protocol)?;
+    let service = |name: &str| service_port(name, protocol);
+    options.add(&option, inverted, family, protocol, &service)?;
     Ok(Some(options))
+}
+
+/// Returns the port of a service, in host order, or `None` if the system knows no such name.
+///
+/// A name that the rule's protocol does not have is looked up for any, as MASQUERADE does.
+fn service_port(name: &str, protocol: RuleProtocol) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let own = protocol.of_services().map_or(ptr::null(), CStr::as_ptr);
+    [own, ptr::null()].into_iter().find_map(|protocol| {
+        // SAFETY: `name` is a NUL-terminated string that outlives the call, and `protocol` is one
+        // that is static, or NULL, which stands for any. The function keeps neither.
+        let port = unsafe { bindings::xtables_service_to_port(name.as_ptr(), protocol) };
+        // The function returns -1 if there is no such service.
+        u16::try_from(port).ok()
+    })
+}
+
+/// Checks a rule once all of its options are parsed: refuses a table or chain without the target.
+extern "C" fn final_check(_flags: c_uint) {
+    // Like `parse`, this may be left by `longjmp`.
+    if let Some(refusal) = check_place() {
+        xtables_error(refusal);
+    }
+}
+
+/// Returns why the target is not valid in the table or chain of iptables' command line, if that is
+/// so.
+///
+/// The other programs, such as iptables-restore, get rules from elsewhere.
+fn check_place() -> Option<Refusal> {
+    if ![Some(c"iptables"), Some(c"ip6tables")].contains(&program_name()) {
+        return None;
+    }
+    let words: Vec<_> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    wrong_place(&words).map(Refusal::from)
 }
 
 /// Prints a rule's options for `iptables -L`.
@@ -277,6 +354,46 @@ unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
     // SAFETY: `target` is of the name and revision that this callback is registered for. It comes
     // from the kernel, or `parse` has filled it in: either way with the registered size.
     write_stdout(&unsafe { read_options(target) }.save_text());
+}
+
+/// Translates a rule's target to a statement of nftables.
+///
+/// Called for `iptables-translate`, and for `nft list ruleset`, which prints the text in the place
+/// of the target. Returns 1, since every rule has a translation.
+///
+/// # Safety
+///
+/// Called only by libxtables' users, with an `xt_xlate` of libxtables, and with parameters whose
+/// target is a RUSTMASQ target as [`read_options`] requires.
+unsafe extern "C" fn xlate(xl: *mut xt_xlate, params: *const xt_xlate_tg_params) -> c_int {
+    // SAFETY: The caller passes valid parameters.
+    let target = unsafe { (*params).target };
+    // SAFETY: The caller found this callback by the target's name, of which there is only one
+    // revision. The target comes from the kernel, or `parse` has filled it in: either way it has
+    // the registered size.
+    let options = unsafe { read_options(target) };
+
+    let mut text = options.nft_text();
+    let comment = options.nft_comment();
+    if program_name() == Some(NFT) {
+        // nft ignores comments that are added to `xl`. The target is the last expression of its
+        // rule, so the rule's comment can follow, and iptables gives its rules none of nftables'.
+        text = format!("{text} comment {comment}");
+    }
+    // CAST: The text has less than 200 bytes.
+    let length = text.len() as c_int;
+    // SAFETY: `xl` is valid, as the caller vouches. The format `%.*s` takes an `int` and a
+    // `char *`, which are passed, and `text` has `length` bytes. No pointer is kept.
+    unsafe { bindings::xt_xlate_add(xl, c"%.*s".as_ptr(), length, text.as_ptr()) };
+
+    // SAFETY: `xl` is valid.
+    let commented = !unsafe { bindings::xt_xlate_get_comment(xl) }.is_null();
+    // The user's own comment, of `-m comment`, takes precedence: there can be only one.
+    if let (false, Ok(comment)) = (commented, CString::new(comment)) {
+        // SAFETY: `xl` is valid, and `comment` is a NUL-terminated string, which is copied.
+        unsafe { bindings::xt_xlate_add_comment(xl, comment.as_ptr()) };
+    }
+    1
 }
 
 /// Reads the options from a target's data.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The options of a rule: parsing, the binary form, and the text for `-L`, `-S` and `-h`.
+//! The options of a rule: parsing, the binary form, and the text for `-L`, `-S`, `-h` and nftables.
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use crate::bindings::{
     XT_RUSTMASQ_RANDOM_FULLY,
     XT_RUSTMASQ_TO_PORTS, //
 };
+use crate::place::WrongPlace;
 use crate::ports::PortRange;
 use crate::protocol::{
     Family,
@@ -49,15 +50,21 @@ impl fmt::Display for GivenOption<'_> {
     }
 }
 
-/// The reason why an option is refused.
+/// The reason why an option or a rule is refused.
 ///
-/// The text names the option, what was given and what is allowed.
+/// The text names the option or the place, what was given and what is allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(String);
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<WrongPlace<'_>> for Refusal {
+    fn from(place: WrongPlace<'_>) -> Self {
+        Self(place.to_string())
     }
 }
 
@@ -73,7 +80,8 @@ impl Options {
     /// Adds one option.
     ///
     /// `inverted` means that a `!` precedes the option. `protocol` is what the rule matches
-    /// according to the command line so far: iptables parses it from left to right.
+    /// according to the command line so far: iptables parses it from left to right. `service`
+    /// returns the port, in host order, of a service that is given by name.
     ///
     /// Returns a [`Refusal`] if the option is inverted or repeated, if the argument of `--to-ports`
     /// is not a port range, or if packets of `protocol` may have no ports. The options may have
@@ -84,6 +92,7 @@ impl Options {
         inverted: bool,
         family: Family,
         protocol: RuleProtocol,
+        service: &dyn Fn(&str) -> Option<u16>,
     ) -> Result<(), Refusal> {
         let name = option.name();
         if inverted {
@@ -93,10 +102,11 @@ impl Options {
         }
         match option {
             GivenOption::ToPorts(argument) => {
-                let range = argument.parse().map_err(|_| {
+                let range = PortRange::parse(argument, service).map_err(|_| {
                     Refusal(format!(
                         "{name}: {argument:?} is no port range; allowed: PORT or PORT-PORT \
-                         with 1 <= PORT <= 65535 in decimal, the lower one first"
+                         with 1 <= PORT <= 65535 in decimal or the name of a known service, \
+                         the lower one first"
                     ))
                 })?;
                 if !protocol.has_ports(family) {
@@ -123,7 +133,8 @@ impl Options {
             "\
 RUSTMASQ target options:
  --to-ports PORT[-PORT]   Ports (for ICMP: query identifiers) to map to, from 1
-                          to 65535; only after -p {}
+                          to 65535 or names of services; only after
+                          -p {}
  --random                 Choose the source port at random
  --random-fully           The same; may be given together with --random
 ",
@@ -149,13 +160,42 @@ RUSTMASQ target options:
         if let Some(ports) = self.to_ports {
             text += &format!("{before_ports}{ports}");
         }
-        for (set, flag) in [(self.random, "random"), (self.random_fully, "random-fully")] {
-            if set {
-                text += before_flag;
-                text += flag;
-            }
+        for flag in self.flags("random-fully") {
+            text += before_flag;
+            text += flag;
         }
         text
+    }
+
+    /// Returns nftables' statement that masquerades with the same options.
+    ///
+    /// Follows the `xlate` callback of MASQUERADE's extension.
+    pub(crate) fn nft_text(&self) -> String {
+        let mut text = String::from("masquerade");
+        if let Some(ports) = self.to_ports {
+            text += &format!(" to :{ports}");
+        }
+        let flags: Vec<_> = self.flags("fully-random").collect();
+        if !flags.is_empty() {
+            text += " ";
+            text += &flags.join(",");
+        }
+        text
+    }
+
+    /// Returns the comment, in quotes, that tells which rule nftables' statement is a translation of.
+    ///
+    /// It is less than 128 bytes long, as nftables requires.
+    pub(crate) fn nft_comment(&self) -> String {
+        format!("\"translated from -j RUSTMASQ{}\"", self.save_text())
+    }
+
+    /// Returns the names of the flags that are set. iptables and nftables have different names for
+    /// the second one.
+    fn flags(&self, random_fully: &'static str) -> impl Iterator<Item = &'static str> {
+        [(self.random, "random"), (self.random_fully, random_fully)]
+            .into_iter()
+            .filter_map(|(set, name)| set.then_some(name))
     }
 }
 
@@ -212,12 +252,21 @@ mod tests {
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
 
+    /// A small `/etc/services`.
+    fn service(name: &str) -> Option<u16> {
+        match name {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        }
+    }
+
     /// Parses the options of a rule with `-p tcp`.
     fn parse(line: &[GivenOption<'_>]) -> Result<Options, String> {
         let mut options = Options::default();
         for option in line {
             options
-                .add(option, false, Family::Ipv4, TCP)
+                .add(option, false, Family::Ipv4, TCP, &service)
                 .map_err(|refusal| refusal.to_string())?;
         }
         Ok(options)
@@ -232,7 +281,7 @@ mod tests {
     ) -> String {
         let mut options = Options::default();
         let refusal = options
-            .add(&option, inverted, family, protocol)
+            .add(&option, inverted, family, protocol, &service)
             .unwrap_err();
         assert_eq!(
             Options::default(),
@@ -284,15 +333,70 @@ mod tests {
     }
 
     #[test]
+    fn services_are_shown_as_numbers() {
+        let options = parse(&[ToPorts("http-https")]).unwrap();
+        assert_eq!(" masq ports: 80-443", options.print_text());
+        assert_eq!(" --to-ports 80-443", options.save_text());
+        assert_eq!(parse(&[ToPorts("80-443")]).unwrap(), options);
+    }
+
+    #[test]
+    fn translation() {
+        let cases: [(&[GivenOption<'_>], _); 6] = [
+            (&[], "masquerade"),
+            (&[ToPorts("7")], "masquerade to :7"),
+            (&[ToPorts("100-200")], "masquerade to :100-200"),
+            (&[Random], "masquerade random"),
+            (&[RandomFully], "masquerade fully-random"),
+            (
+                &[ToPorts("1-2"), Random, RandomFully],
+                "masquerade to :1-2 random,fully-random",
+            ),
+        ];
+        for (line, text) in cases {
+            assert_eq!(text, parse(line).unwrap().nft_text());
+        }
+    }
+
+    #[test]
+    fn comment_of_the_translation() {
+        let longest = parse(&[ToPorts("10000-65535"), Random, RandomFully]).unwrap();
+        assert_eq!(
+            "\"translated from -j RUSTMASQ --to-ports 10000-65535 --random --random-fully\"",
+            longest.nft_comment()
+        );
+        assert!(longest.nft_comment().len() < 128);
+        assert_eq!(
+            "\"translated from -j RUSTMASQ\"",
+            Options::default().nft_comment()
+        );
+    }
+
+    #[test]
     fn message_shows_the_invalid_range() {
         for text in [
-            "0", "70000", "5-1", "a-b", "1-2-3", "", "-5", "5-", " 5", "+5", "0x5", "!",
+            "0",
+            "70000",
+            "5-1",
+            "a-b",
+            "1-2-3",
+            "",
+            "-5",
+            "5-",
+            " 5",
+            "+5",
+            "0x5",
+            "!",
+            "htttp",
+            "http-htttps",
+            "https-http",
         ] {
             assert_eq!(
                 refusal(ToPorts(text), false, Family::Ipv4, TCP),
                 format!(
                     "--to-ports: \"{text}\" is no port range; allowed: PORT or PORT-PORT \
-                     with 1 <= PORT <= 65535 in decimal, the lower one first"
+                     with 1 <= PORT <= 65535 in decimal or the name of a known service, \
+                     the lower one first"
                 )
             );
         }
@@ -336,7 +440,7 @@ mod tests {
         let mut options = Options::default();
         for option in [Random, RandomFully] {
             assert!(options
-                .add(&option, false, Family::Ipv6, RuleProtocol::Any)
+                .add(&option, false, Family::Ipv6, RuleProtocol::Any, &service)
                 .is_ok());
         }
         assert_eq!(" --random --random-fully", options.save_text());

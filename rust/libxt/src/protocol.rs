@@ -2,6 +2,7 @@
 
 //! The protocols that `--to-ports` can be used with.
 
+use std::ffi::CStr;
 use std::fmt;
 
 /// The address family of a rule: IPv4 for iptables, IPv6 for ip6tables.
@@ -64,6 +65,17 @@ impl RuleProtocol {
         match self {
             Self::Only(number) => family.has_ports(number),
             Self::Any | Self::AllBut(_) => false,
+        }
+    }
+
+    /// Returns the name that `/etc/services` has for the protocol, if the rule matches one that
+    /// services have.
+    pub(crate) fn of_services(self) -> Option<&'static CStr> {
+        match self {
+            Self::Only(TCP) => Some(c"tcp"),
+            Self::Only(UDP) => Some(c"udp"),
+            Self::Only(SCTP) => Some(c"sctp"),
+            Self::Only(_) | Self::Any | Self::AllBut(_) => None,
         }
     }
 }
@@ -140,6 +152,16 @@ mod tests {
     fn zero_means_every_protocol() {
         assert_eq!(RuleProtocol::Any, RuleProtocol::new(0, false));
         assert_eq!(RuleProtocol::Any, RuleProtocol::new(0, true));
+    }
+
+    #[test]
+    fn protocols_of_services() {
+        assert_eq!(Some(c"tcp"), RuleProtocol::Only(TCP).of_services());
+        assert_eq!(Some(c"udp"), RuleProtocol::Only(UDP).of_services());
+        assert_eq!(Some(c"sctp"), RuleProtocol::Only(SCTP).of_services());
+        assert_eq!(None, RuleProtocol::Only(ICMP).of_services());
+        assert_eq!(None, RuleProtocol::AllBut(TCP).of_services());
+        assert_eq!(None, RuleProtocol::Any.of_services());
     }
 
     #[test]

@@ -88,11 +88,46 @@ test_save_and_restore() {
 	nat_table -X
 }
 
+# check_translation DESCRIPTION EXPECTED ARGUMENT...: checks the translation of a rule in POSTROUTING, of which EXPECTED
+# is what follows the chain's name.
+check_translation() {
+	local inet=ip
+	[[ $program != ip6tables* ]] || inet=ip6
+	check_equal "$translate: $1" "nft 'add rule $inet nat POSTROUTING $2'" \
+		"$(ns_exec router "$translate" -t nat -A POSTROUTING "${@:3}")"
+}
+
 test_translation() {
-	local text
-	text=$(ns_exec router "$translate" -t nat -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 10-20)
-	check_equal "$translate prints the rule as a comment: nftables has no RUSTMASQ" \
-		"nft # -t nat -A POSTROUTING -p tcp -j RUSTMASQ --to-ports 10-20 " "$text"
+	check_translation "no option" 'counter masquerade comment "translated from -j RUSTMASQ"' -j RUSTMASQ
+	local options='--to-ports 10-20 --random --random-fully'
+	# shellcheck disable=SC2086 # several words
+	check_translation "all options" "tcp dport 80 counter masquerade to :10-20 random,fully-random comment \
+\"translated from -j RUSTMASQ $options\"" -p tcp --dport 80 -j RUSTMASQ $options
+	check_translation "a comment of the user's takes precedence" \
+		'udp sport 5 counter masquerade to :69 comment "two words"' \
+		-p udp --sport 5 -m comment --comment "two words" -j RUSTMASQ --to-ports tftp
+}
+
+# test_places: the extension names a wrong table or chain. Where it cannot, the kernel does.
+test_places() {
+	local log
+	check_match "$program names a chain that has no such target" \
+		'RUSTMASQ: chain "OUTPUT" .* allowed: POSTROUTING' "$(nat_table -I OUTPUT -j RUSTMASQ 2>&1)"
+	check_match "$program names the default table, which has no such target" \
+		'RUSTMASQ: table "filter", the default, .* allowed: -t nat' \
+		"$(ns_exec router "$program" -w -A POSTROUTING -j RUSTMASQ 2>&1)"
+	check "$program takes arguments that look like a table and a chain" \
+		nat_table -A POSTROUTING -m comment --comment -tfilter -m comment --comment -AOUTPUT -j RUSTMASQ
+	nat_table -F
+	dmesg -C
+	check_fails "$program-restore refuses a rule in another chain" restore_rules <<- 'RULES'
+		*nat
+		-A PREROUTING -j RUSTMASQ
+		COMMIT
+	RULES
+	log=$(dmesg)
+	check_match "$program-restore: the kernel's log names the reason" \
+		'RUSTMASQ target: used from hooks PREROUTING, but only usable from POSTROUTING' "$log"
 }
 
 for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
@@ -109,6 +144,7 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	test_chains
 	test_save_and_restore
 	test_translation
+	test_places
 	check_match "$program -j RUSTMASQ -h prints the target's options" \
 		"RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully " \
 		"$(ns_exec router "$program" -j RUSTMASQ -h | tr '\n' ' ')"

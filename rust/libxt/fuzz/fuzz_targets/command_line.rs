@@ -22,7 +22,7 @@ use libfuzzer_sys::{
 use xt_RUSTMASQ as _;
 
 /// Words to insert, which mutations of single bytes would take long to find.
-const PHRASES: [&str; 17] = [
+const PHRASES: [&str; 21] = [
     "!",
     "!\0-p\x006",
     "-p\x000",
@@ -35,6 +35,10 @@ const PHRASES: [&str; 17] = [
     "--to-ports\x001-65535",
     "--to-ports\x009-10",
     "--to-ports\x0065535",
+    "--to-ports\0http",
+    "--to-ports\0ftp-data-who",
+    "--to-ports\0a-b-c",
+    "--to-ports\0syslog-1513",
     "--random",
     "--random-fully",
     "65536",

@@ -73,6 +73,10 @@ pub enum Callback {
     PrintNumeric,
     /// `-S`
     Save,
+    /// `iptables-translate`
+    Translate,
+    /// `iptables-translate` of a rule with `-m comment`
+    TranslateCommented,
 }
 
 /// Guards the state of the extension, getopt and libxtables, which is global.
@@ -123,6 +127,8 @@ pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
         Callback::Print => bindings::PRINT,
         Callback::PrintNumeric => bindings::PRINT_NUMERIC,
         Callback::Save => bindings::SAVE,
+        Callback::Translate => bindings::TRANSLATE,
+        Callback::TranslateCommented => bindings::TRANSLATE_COMMENTED,
     };
     // SAFETY: `rule` is valid for reads of an `xt_rustmasq_info`, whose size it has. The global
     // state that `iptables_show` uses is locked.

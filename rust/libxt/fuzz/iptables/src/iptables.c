@@ -74,6 +74,43 @@ void xtables_register_targets(struct xtables_target *target, unsigned int n)
 	target_count = n;
 }
 
+/* A small /etc/services, with names that contain dashes. */
+static const struct {
+	const char *name;
+	const char *protocol;
+	int port;
+} services[] = {
+	{ "ftp-data", "tcp", 20 },
+	{ "http", "tcp", 80 },
+	{ "shell", "tcp", 514 },
+	{ "syslog", "udp", 514 },
+	{ "who", "udp", 513 },
+	{ "who", "tcp", 1513 },
+	{ "a", "tcp", 1 },
+	{ "a-b", "sctp", 2 },
+	{ "b-c", "tcp", 3 },
+	{ "c", "udp", 4 },
+	{ "zero", "tcp", 0 },
+};
+
+/*
+ * Replaces the function of libxtables, so that a run depends on no file of the
+ * host and is faster. Like getservbyname, it returns the first service of the
+ * protocol, or of any if that is NULL.
+ */
+int xtables_service_to_port(const char *name, const char *protocol)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
+		if (strcmp(services[i].name, name) != 0)
+			continue;
+		if (!protocol || strcmp(services[i].protocol, protocol) == 0)
+			return services[i].port;
+	}
+	return -1;
+}
+
 static struct xtables_target *find_target(int ipv6)
 {
 	uint16_t family = ipv6 ? NFPROTO_IPV6 : NFPROTO_IPV4;
@@ -222,6 +259,24 @@ void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 	free(entry);
 }
 
+/* Calls the extension's translation; commented: the rule has -m comment as well. */
+static char *translate(const struct xtables_target *target, const void *entry,
+		       const struct xt_entry_target *t, bool commented)
+{
+	struct xt_xlate_tg_params params = { .ip = entry, .target = t };
+	struct xt_xlate *xl = xt_xlate_alloc(10240);
+	char *text;
+
+	if (commented)
+		xt_xlate_add_comment(xl, "\"of the user\"");
+	if (target->xlate(xl, &params) != 1)
+		abort();
+	if (asprintf(&text, "%s comment %s", xt_xlate_get(xl), xt_xlate_get_comment(xl)) < 0)
+		abort();
+	xt_xlate_free(xl);
+	return text;
+}
+
 char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule)
 {
 	const struct xtables_target *target = find_target(ipv6);
@@ -232,6 +287,10 @@ char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule)
 	size_t size;
 
 	memcpy(t->data, rule, target->size);
+	if (callback == TRANSLATE || callback == TRANSLATE_COMMENTED) {
+		text = translate(target, entry, t, callback == TRANSLATE_COMMENTED);
+		goto out;
+	}
 	stdout = open_memstream(&text, &size);
 	switch (callback) {
 	case HELP:
@@ -244,9 +303,13 @@ char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule)
 	case SAVE:
 		target->save(entry, t);
 		break;
+	case TRANSLATE:
+	case TRANSLATE_COMMENTED:
+		break;
 	}
 	fclose(stdout);
 	stdout = saved_stdout;
+out:
 	if (memcmp(t->data, rule, target->size) != 0)
 		abort();
 	free(entry);

@@ -40,6 +40,8 @@ enum callback {
 	PRINT,	/* -L */
 	PRINT_NUMERIC,	/* -L -n */
 	SAVE,	/* -S */
+	TRANSLATE,	/* iptables-translate */
+	TRANSLATE_COMMENTED,	/* iptables-translate with -m comment */
 };
 
 /* Parses a command line; argv ends with NULL. */

@@ -73,16 +73,49 @@ pub fn user_part(rule: &Rule) -> &[u8] {
     &rule[..16]
 }
 
-/// Parses `PORT` or `PORT-PORT`. Each number must be written as Rust would print it.
-fn parse_range(text: &[u8]) -> Option<(u16, u16)> {
+/// The services of `iptables.c`: name, protocol, port.
+const SERVICES: [(&str, u16, u16); 11] = [
+    ("ftp-data", 6, 20),
+    ("http", 6, 80),
+    ("shell", 6, 514),
+    ("syslog", 17, 514),
+    ("who", 17, 513),
+    ("who", 6, 1513),
+    ("a", 6, 1),
+    ("a-b", 132, 2),
+    ("b-c", 6, 3),
+    ("c", 17, 4),
+    ("zero", 6, 0),
+];
+
+/// Parses a port: a number as Rust would print it, or the name of a service, of the protocol if
+/// there is one.
+fn parse_port(text: &str, protocol: u16) -> Option<u16> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|port: &u16| port.to_string() == text);
+    let named = || SERVICES.iter().filter(|service| service.0 == text);
+    let own = named().find(|service| service.1 == protocol);
+    number.or(own.or(named().next()).map(|service| service.2))
+}
+
+/// Parses `PORT` or `PORT-PORT`, where exactly one dash separates two ports.
+fn parse_range(text: &[u8], protocol: u16) -> Option<(u16, u16)> {
     let text = std::str::from_utf8(text).ok()?;
-    let mut ports = text.split('-').map(|word| {
-        let port: u16 = word.parse().ok()?;
-        (port > 0 && port.to_string() == word).then_some(port)
-    });
-    let first = ports.next()??;
-    let last = ports.next().unwrap_or(Some(first))?;
-    (ports.next().is_none() && first <= last).then_some((first, last))
+    let words: Vec<&str> = text.split('-').collect();
+    let mut ranges = Vec::new();
+    for n in 1..words.len() {
+        let first = parse_port(&words[..n].join("-"), protocol);
+        ranges.extend(first.zip(parse_port(&words[n..].join("-"), protocol)));
+    }
+    if let Some(port) = parse_port(text, protocol) {
+        ranges = vec![(port, port)];
+    }
+    match ranges[..] {
+        [(first, last)] if first > 0 && first <= last => Some((first, last)),
+        _ => None,
+    }
 }
 
 /// Returns whether all packets of the protocol have ports or query identifiers.
@@ -107,7 +140,9 @@ fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<
         return None;
     }
     let (first, last) = match &option.argument {
-        Some(text) if flag == TO_PORTS && has_ports(family, option.protocol) => parse_range(text)?,
+        Some(text) if flag == TO_PORTS && has_ports(family, option.protocol) => {
+            parse_range(text, option.protocol.number)?
+        }
         None if flag != TO_PORTS => (first, last),
         _ => return None,
     };
@@ -150,7 +185,8 @@ fn one_line(text: &[u8]) -> &str {
     text
 }
 
-/// Returns the text of `-S` for a rule, and checks that `-L` shows the same options.
+/// Returns the text of `-S` for a rule, and checks that `-L` and the translation have the same
+/// options.
 pub fn save_text(family: Family, rule: &Rule) -> String {
     let saved = show(family, Callback::Save, rule);
     let saved = one_line(&saved);
@@ -159,6 +195,23 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
         .replace(" --", " ");
     for callback in [Callback::Print, Callback::PrintNumeric] {
         assert_eq!(one_line(&show(family, callback, rule)), listed);
+    }
+    let statement = saved
+        .replace(" --to-ports ", " to :")
+        .replace(" --random --random-fully", " random,fully-random")
+        .replace(" --random-fully", " fully-random")
+        .replace(" --random", " random");
+    for (callback, comment) in [
+        (
+            Callback::Translate,
+            format!("translated from -j RUSTMASQ{saved}"),
+        ),
+        (Callback::TranslateCommented, "of the user".into()),
+    ] {
+        assert_eq!(
+            one_line(&show(family, callback, rule)),
+            format!("masquerade{statement} comment \"{comment}\"")
+        );
     }
     saved.into()
 }
