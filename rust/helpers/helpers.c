@@ -49,28 +49,10 @@ __rustmasq_helper const char *rustmasq_dev_name(const struct net_device *dev)
 	return dev->name;
 }
 
-__rustmasq_helper const struct in_ifaddr *rustmasq_dev_first_in_ifaddr(const struct net_device *dev)
+__rustmasq_helper const struct in_ifaddr *
+rustmasq_in_device_first_ifaddr(const struct in_device *in_dev)
 {
-	const struct in_device *in_dev = __in_dev_get_rcu(dev);
-
-	return in_dev ? rcu_dereference(in_dev->ifa_list) : NULL;
-}
-
-__rustmasq_helper struct inet6_ifaddr *
-rustmasq_dev_first_inet6_ifaddr(const struct net_device *dev)
-{
-	struct inet6_dev *idev = __in6_dev_get(dev);
-
-	if (!idev)
-		return NULL;
-	return list_first_or_null_rcu(&idev->addr_list, struct inet6_ifaddr, if_list);
-}
-
-__rustmasq_helper u32 rustmasq_dev_inet6_if_flags(const struct net_device *dev)
-{
-	const struct inet6_dev *idev = __in6_dev_get(dev);
-
-	return idev ? READ_ONCE(idev->if_flags) : 0;
+	return rcu_dereference(in_dev->ifa_list);
 }
 
 __rustmasq_helper struct net_device *rustmasq_in_ifaddr_dev(const struct in_ifaddr *ifa)
@@ -96,6 +78,17 @@ __rustmasq_helper const struct in_ifaddr *rustmasq_in_ifaddr_next(const struct i
 __rustmasq_helper u8 rustmasq_in_ifaddr_scope(const struct in_ifaddr *ifa)
 {
 	return ifa->ifa_scope;
+}
+
+__rustmasq_helper struct inet6_ifaddr *
+rustmasq_inet6_dev_first_ifaddr(struct inet6_dev *idev)
+{
+	return list_first_or_null_rcu(&idev->addr_list, struct inet6_ifaddr, if_list);
+}
+
+__rustmasq_helper u32 rustmasq_inet6_dev_if_flags(const struct inet6_dev *idev)
+{
+	return READ_ONCE(idev->if_flags);
 }
 
 __rustmasq_helper const struct in6_addr *rustmasq_inet6_ifaddr_addr(const struct inet6_ifaddr *ifa)
@@ -158,6 +151,16 @@ __rustmasq_helper void rustmasq_hooks_lock(void)
 __rustmasq_helper void rustmasq_hooks_unlock(void)
 {
 	mutex_unlock(&rustmasq_hooks_mutex);
+}
+
+__rustmasq_helper struct inet6_dev *rustmasq_in6_dev_get_rcu(const struct net_device *dev)
+{
+	return __in6_dev_get(dev);
+}
+
+__rustmasq_helper struct in_device *rustmasq_in_dev_get_rcu(const struct net_device *dev)
+{
+	return __in_dev_get_rcu(dev);
 }
 
 __rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)

@@ -269,8 +269,10 @@ impl Device {
     fn begins_detection(&self) -> bool {
         let _guard = rcu::read_lock();
         // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
-        let flags = unsafe { bindings::rustmasq_dev_inet6_if_flags(self.as_raw()) };
-        flags & bindings::IF_READY != 0
+        let idev = unsafe { bindings::rustmasq_in6_dev_get_rcu(self.as_raw()) };
+        // SAFETY: The structure is not null, and freed after a grace period. Its flags are read once.
+        !idev.is_null()
+            && unsafe { bindings::rustmasq_inet6_dev_if_flags(idev) } & bindings::IF_READY != 0
     }
 
     /// Returns whether the IPv4 address is the first that packets would leave this device with.
@@ -311,7 +313,12 @@ impl Device {
     fn any_ipv4(&self, mut predicate: impl FnMut(&Ipv4Assigned) -> bool) -> bool {
         let _guard = rcu::read_lock();
         // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
-        let mut ifa = unsafe { bindings::rustmasq_dev_first_in_ifaddr(self.as_raw()) };
+        let in_dev = unsafe { bindings::rustmasq_in_dev_get_rcu(self.as_raw()) };
+        if in_dev.is_null() {
+            return false;
+        }
+        // SAFETY: The structure is not null, and freed after a grace period.
+        let mut ifa = unsafe { bindings::rustmasq_in_device_first_ifaddr(in_dev) };
         while !ifa.is_null() {
             // SAFETY: `ifa` is on the device's list, whose entries are freed after a grace period.
             if predicate(&unsafe { Ipv4Assigned::from_raw(ifa) }) {
@@ -328,7 +335,12 @@ impl Device {
     fn any_ipv6(&self, mut predicate: impl FnMut(&Ipv6Assigned) -> bool) -> bool {
         let _guard = rcu::read_lock();
         // SAFETY: The device is valid by the type's invariant, and the guard holds the RCU read lock.
-        let mut ifa = unsafe { bindings::rustmasq_dev_first_inet6_ifaddr(self.as_raw()) };
+        let idev = unsafe { bindings::rustmasq_in6_dev_get_rcu(self.as_raw()) };
+        if idev.is_null() {
+            return false;
+        }
+        // SAFETY: The structure is not null, and freed after a grace period.
+        let mut ifa = unsafe { bindings::rustmasq_inet6_dev_first_ifaddr(idev) };
         while !ifa.is_null() {
             // SAFETY: `ifa` is on the device's list, whose entries are freed after a grace period.
             if predicate(&unsafe { Ipv6Assigned::from_raw(ifa) }) {
