@@ -102,7 +102,7 @@ int xtables_service_to_port(const char *name, const char *protocol)
 {
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(services); i++) {
+	for (i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
 		if (strcmp(services[i].name, name) != 0)
 			continue;
 		if (!protocol || strcmp(services[i].protocol, protocol) == 0)
