@@ -88,9 +88,9 @@ test_save_and_restore() {
 	nat_table -X
 }
 
-# check_translation DESCRIPTION EXPECTED ARGUMENT...: checks the translation of a rule in POSTROUTING, of which EXPECTED
+# check_xlate DESCRIPTION EXPECTED ARGUMENT...: checks the translation of a rule in POSTROUTING, of which EXPECTED
 # is what follows the chain's name.
-check_translation() {
+check_xlate() {
 	local inet=ip
 	[[ $program != ip6tables* ]] || inet=ip6
 	check_equal "$translate: $1" "nft 'add rule $inet nat POSTROUTING $2'" \
@@ -98,12 +98,12 @@ check_translation() {
 }
 
 test_translation() {
-	check_translation "no option" 'counter masquerade comment "translated from -j RUSTMASQ"' -j RUSTMASQ
+	check_xlate "no option" 'counter masquerade comment "translated from -j RUSTMASQ"' -j RUSTMASQ
 	local options='--to-ports 10-20 --random --random-fully'
 	# shellcheck disable=SC2086 # several words
-	check_translation "all options" "tcp dport 80 counter masquerade to :10-20 random,fully-random comment \
+	check_xlate "all options" "tcp dport 80 counter masquerade to :10-20 random,fully-random comment \
 \"translated from -j RUSTMASQ $options\"" -p tcp --dport 80 -j RUSTMASQ $options
-	check_translation "a comment of the user's takes precedence" \
+	check_xlate "a comment of the user's takes precedence" \
 		'udp sport 5 counter masquerade to :69 comment "two words"' \
 		-p udp --sport 5 -m comment --comment "two words" -j RUSTMASQ --to-ports tftp
 }

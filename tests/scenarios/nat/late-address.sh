@@ -32,8 +32,8 @@ ip -n server route add default dev eth0
 ip -n server -6 route add default dev eth0
 enable_forwarding router
 
-# send_flows COUNT ADDRESS...: sends a packet from each of COUNT ports of the LAN's host to each address.
-send_flows() { ns_exec lan "$tools/flows.py" "$@"; }
+# send_lan_flows COUNT ADDRESS...: sends a packet from each of COUNT ports of the LAN's host to each address.
+send_lan_flows() { ns_exec lan "$tools/flows.py" "$@"; }
 # sources DESTINATION: prints the addresses that the router's flows to it leave with, and how many flows, one a line.
 sources() {
 	local family=ipv4
@@ -53,7 +53,7 @@ check_replaced() {
 	check "$1: the flows are removed" wait_until no_flows_to "$2"
 	# A second on an idle host; a busy one needs longer, so this is told and not checked.
 	echo "# $1: after $(($(milliseconds) - begin)) ms"
-	send_flows 5 "$2"
+	send_lan_flows 5 "$2"
 	check_equal "$1: the next packets leave with the device's own" "$3 5" "$(sources "$2")"
 }
 
@@ -62,7 +62,7 @@ check_replaced() {
 settle() {
 	setup_device router mark0 - 'link add mark0 type dummy'
 	ip -n router route add 10.99.0.0/16 dev mark0
-	send_flows 1 10.99.0.9
+	send_lan_flows 1 10.99.0.9
 	[[ $(sources 10.99.0.9) == *' 1' ]] || not_ok "marker flow"
 	ip -n router addr add 198.18.0.1/24 dev mark0
 	wait_until no_flows_to 10.99.0.9 || not_ok "marker flow is removed"
@@ -89,15 +89,15 @@ forget_addresses() {
 if compared; then
 	check "the module is not loaded" unload_module
 	add_rules MASQUERADE
-	send_flows 5 192.0.2.9
-	send_flows 5 2001:db8:80::9
+	send_lan_flows 5 192.0.2.9
+	send_lan_flows 5 2001:db8:80::9
 	check_equal "MASQUERADE: another device's address" "172.18.0.1 5" "$(sources 192.0.2.9)"
 	check_equal "MASQUERADE, IPv6: another device's address" "2001:db8:65::1 5" "$(sources 2001:db8:80::9)"
 	ip -n router addr add 203.0.113.1/26 dev wan0
 	ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
 	pause 1.5
-	send_flows 5 192.0.2.9
-	send_flows 5 2001:db8:80::9
+	send_lan_flows 5 192.0.2.9
+	send_lan_flows 5 2001:db8:80::9
 	check_equal "MASQUERADE: the flows keep it" "172.18.0.1 5" "$(sources 192.0.2.9)"
 	check_equal "MASQUERADE, IPv6: the flows keep it" "2001:db8:65::1 5" "$(sources 2001:db8:80::9)"
 	flush_rules
@@ -111,7 +111,7 @@ ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeou
 
 # --- IPv4
 
-send_flows 5 192.0.2.9 10.9.0.9 203.0.113.99
+send_lan_flows 5 192.0.2.9 10.9.0.9 203.0.113.99
 check_equal "a device without an address: another device's" "172.18.0.1 5" "$(sources 192.0.2.9)"
 check_equal "an unnumbered device: another device's address" "172.18.0.1 5" "$(sources 10.9.0.9)"
 check_equal "a device with an address: its own" "203.0.113.65 5" "$(sources 203.0.113.99)"
@@ -138,7 +138,7 @@ check_equal "an address of another device: the flows stay" "203.0.113.65 5" "$(s
 ip -n router -4 addr flush dev wan0
 ip -n router route replace default dev wan0
 wait_until no_flows_to 192.0.2.9
-send_flows 5 192.0.2.9
+send_lan_flows 5 192.0.2.9
 check_equal "the address is gone: another device's" "172.18.0.1 5" "$(sources 192.0.2.9)"
 ip -n router addr add 198.51.100.1/24 dev wan0
 check_replaced "another address" 192.0.2.9 198.51.100.1
@@ -147,7 +147,7 @@ check_replaced "another address" 192.0.2.9 198.51.100.1
 
 forget_addresses
 ns_exec router sh -c 'echo 1 > /proc/sys/net/ipv6/conf/wan0/accept_dad'
-send_flows 5 2001:db8:80::9 2001:db8:9::9 2001:db8:65::9
+send_lan_flows 5 2001:db8:80::9 2001:db8:9::9 2001:db8:65::9
 check_equal "IPv6: a device without an address: another device's" "2001:db8:65::1 5" "$(sources 2001:db8:80::9)"
 check_equal "IPv6: an unnumbered device: another device's address" "2001:db8:65::1 5" "$(sources 2001:db8:9::9)"
 ip -n router addr add fe80::7/64 dev wan0 nodad
@@ -184,7 +184,7 @@ worker_runs() {
 }
 
 forget_addresses
-send_flows 5 2001:db8:80::9
+send_lan_flows 5 2001:db8:80::9
 ip -n server addr add 2001:db8:1::1/128 dev eth0 nodad
 ip -n router addr add 2001:db8:1::1/64 dev wan0
 failed() { [[ -n $(ip -n router -o -6 addr show dev wan0 dadfailed) ]]; }
@@ -203,7 +203,7 @@ ip -n router link set wan0 down
 ip -n router link set wan0 up
 ip -n router route replace default dev wan0
 ip -n router -6 route replace default dev wan0
-send_flows 5 2001:db8:80::9
+send_lan_flows 5 2001:db8:80::9
 ip -n router addr add 2001:db8:1::1/64 dev wan0
 settle
 check_equal "IPv6: without carrier the flows stay" "2001:db8:65::1 5" "$(sources 2001:db8:80::9)"
@@ -223,7 +223,7 @@ ip -n router link set ppp1 master red
 ip -n router addr add 198.51.100.8/32 dev red
 ip -n router route add 10.9.0.0/16 dev ppp0 table 10
 ip -n router route add 10.10.0.0/16 dev ppp1 table 10
-send_flows 5 10.9.0.9 10.10.0.9
+send_lan_flows 5 10.9.0.9 10.10.0.9
 check_equal "VRF: an unnumbered member: the VRF device's address" "198.51.100.8 5" "$(sources 10.9.0.9)"
 ip -n router addr add 198.51.100.9/32 dev ppp0
 check_replaced "VRF: the member's first address" 10.9.0.9 198.51.100.9
@@ -246,10 +246,10 @@ for n in {1..40}; do
 done | ip -n router -batch - || bail "devices"
 mapfile -t ipv4 < <(printf '10.20.%s.9\n' {1..40})
 mapfile -t ipv6 < <(printf '2001:db8:20:%s::9\n' {1..40})
-send_flows 1 "${ipv4[@]}"
-send_flows 1 "${ipv6[@]}"
-send_flows 5 10.9.0.9
-send_flows 5 2001:db8:9::9
+send_lan_flows 1 "${ipv4[@]}"
+send_lan_flows 1 "${ipv6[@]}"
+send_lan_flows 5 10.9.0.9
+send_lan_flows 5 2001:db8:9::9
 borrowed='dst=(172\.18\.0\.1|2001:db8:65::1|fd00:18::1) '
 count_borrowed() { tracked -f "ipv$1" | grep -cE "src=(10\.20\.|2001:db8:20:).* $borrowed"; }
 none_borrowed() { [[ $(count_borrowed "$1") == 0 ]]; }

@@ -34,8 +34,8 @@ count_lost() {
 	echo $((600 - $(tracked -f "ipv$family" -p udp --orig-port-src 123 | wc -l)))
 }
 
-# add_rules TARGET [OPTION...]: replaces the rules of both families.
-add_rules() {
+# replace_rules TARGET [OPTION...]: replaces the rules of both families.
+replace_rules() {
 	flush_rules
 	ns_exec router conntrack -F -f ipv6 2> /dev/null
 	add_rule -o wan0 -j "$@" || bail "rule with $*"
@@ -58,7 +58,7 @@ source_ports() {
 for family in 4 6; do
 	declare -A lost=()
 	for target in $(compared && echo MASQUERADE) RUSTMASQ; do
-		add_rules "$target"
+		replace_rules "$target"
 		lost[$target]=$(count_lost $family)
 		echo "# IPv$family: of 600 clients with source port 123, ${lost[$target]} are lost with $target"
 	done
@@ -70,17 +70,17 @@ for family in 4 6; do
 	fi
 done
 
-# --- The router's own flows. Another low port is the same one by chance in 1 of 511 cases, so that is tried three times.
+# --- The router's own flows. Another low port is the same one by chance in 1 of 511 cases, so it is tried three times.
 
 if compared; then
-	add_rules MASQUERADE --random-fully
+	replace_rules MASQUERADE --random-fully
 	check "MASQUERADE --random-fully: the router's DHCPv6 client loses its port" \
 		test "$(source_ports 3 router UDP6 '[fe80::2%wan0]' 547 'bind=[fe80::1%wan0]:546')" != 546
 	flush_rules
 	modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 fi
 for option in --random --random-fully; do
-	add_rules RUSTMASQ $option
+	replace_rules RUSTMASQ $option
 	what="RUSTMASQ $option"
 	check_equal "$what, IPv6: a DHCPv6 client keeps its port, with its link-local address" 546 \
 		"$(source_ports 3 router UDP6 '[fe80::2%wan0]' 547 'bind=[fe80::1%wan0]:546')"
