@@ -36,14 +36,16 @@ check_match "ping: conntrack's REPLY tuple is the router's" \
 # No rule matches the router's own packets.
 check "the router itself reaches the server" ns_exec router ping -c 1 -W 5 203.0.113.2
 
-# A range of one port serves two flows only if their destinations differ.
+# A range of one port serves two flows only if their destinations differ. The clients' ports are given: two that
+# are chosen at random may be the same, and belong to one flow.
 flush_rules
 add_rule -p udp -j RUSTMASQ --to-ports 6000 || bail "rule with one port"
 serve server UDP 54
-check_equal "one port: the first flow gets it" "203.0.113.1:6000" "$(probe lan UDP 203.0.113.2 53)"
-check_equal "one port: a flow to another destination gets it, too" "203.0.113.1:6000" "$(probe lan UDP 203.0.113.2 54)"
+check_equal "one port: the first flow gets it" "203.0.113.1:6000" "$(probe lan UDP 203.0.113.2 53 sourceport=40011)"
+check_equal "one port: a flow to another destination gets it, too" "203.0.113.1:6000" \
+	"$(probe lan UDP 203.0.113.2 54 sourceport=40012)"
 check_equal "one port: a second flow to the same destination gets no answer" "" \
-	"$(probe_briefly lan UDP 203.0.113.2 53)"
+	"$(probe_briefly lan UDP 203.0.113.2 53 sourceport=40013)"
 
 # NAT keeps a source port that is free, except with --random and --random-fully.
 flush_rules
