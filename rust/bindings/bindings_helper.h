@@ -19,5 +19,4 @@
 #include <net/netfilter/nf_nat_helper.h>
 
 #include "../helpers/helpers.c"
-#include "../helpers/rustmasq_events.h"
 #include "../uapi/xt_RUSTMASQ.h"

@@ -22,6 +22,9 @@
 #include <net/netfilter/nf_nat.h>
 #include <net/route.h>
 
+#include "counters.h"
+#include "rustmasq_events.h"
+
 /*
  * With CONFIG_RUST_INLINE_HELPERS the kernel inlines its wrappers into Rust, and
  * Kbuild does the same with these. The file of the same name in the kernel explains
@@ -163,6 +166,11 @@ __rustmasq_helper struct in_device *rustmasq_in_dev_get_rcu(const struct net_dev
 	return __in_dev_get_rcu(dev);
 }
 
+__rustmasq_helper void rustmasq_inc_tftp_ignored(void)
+{
+	atomic_long_inc(&rustmasq_tftp_ignored);
+}
+
 __rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
 {
 	INIT_DELAYED_WORK(work, func);
@@ -300,4 +308,9 @@ __rustmasq_helper struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)
 __rustmasq_helper bool rustmasq_skb_valid_dst(const struct sk_buff *skb)
 {
 	return skb_valid_dst(skb);
+}
+
+__rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)
+{
+	return trace_tftp_ignored_enabled();
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The trace events of the flow watch. rust/netfilter/trace.rs fills in the
- * structures below; the events copy them and give them a text form.
+ * The trace events of the flow watch and of the TFTP helper.
+ * rust/netfilter/trace.rs fills in the structures below; the events copy them
+ * and give them a text form.
  *
  * An end of a tuple is a struct sockaddr_in or sockaddr_in6 with its port, so
  * that one format serves both families. For ICMP the query identifier takes the
@@ -75,6 +76,18 @@ struct rustmasq_packet {
 	__u8 direction;	/* enum rustmasq_direction */
 	__u8 protocol;
 	struct rustmasq_ends ends;
+};
+
+#define RUSTMASQ_START_LEN 3
+
+/* A datagram that the TFTP helper ignored. */
+struct rustmasq_ignored {
+	__u32 netns;	/* inode number of the namespace */
+	__u32 id;	/* of its flow, as conntrack -L -o id shows it */
+	__u16 len;	/* of the payload, in bytes */
+	__u8 start[RUSTMASQ_START_LEN];	/* the payload's first bytes */
+	__u8 start_len;	/* the number of them */
+	struct rustmasq_ends original;
 };
 
 /* In Rust: called when an event is enabled and disabled. */
@@ -338,6 +351,37 @@ TRACE_EVENT_FN(packet,
 		  __entry->id, __entry->in, __entry->out, rustmasq_show_hook(__entry->hook)),
 
 	rustmasq_packet_reg, rustmasq_packet_unreg
+);
+
+TRACE_EVENT(tftp_ignored,
+
+	TP_PROTO(const struct rustmasq_ignored *ignored),
+
+	TP_ARGS(ignored),
+
+	TP_STRUCT__entry(
+		__field(__u32, netns)
+		__field(__u32, id)
+		RUSTMASQ_ENDS_FIELDS(original)
+		__field(__u16, len)
+		__field(__u8, start_len)
+		__array(__u8, start, RUSTMASQ_START_LEN)
+		__array(__u8, reserved, 2)
+	),
+
+	TP_fast_assign(
+		__entry->netns = ignored->netns;
+		__entry->id = ignored->id;
+		RUSTMASQ_ASSIGN_ENDS(original, &ignored->original);
+		__entry->len = ignored->len;
+		__entry->start_len = ignored->start_len;
+		memcpy(__entry->start, ignored->start, RUSTMASQ_START_LEN);
+		memset(__entry->reserved, 0, sizeof(__entry->reserved));
+	),
+
+	TP_printk("netns=%u id=%u original=%pISpc->%pISpc len=%u start=%s",
+		  __entry->netns, __entry->id, __entry->original_src, __entry->original_dst,
+		  __entry->len, __print_hex_str(__entry->start, __entry->start_len))
 );
 
 #endif /* RUSTMASQ_TRACE_EVENTS */

@@ -18,7 +18,23 @@ use core::{
     net::Ipv4Addr,
     ptr::NonNull, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    transmute::FromBytes, //
+};
+
+/// A UDP header (RFC 768), and the first `N` bytes of the payload.
+#[repr(C)]
+struct UdpStart<const N: usize> {
+    ports: [[u8; 2]; 2],
+    /// The length of header and payload in bytes, in network order.
+    length: [u8; 2],
+    checksum: [u8; 2],
+    payload: [u8; N],
+}
+
+// SAFETY: The structure consists of bytes.
+unsafe impl<const N: usize> FromBytes for UdpStart<N> {}
 
 /// A packet of the family `F`, borrowed from a hook for `'hook`.
 ///
@@ -78,15 +94,6 @@ impl<F: Family> Packet<'_, F> {
     }
 }
 
-/// The position of a UDP datagram's payload in a packet.
-#[derive(Clone, Copy)]
-pub(crate) struct Payload {
-    /// The offset from the packet's data, in bytes.
-    offset: c_int,
-    /// The length in bytes.
-    length: u16,
-}
-
 impl<F: Family> Packet<'_, F> {
     /// Returns whether the packet is a UDP packet, behind extension headers if there are any.
     pub(crate) fn is_udp(&self) -> bool {
@@ -109,61 +116,41 @@ impl<F: Family> Packet<'_, F> {
         c_uint::from(protocol) == bindings::IPPROTO_UDP
     }
 
-    /// Returns the payload of the datagram whose UDP header begins at the offset `transport`.
+    /// Returns the length in bytes of the datagram's payload whose UDP header begins at the offset `transport`.
     ///
-    /// The payload is as long as the header's length field says (RFC 768). Returns `None` if the header
-    /// or the payload is cut.
-    pub(crate) fn udp_payload(&self, transport: c_uint) -> Option<Payload> {
-        const HEADER: u16 = 8;
-        let length = self.bytes::<2>(transport.checked_add(4)?)?;
-        let length = u16::from_be_bytes(length).checked_sub(HEADER)?;
-        let offset = transport.checked_add(c_uint::from(HEADER))?;
-        if offset.checked_add(c_uint::from(length))? > self.len() {
-            return None;
-        }
-        Some(Payload {
-            offset: c_int::try_from(offset).ok()?,
-            length,
-        })
+    /// This is the length that the header says (RFC 768). Returns `None` if the header is cut, or if it says less than
+    /// its own length.
+    pub(crate) fn udp_payload_len(&self, transport: c_uint) -> Option<u16> {
+        let start = self.bytes::<UdpStart<0>>(transport)?;
+        u16::from_be_bytes(start.length).checked_sub(size_of::<UdpStart<0>>() as u16)
     }
 
-    /// Calls `f` with the bytes of `payload`, which must be a payload of this packet.
+    /// Returns the first `N` bytes of the datagram's payload whose UDP header begins at the offset `transport`.
     ///
-    /// Returns `None` if they are more than `N` or not in the packet; `f` is not called then.
-    pub(crate) fn with_bytes<const N: usize, R>(
-        &self,
-        payload: Payload,
-        f: impl FnOnce(&[u8]) -> R,
-    ) -> Option<R> {
-        let length = usize::from(payload.length);
-        if length > N {
-            return None;
-        }
-        let mut buffer = core::mem::MaybeUninit::<[u8; N]>::uninit();
+    /// Returns `None` if the payload is shorter, or cut.
+    pub(crate) fn udp_payload_start<const N: usize>(&self, transport: c_uint) -> Option<[u8; N]> {
+        let start = self.bytes::<UdpStart<N>>(transport)?;
+        let whole = usize::from(u16::from_be_bytes(start.length)) >= size_of::<UdpStart<N>>();
+        whole.then_some(start.payload)
+    }
+
+    /// Returns the bytes at `offset` from the packet's data, or `None` if the packet ends before.
+    fn bytes<T: FromBytes>(&self, offset: c_uint) -> Option<T> {
+        let mut buffer = core::mem::MaybeUninit::<T>::uninit();
         // SAFETY: The packet is valid by the type's invariant. The function checks offset and length
-        // against the packet's length, and copies at most `length` bytes to `buffer`, which has `N`.
+        // against the packet's length, and copies at most as many bytes to `buffer` as it has.
         let bytes = NonNull::new(unsafe {
             bindings::rustmasq_skb_header_pointer(
                 self.as_raw(),
-                payload.offset,
-                c_int::from(payload.length),
+                c_int::try_from(offset).ok()?,
+                size_of::<T>() as c_int,
                 buffer.as_mut_ptr().cast(),
             )
         })?;
-        // SAFETY: The function returned a pointer to `length` bytes, either in the packet's linear
-        // part, which nobody writes to by the invariant, or in `buffer`, which it has filled.
-        Some(f(unsafe {
-            core::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), length)
-        }))
-    }
-
-    /// Returns `N` bytes at `offset` from the packet's data, or `None` if the packet ends before.
-    fn bytes<const N: usize>(&self, offset: c_uint) -> Option<[u8; N]> {
-        let payload = Payload {
-            offset: c_int::try_from(offset).ok()?,
-            length: u16::try_from(N).ok()?,
-        };
-        self.with_bytes::<N, _>(payload, |bytes| bytes.try_into().ok())?
+        // SAFETY: The function returned a pointer to that many bytes, either in the packet's linear part,
+        // which nobody writes to by the invariant, or in `buffer`, which it has filled. Any bytes are a value
+        // of the type.
+        Some(unsafe { bytes.cast::<T>().read_unaligned() })
     }
 }
 

@@ -7,10 +7,7 @@
 use super::{
     conntrack::Conn,
     helper::HelperContext,
-    tuple::{
-        Direction,
-        Tuple, //
-    },
+    tuple::Direction, //
 };
 use crate::{
     bindings,
@@ -20,10 +17,7 @@ use core::ptr::{
     self,
     NonNull, //
 };
-use kernel::{
-    error::to_result,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 /// An expectation that is complete but not registered.
 ///
@@ -38,33 +32,34 @@ pub(crate) struct Expectation<'context, F: Family> {
 }
 
 impl<'context, F: Family> Expectation<'context, F> {
-    /// Makes an expectation of a flow whose first packet has `tuple`, except that its source port may be any.
+    /// Makes an expectation of a flow whose first packet has the tuple of the context's flow in `direction`, except
+    /// that its source port may be any.
     ///
     /// The context's flow is the master. Returns `None` if there is no memory. Context: a helper's call.
     pub(crate) fn from_any_port(
         context: &'context HelperContext<'context, F>,
-        tuple: &Tuple,
+        direction: Direction,
     ) -> Option<Self> {
         let master = context.conn();
         // SAFETY: The entry is valid by its type's invariant. The function only stores the pointer, which
         // `'context` keeps valid until the expectation is registered or given back. It does not sleep.
         let expect = NonNull::new(unsafe { bindings::nf_ct_expect_alloc(master.as_raw()) })?;
-        let tuple = tuple.as_raw();
+        let tuple = raw_tuple(master, direction);
         let class = bindings::NF_CT_EXPECT_CLASS_DEFAULT;
         // SAFETY: The expectation was allocated for this entry just now, and nobody else knows it. The
         // function may only be called for a packet that holds the entry, under the RCU read lock: `context`
         // is that of such a call. It copies as many bytes of the addresses as the family has, and the
-        // destination port, during the call; null stands for any source port.
+        // destination port, during the call; null stands for any source port. The tuple is one of the entry's.
         unsafe {
             bindings::nf_ct_expect_init(
                 expect.as_ptr(),
                 class,
                 F::NFPROTO,
-                &tuple.src.u3,
-                &tuple.dst.u3,
-                tuple.dst.protonum,
+                &raw const (*tuple).src.u3,
+                &raw const (*tuple).dst.u3,
+                (&raw const (*tuple).dst.protonum).read_volatile(),
                 ptr::null(),
-                &tuple.dst.u.all,
+                &raw const (*tuple).dst.u.all,
             )
         };
         // INVARIANT: It is initialised, in no list, and made for the entry of a helper's call.
@@ -76,14 +71,15 @@ impl<'context, F: Family> Expectation<'context, F> {
     /// NAT leads the flow's packets to the address and port that the master's packets of the other
     /// direction come from. Meant for masters with NAT. Follows `nf_nat_follow_master`.
     pub(crate) fn follow_nat(self, direction: Direction) -> Self {
-        let own = self.master.tuple(direction.opposite());
+        let own = raw_tuple(self.master, direction.opposite());
         let expect = self.expect.as_ptr();
         // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it. The
         // function pointed to belongs to nf_nat, which stays loaded while this module is; unregistering a
         // helper removes its expectations (`nf_conntrack_helper_release`), and nf_nat removes those that
-        // still name its function before it goes (`nf_ct_helper_expectfn_destroy`).
+        // still name its function before it goes (`nf_ct_helper_expectfn_destroy`). The tuple is one of the
+        // master's.
         unsafe {
-            (*expect).saved_proto = own.as_raw().src.u;
+            (*expect).saved_proto = (&raw const (*own).src.u).read_volatile();
             (*expect).dir = direction.as_raw();
             (*expect).expectfn = Some(bindings::nf_nat_follow_master);
         }
@@ -99,8 +95,25 @@ impl<'context, F: Family> Expectation<'context, F> {
         // SAFETY: By the invariant the expectation is initialised and in no list, and its master is valid
         // and has its extension for helpers where it will stay. Conntrack takes a reference of its own to
         // an expectation that it registers, and removes it before the master is freed.
-        to_result(unsafe { bindings::nf_ct_expect_related_report(self.expect.as_ptr(), 0, 0, 0) })
+        let error = unsafe { bindings::nf_ct_expect_related_report(self.expect.as_ptr(), 0, 0, 0) };
+        if error == 0 {
+            Ok(())
+        } else {
+            Err(Error::from_errno(error))
+        }
     }
+}
+
+/// Returns one of the entry's tuples, for C to read while the entry is borrowed.
+///
+/// NAT is done when conntrack calls helpers, so it does not change any more, except by a clone of the packet. Reads
+/// are volatile for that reason.
+fn raw_tuple<F: Family>(
+    conn: &Conn<'_, F>,
+    direction: Direction,
+) -> *const bindings::nf_conntrack_tuple {
+    // SAFETY: The entry is valid by the type's invariant, and the index is 0 or 1.
+    unsafe { &raw const (*conn.as_raw()).tuplehash[direction.as_raw() as usize].tuple }
 }
 
 impl<F: Family> Drop for Expectation<'_, F> {

@@ -22,10 +22,7 @@ use super::{
 use crate::{
     bindings,
     net::{
-        skb::{
-            Packet,
-            Payload, //
-        },
+        skb::Packet,
         Family,
         Ipv4,
         Ipv6, //
@@ -76,7 +73,8 @@ pub(crate) struct HelperContext<'hook, F: Family> {
     packet: Packet<'hook, F>,
     conn: Conn<'hook, F>,
     direction: Direction,
-    payload: Payload,
+    /// The offset of the UDP header from the packet's data, in bytes.
+    transport: c_uint,
 }
 
 impl<'hook, F: Family> HelperContext<'hook, F> {
@@ -90,11 +88,14 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
         self.direction
     }
 
-    /// Calls `f` with the datagram's payload, the bytes after the UDP header.
-    ///
-    /// Returns `None` if the payload is longer than `N` bytes; `f` is not called then.
-    pub(crate) fn with_payload<const N: usize, R>(&self, f: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        self.packet.with_bytes::<N, R>(self.payload, f)
+    /// Returns the length of the datagram's payload in bytes, or 0 if the datagram is cut.
+    pub(crate) fn payload_len(&self) -> u16 {
+        self.packet.udp_payload_len(self.transport).unwrap_or(0)
+    }
+
+    /// Returns the first `N` bytes of the datagram's payload, or `None` if it is shorter.
+    pub(crate) fn payload_start<const N: usize>(&self) -> Option<[u8; N]> {
+        self.packet.udp_payload_start(self.transport)
     }
 
     /// Counts the datagram as dropped and returns that verdict, so that the client sends it again.
@@ -124,8 +125,16 @@ pub(crate) struct ConntrackHelper {
     policy: bindings::nf_conntrack_expect_policy,
     /// Conntrack's copy, while the helper is registered.
     registered: Atomic<*mut bindings::nf_conntrack_helper>,
-    help: unsafe fn(HelpArguments) -> Option<Verdict>,
+    help: HelpFunction,
 }
+
+/// A function that calls a [`Helper`] with the arguments of [`rustmasq_help`], and under its conditions.
+type HelpFunction = unsafe fn(
+    NonNull<bindings::sk_buff>,
+    c_uint,
+    NonNull<bindings::nf_conn>,
+    bindings::ip_conntrack_info,
+) -> Verdict;
 
 impl ConntrackHelper {
     /// Returns the helper `H`.
@@ -143,7 +152,7 @@ impl ConntrackHelper {
             name: H::NAME,
             policy,
             registered: Atomic::new(core::ptr::null_mut()),
-            help: HelpArguments::help::<H>,
+            help: help::<H>,
         }
     }
 
@@ -244,15 +253,6 @@ impl Drop for Registration {
     }
 }
 
-/// The arguments that conntrack calls a helper with.
-struct HelpArguments {
-    skb: NonNull<bindings::sk_buff>,
-    /// The offset of the UDP header from the packet's data, in bytes.
-    transport: c_uint,
-    ct: NonNull<bindings::nf_conn>,
-    info: bindings::ip_conntrack_info,
-}
-
 /// Calls the helper that the packet's entry has.
 ///
 /// A shim in C calls this for all helpers of the module: kCFI compares the types of functions, and Rust has
@@ -275,79 +275,79 @@ unsafe extern "C" fn rustmasq_help(
     // SAFETY: The entry is valid and has an extension for helpers, and the RCU read lock is held; the caller
     // guarantees all three. The pointer read from the extension is only compared.
     let assigned = unsafe { bindings::rustmasq_nf_ct_helper(ct.as_ptr()) };
-    let arguments = HelpArguments {
-        skb,
-        transport,
-        ct,
-        info,
-    };
     let helpers = HELPERS.as_ref().copied().unwrap_or_default();
     let helper = helpers
         .iter()
-        .find(|helper| !assigned.is_null() && helper.registered.load(Relaxed) == assigned);
-    // SAFETY: `helper.help` is `HelpArguments::help` (`ConntrackHelper::new` sets nothing else), which needs
-    // what this function's caller guarantees, for the arguments of this call.
-    let verdict = helper.and_then(|helper| unsafe { (helper.help)(arguments) });
-    verdict.unwrap_or(Verdict::Accept).into_raw()
+        .find(|helper| helper.registered.load(Relaxed) == assigned);
+    match helper {
+        // SAFETY: `helper.help` is `help` (`ConntrackHelper::new` sets nothing else), which needs what this
+        // function's caller guarantees, for the same arguments.
+        Some(helper) if !assigned.is_null() => unsafe { (helper.help)(skb, transport, ct, info) },
+        _ => Verdict::Accept,
+    }
+    .into_raw()
 }
 
-impl HelpArguments {
-    /// Calls the helper `H`.
-    ///
-    /// Returns `None` if the packet is not a whole UDP datagram of its flow's family.
-    ///
-    /// # Safety
-    ///
-    /// The same as for [`rustmasq_help`].
-    unsafe fn help<H: Helper>(self) -> Option<Verdict> {
-        // SAFETY: The caller guarantees a valid entry and packet. The packet's network header is linear: it is
-        // one of IPv4 or IPv6, which was checked before conntrack saw the packet. Both begin with a byte
-        // that holds the version.
-        let (family, version) = unsafe {
-            (
-                bindings::rustmasq_nf_ct_l3num(self.ct.as_ptr()),
-                *bindings::rustmasq_skb_network_header(self.skb.as_ptr()) >> 4,
-            )
-        };
-        // SAFETY: The caller guarantees all but the family, and that is the one which both the entry and the
-        // packet itself say. The entry alone would not do: tc and BPF can turn an IPv6 packet into an IPv4
-        // one that keeps its entry.
-        unsafe {
-            match (u8::try_from(family).ok()?, version) {
-                (Ipv4::NFPROTO, 4) => Some(H::help(&self.context::<Ipv4>()?)),
-                (Ipv6::NFPROTO, 6) => Some(H::help(&self.context::<Ipv6>()?)),
-                _ => None,
-            }
+/// Calls the helper `H`, or accepts the packet if it is no UDP datagram of its flow's family.
+///
+/// # Safety
+///
+/// The same as for [`rustmasq_help`].
+unsafe fn help<H: Helper>(
+    skb: NonNull<bindings::sk_buff>,
+    transport: c_uint,
+    ct: NonNull<bindings::nf_conn>,
+    info: bindings::ip_conntrack_info,
+) -> Verdict {
+    const IPV4: u16 = Ipv4::NFPROTO as u16;
+    const IPV6: u16 = Ipv6::NFPROTO as u16;
+    // SAFETY: The caller guarantees a valid entry and packet. The packet's network header is linear: it is
+    // one of IPv4 or IPv6, which was checked before conntrack saw the packet. Both begin with a byte
+    // that holds the version.
+    let (family, version) = unsafe {
+        (
+            bindings::rustmasq_nf_ct_l3num(ct.as_ptr()),
+            *bindings::rustmasq_skb_network_header(skb.as_ptr()) >> 4,
+        )
+    };
+    // SAFETY: The caller guarantees all but the family, and that is the one which both the entry and the
+    // packet itself say. The entry alone would not do: tc and BPF can turn an IPv6 packet into an IPv4
+    // one that keeps its entry.
+    unsafe {
+        match (family, version) {
+            (IPV4, 4) => help_with::<H, Ipv4>(skb, transport, ct, info),
+            (IPV6, 6) => help_with::<H, Ipv6>(skb, transport, ct, info),
+            _ => Verdict::Accept,
         }
     }
+}
 
-    /// Converts the arguments to borrows.
-    ///
-    /// Returns `None` if the packet is not a whole UDP datagram.
-    ///
-    /// # Safety
-    ///
-    /// The same as for [`rustmasq_help`]; also, the packet must be of the family `F`.
-    unsafe fn context<'hook, F: Family>(self) -> Option<HelperContext<'hook, F>> {
-        // SAFETY: Packet and entry are valid for the call, and the packet holds the entry, which is no
-        // template: conntrack calls helpers for entries alone. The network header is complete and linear: IP
-        // checked it before the hook of `nf_confirm`, tc (`tcf_ct_handle_fragments`) or Open vSwitch
-        // (`key_extract_l3l4`) before `nf_ct_helper`. There is no other caller.
-        let (packet, conn) = unsafe {
-            (
-                Packet::<F>::from_raw(self.skb),
-                Conn::<F>::from_raw(self.ct),
-            )
-        };
-        // INVARIANT: The caller guarantees a call of a helper, with what belongs to it.
-        Some(HelperContext {
-            // An ICMP error belongs to the flow that it is about, and is no datagram of it.
-            payload: packet
-                .is_udp()
-                .then(|| packet.udp_payload(self.transport))??,
-            packet,
-            conn,
-            direction: Direction::of_info(self.info),
-        })
+/// Calls the helper `H` with borrows of the arguments, or accepts the packet if it is no UDP datagram.
+///
+/// # Safety
+///
+/// The same as for [`rustmasq_help`]; also, the packet must be of the family `F`.
+unsafe fn help_with<H: Helper, F: Family>(
+    skb: NonNull<bindings::sk_buff>,
+    transport: c_uint,
+    ct: NonNull<bindings::nf_conn>,
+    info: bindings::ip_conntrack_info,
+) -> Verdict {
+    // SAFETY: Packet and entry are valid for the call, and the packet holds the entry, which is no
+    // template: conntrack calls helpers for entries alone. The network header is complete and linear: IP
+    // checked it before the hook of `nf_confirm`, tc (`tcf_ct_handle_fragments`) or Open vSwitch
+    // (`key_extract_l3l4`) before `nf_ct_helper`. There is no other caller.
+    let (packet, conn) = unsafe { (Packet::<F>::from_raw(skb), Conn::<F>::from_raw(ct)) };
+    // An ICMP error belongs to the flow that it is about, and is no datagram of it.
+    if !packet.is_udp() {
+        return Verdict::Accept;
     }
+    // INVARIANT: The caller guarantees a call of a helper, with what belongs to it.
+    let context = HelperContext {
+        packet,
+        conn,
+        direction: Direction::of_info(info),
+        transport,
+    };
+    H::help(&context)
 }

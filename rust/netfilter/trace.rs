@@ -2,7 +2,7 @@
 
 //! Trace events, `events/rustmasq/` in tracefs.
 //!
-//! Each event has a [`Switch`], which is on while the event is enabled. Their C side is
+//! Each event of the flow watch has a [`Switch`], which is on while the event is enabled. Their C side is
 //! `helpers/rustmasq_events.h`.
 //!
 //! C header: [`include/linux/tracepoint.h`](srctree/include/linux/tracepoint.h)
@@ -13,6 +13,7 @@ use super::{
         CtInfo,
         State, //
     },
+    helper::HelperContext,
     hook::{
         HookContext,
         Switch, //
@@ -193,6 +194,50 @@ pub(crate) fn packet<F: Family>(
     // SAFETY: `packet` lives for the call, and probes of this event read it during the call only; without a
     // probe the function does nothing. It does not sleep.
     unsafe { bindings::rust_do_trace_packet(&packet) };
+}
+
+/// Counts a datagram that the TFTP helper ignores, and emits `tftp_ignored` if it is enabled.
+///
+/// The module parameter `tftp_ignored` shows the number.
+pub(crate) fn tftp_ignored<F: Family>(context: &HelperContext<'_, F>) {
+    // SAFETY: The first function adds to a static counter, atomically; the second reads a static key.
+    let enabled = unsafe {
+        bindings::rustmasq_inc_tftp_ignored();
+        bindings::rustmasq_tftp_ignored_enabled()
+    };
+    if enabled {
+        emit_tftp_ignored(context);
+    }
+}
+
+#[cold]
+fn emit_tftp_ignored<F: Family>(context: &HelperContext<'_, F>) {
+    let (start, start_len) = payload_start(context);
+    let conn = context.conn();
+    let ignored = bindings::rustmasq_ignored {
+        netns: conn.net().inode(),
+        id: conn.id(),
+        len: context.payload_len(),
+        start,
+        start_len,
+        original: raw_ends(conn.tuple(Direction::Original).ends()),
+    };
+    // SAFETY: `ignored` lives for the call, and probes of this event read it during the call only; without a
+    // probe the function does nothing. It does not sleep.
+    unsafe { bindings::rust_do_trace_tftp_ignored(&ignored) };
+}
+
+/// Returns the first three bytes of the payload, or what there is, and their number.
+fn payload_start<F: Family>(context: &HelperContext<'_, F>) -> ([u8; 3], u8) {
+    if let Some(start) = context.payload_start() {
+        (start, 3)
+    } else if let Some([first, second]) = context.payload_start() {
+        ([first, second, 0], 2)
+    } else if let Some([first]) = context.payload_start() {
+        ([first, 0, 0], 1)
+    } else {
+        ([0; 3], 0)
+    }
 }
 
 fn flow<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, F>) -> bindings::rustmasq_flow {

@@ -234,9 +234,12 @@ class Maker:
         how = self.rng.random()
         if how < 0.1:
             content = content[: self.rng.randrange(len(content))]
-        elif how < 0.15:
+        elif how < 0.3:
+            # A request without name, which the kernel's own helper takes for one.
+            content = content[:2] + b"\0" + content[2:]
+        elif how < 0.35:
             content = b"\0" + bytes([self.rng.randrange(8)]) + content[2:]
-        elif how < 0.2:
+        elif how < 0.4:
             content = self.rng.choice((b"\0\1", b"\0\2", b"\0\3\0\1", b"")) + self.content()
         return UDP, udp((self.ports()[0], 69 if self.rng.random() < 0.95 else 70), content)
 

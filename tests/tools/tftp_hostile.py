@@ -5,9 +5,10 @@
 Usage: tests/tools/tftp_hostile.py HELPER COUNT SEED
 
 Sends COUNT packets, made at random from SEED, from host lan to port 69 of host server, through the routers r1 and r2,
-whose helper is HELPER. All packets must arrive, and the routers must expect answers to requests only. The model for a
-request is the grammar in tests/tools/tftp.py or, for the kernel's own helper, the opcode. Prints the first 10
-differences, and at the end a line with the numbers. The status is 1 if there are differences.
+whose helper is HELPER. All packets must arrive, the routers must expect answers to requests only, and our helper must
+count all others. A request has one of two opcodes and a name, within the length that the UDP header says; the kernel's
+own helper looks at the opcode alone. Prints the first 10 differences, and at the end a line with the numbers. The
+status is 1 if there are differences.
 """
 
 import ipaddress
@@ -21,12 +22,13 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Conntrack, Inside
 from peers import checksum
-from tftp import LONGEST, PORT, READ, WRITE, is_request
+from tftp import PORT, READ, WRITE, is_request
 
 # The addresses of client and server, by IP version, in the network of tests/lib/tftp.sh.
 ENDS = {4: ("172.18.0.2", "203.0.113.2"), 6: ("fd00:18::2", "2001:db8:1::2")}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ROUTERS = ["r1", "r2"]
+OURS = "rustmasq-tftp"
 # Cases sent at a time: the table holds at most nf_conntrack_expect_max expectations.
 BATCH = 100
 PORTS = range(10000, 60000)
@@ -73,14 +75,14 @@ class Case:
         claimed, total = struct.unpack_from("!HH", segment, 4)
         return 8 <= claimed <= len(segment) and (not total or not self.checksum(segment))
 
-    def well_formed(self):
+    def is_request(self):
         return is_request(self.content[:max(self.length, 0)])
 
     def opens(self, helper):
         """Returns whether this helper should expect an answer. The kernel's own helper looks at the opcode only."""
         if self.incomplete or not self.tracked():
             return False
-        return self.content[:2] in (b"\0\1", b"\0\2") if helper == "tftp" else self.well_formed()
+        return self.content[:2] in (b"\0\1", b"\0\2") if helper == "tftp" else self.is_request()
 
     def packets(self):
         """Returns the IP packet, or its fragments, as a list."""
@@ -107,7 +109,7 @@ class Case:
         return struct.pack("!IHBB", 6 << 28, len(piece), protocol, 64) + self.source + self.target + piece
 
     def __str__(self):
-        shown = self.content[:LONGEST + 8].hex() + ("..." if len(self.content) > LONGEST + 8 else "")
+        shown = self.content[:500].hex() + ("..." if len(self.content) > 500 else "")
         return f"{self.kind}: IPv{self.version}, port {self.port}, {len(self.content)} octets: {shown}"
 
 
@@ -181,7 +183,7 @@ class Maker:
                     self.whole() + self.rng.choice([b"\0", b"\0\0", b"\0" * 7, b"\n", self.octets(1, 30)]))
 
     def long(self):
-        """Makes a request of about the maximum length, one that is too long, or one that is too long for a packet."""
+        """Makes a request of about 512 octets, the most that RFC 2347 allows, or of more, up to several packets."""
         fields = [b"", self.mode(), *self.options(2)]
         size = self.rng.choice([510, 511, 512, 512, 513, 513, 514, 600, 1024, 1400, 1472, 2000, 4000])
         missing = size - len(self.join(*fields))
@@ -292,6 +294,7 @@ class Tester:
                     received += 1
 
     def run(self, cases):
+        ignored = self.helper == OURS and read_ignored()
         for case in cases:
             for packet in case.packets():
                 self.senders[case.version].sendto(packet, (ENDS[case.version][1], 0))
@@ -309,6 +312,18 @@ class Tester:
             if len(expected) != sum(case.opens(self.helper) for case in cases):
                 self.complain(f"{router} expects {len(expected)} answers in all")
             table.forget()
+        if self.helper == OURS:
+            counted = read_ignored() - ignored
+            expected = len(ROUTERS) * sum(case.tracked() and not case.incomplete and not case.is_request()
+                                          for case in cases)
+            if counted != expected:
+                self.complain(f"{counted} packets are counted as ignored, not {expected}")
+
+
+def read_ignored():
+    """Returns how many packets our helper has ignored, in all namespaces."""
+    with open("/sys/module/rustmasq/parameters/tftp_ignored", encoding="ascii") as file:
+        return int(file.read())
 
 
 def main():
@@ -319,9 +334,9 @@ def main():
     requests = opened = wrongly_opened = 0
     for n, case in enumerate(maker.cases(count)):
         case.send_from(maker.rng.choice([4, 6]), PORTS[n % len(PORTS)])
-        requests += case.well_formed()
+        requests += case.is_request()
         opened += case.opens(helper)
-        wrongly_opened += case.opens(helper) and not case.well_formed()
+        wrongly_opened += case.opens(helper) and not case.is_request()
         batch.append(case)
         if len(batch) == BATCH or n == count - 1:
             tester.run(batch)

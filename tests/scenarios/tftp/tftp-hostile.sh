@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Among truncated, garbled, fragmented and too long packets, our TFTP helper expects answers to well-formed requests
-# alone, and every complete packet reaches the server. The kernel's own helper, for comparison, also expects answers to
-# packets that only start like a request.
+# Among truncated, garbled, fragmented and too long packets, our TFTP helper expects answers to requests alone, which
+# have one of two opcodes and a name. It counts the others, and every complete packet reaches the server. The kernel's
+# own helper, for comparison, looks at the opcode alone.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
 hostile=$(scaled 10000)
@@ -30,8 +30,8 @@ for helper in $HELPERS; do
 	if result=$("$tools/tftp_hostile.py" "$helper" "$count" "$SEED"); then ok "$what"; else not_ok "$what" "$result"; fi
 	echo "# $helper: ${result##*$'\n'}"
 	if [[ $helper == tftp ]]; then
-		check_match "$helper: it expects answers to many packets that are no requests" "[1-9][0-9]+ of these are none;" "$result"
-		# So the check of our helper would fail with a helper that does not parse requests.
+		check_match "$helper: it expects answers to packets that are no requests" "[1-9][0-9]* of these are none;" "$result"
+		# So the check of our helper would fail with a helper that asks for no name.
 		check_fails "$helper: ... which the check of our helper notices" "$tools/tftp_hostile.py" other 100 "$SEED"
 	else
 		check_match "$helper: it expects no answer to any other packet" " 0 of these are none;" "$result"
