@@ -19,6 +19,8 @@
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    // Compilers before 1.88 do not know the next one.
+    unknown_lints,
     unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn
