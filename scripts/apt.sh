@@ -8,6 +8,10 @@
 
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
+# The date of all unpacked files, in seconds since 1970. It is fixed so that the same
+# packages make the same image.
+epoch=1767225600
+
 # apt_dir NAME: prints the folder of the private state NAME.
 apt_dir() {
 	printf '%s/apt/%s' "$CACHE" "$1"
@@ -133,4 +137,34 @@ has_suite() {
 	suites=$(apt_private host apt-get indextargets --format "\$(RELEASE)" \
 		"Origin: Debian Backports" 2>/dev/null)
 	grep -qxF "$1" <<<"$suites"
+}
+
+# mmdebstrap_here WHAT: sets `mmdebstrap` to the command that unpacks Debian packages,
+# with the options that depend on this host. WHAT needs it.
+mmdebstrap_here() {
+	local line mode=root
+	# sudo is the last resort: user namespaces with subordinate user IDs need no root rights.
+	mmdebstrap=(env)
+	if ((EUID == 0)); then
+		:
+	elif can_unshare; then
+		mode=unshare
+	elif have_command sudo; then
+		say "unpacking packages for $1 needs sudo"
+		sudo -v || die "without root, sudo or user namespaces there is no way to make $1"
+		mmdebstrap=(sudo env)
+	else
+		die "making $1 needs root, sudo, or user" \
+			"namespaces (package uidmap, and a line in /etc/subuid)"
+	fi
+	mmdebstrap+=("SOURCE_DATE_EPOCH=$epoch" mmdebstrap "--mode=$mode")
+	while read -r line; do
+		mmdebstrap+=(--aptopt="$line")
+	done < <(apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-|Retries)' | tr -d ';')
+}
+
+# can_unshare: can mmdebstrap use user namespaces with subordinate user IDs?
+can_unshare() {
+	have_command newuidmap && grep -q "^$(id -un):" /etc/subuid 2>/dev/null &&
+		unshare --user true 2>/dev/null
 }
