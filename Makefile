@@ -5,8 +5,11 @@
 # the cache. Or the user's own built kernel tree: make KDIR=...
 KDIR ?=
 override KDIR := $(strip $(KDIR))
-# The test kernel: plain or debug.
+# The test kernel, plain or debug, or Debian's own, stock.
 KERNEL ?= plain
+stock := $(if $(KDIR),,$(filter stock,$(KERNEL)))
+# KDIR is Debian's package of kernel headers, which lacks the Rust metadata.
+headers := $(if $(wildcard $(KDIR)/rust/libkernel.rmeta),,$(if $(KDIR),$(wildcard $(KDIR)/.kernelvariables)))
 
 ifneq ($(words $(CURDIR)),1)
 $(error the path of the checkout must not hold white space: the kernel's build system cannot take it)
@@ -22,8 +25,13 @@ with_arguments = $(if $(MAKEOVERRIDES),export $(MAKEOVERRIDES);)
 
 # The tools that scripts/setup installs are named in scripts/common.sh.
 common = $(shell $(with_arguments) . scripts/common.sh && echo $$$(1))
+ifdef stock
+# Those of the root that the module is built in.
+override RUSTC := /usr/bin/rustc
+override BINDGEN := /usr/bin/bindgen
+endif
 ifndef BINDGEN
-BINDGEN := $(call common,BINDGEN)
+BINDGEN := $(if $(headers),/usr/bin/bindgen,$(call common,BINDGEN))
 endif
 RUSTC ?= /usr/bin/rustc
 CARGO ?= $(dir $(RUSTC))cargo
@@ -38,23 +46,30 @@ export KDIR := $(kernel)
 else
 flavour := $(KERNEL)
 # Evaluated once, when a recipe first needs it: on a fresh machine an earlier recipe builds the kernel.
-kernel = $(eval kernel := $$(shell $(with_arguments) scripts/kernel --path $(if $(filter debug,$(KERNEL)),--debug))/build)$(kernel)
+find_kernel := $(if $(stock),scripts/stock,scripts/kernel $(if $(filter debug,$(KERNEL)),--debug))
+kernel = $(eval kernel := $$(shell $(with_arguments) $(find_kernel) --path)/build)$(kernel)
 endif
+# The tree to build against: a header package and the metadata that it lacks are one in the cache.
+tree = $(if $(headers),$(shell $(with_arguments) scripts/rust-metadata --path $(kernel)),$(kernel))
 build := build/$(flavour)
 stage := $(CURDIR)/$(build)/root
-extension := build/libxt/release/libxt_RUSTMASQ.so
+libxt_build := $(if $(stock),$(build),build)/libxt
+extension := $(libxt_build)/release/libxt_RUSTMASQ.so
+
+# The prefix of commands that compile.
+run := $(if $(stock),scripts/stock --run)
 
 # The module is compiled by the compiler of the kernel.
 llvm := $(call common,LLVM_SUFFIX)
 config = $(kernel)/include/config/auto.conf
-kbuild = $(MAKE) -C $(kernel) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
+kbuild = $(if $(stock),$(run) make --no-print-directory,$(MAKE)) -C $(tree) M=$(CURDIR) MO=$(CURDIR)/$(build) RUSTC=$(RUSTC) BINDGEN=$(BINDGEN) \
 	$(if $(shell grep -s '^CONFIG_CC_IS_CLANG=y' $(config)),LLVM=$(llvm))
 release = $(shell cat $(kernel)/include/config/kernel.release 2> /dev/null)
 
 # The folders that `make install` installs into, below DESTDIR.
 DESTDIR ?=
 modules_dir = /lib/modules/$(release)
-extension_dir ?= $(shell pkg-config --variable=xtlibdir xtables)
+extension_dir ?= $(shell $(run) pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
 
@@ -68,16 +83,23 @@ module: kernel ## build the module alone
 	+@$(kbuild) modules
 
 extension: setup ## build the iptables extension alone
-	@$(CARGO) build --quiet --release --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
+	@$(run) $(CARGO) build --quiet --release --locked --manifest-path rust/libxt/Cargo.toml --target-dir $(libxt_build)
 
 # A build against the user's own tree needs fewer tools than the test kernel: if they are there, nothing
 # is installed.
 setup: ## install what the build needs (packages, bindgen)
-	@$(if $(KDIR),{ type $(RUSTC) $(CARGO) $(BINDGEN) && pkg-config --exists xtables; } > /dev/null 2>&1 ||) scripts/setup
+	@$(if $(KDIR),{ type $(RUSTC) $(CARGO) $(BINDGEN) && pkg-config --exists xtables; } > /dev/null 2>&1 ||) \
+		scripts/setup $(if $(stock),--stock,$(if $(headers),--headers))
 
 ifdef KDIR
 kernel: setup
 	@scripts/check-kernel $(kernel) $(RUSTC)
+	@$(if $(headers),scripts/rust-metadata $(kernel) > /dev/null)
+else ifdef stock
+kernel: setup
+	@scripts/stock > /dev/null
+	@$(run) scripts/check-kernel $(kernel) $(RUSTC)
+extension: kernel
 else
 kernel: setup ## fetch and build the test kernel, once
 	@scripts/kernel $(if $(filter debug,$(KERNEL)),--debug) > /dev/null
@@ -86,6 +108,7 @@ endif
 # The folder that the guest sees of this build: the kernel's modules with rustmasq.ko, the extension, the
 # program and the manual pages.
 stage: all ## build everything that the guest needs
+	@$(if $(headers),echo 'make $@: $(KDIR) holds only headers; KERNEL=stock boots a kernel of Debian' >&2; exit 2)
 	@test $(stage)$(modules_dir)/.complete -nt $(kernel)/Module.symvers || { \
 		rm -rf $(stage); \
 		$(if $(KDIR),$(MAKE) -C $(kernel) INSTALL_MOD_PATH=$(stage) INSTALL_MOD_STRIP=1 modules_install > /dev/null, \
@@ -96,7 +119,7 @@ stage: all ## build everything that the guest needs
 	@scripts/image > /dev/null
 
 demo: stage ## boot the guest and show masquerading on real traffic
-	@qemu/run --timeout 120 -- env COLOUR=$$(test -t 1 && echo yes || :) tests/demo
+	@qemu/run $(if $(KDIR),,$(if $(filter-out plain,$(KERNEL)),--$(KERNEL))) --timeout 120 -- env COLOUR=$$(test -t 1 && echo yes || :) tests/demo
 
 test: stage ## run every test
 	@scripts/setup --fuzz
@@ -157,10 +180,13 @@ installed = \
 	755:rust/cli/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
 	644:rust/cli/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
 
-# Kbuild signs, strips and compresses the module as the kernel's configuration says. Its depmod is turned
-# off: a folder DESTDIR is for a package, whose files the index is not.
+# Kbuild signs, strips and compresses the module as the kernel's configuration says; Debian's key is not at
+# hand, though. Its depmod is turned off: a folder DESTDIR is for a package, whose files the index is not.
+install-files: tree = $(kernel)
 install-files:
-	@$(kbuild) INSTALL_MOD_PATH=$(DESTDIR) DEPMOD=true modules_install
+	@$(kbuild) INSTALL_MOD_PATH=$(if $(stock),$(CURDIR)/$(build)/installed,$(DESTDIR)) \
+		$(if $(stock)$(headers),CONFIG_MODULE_SIG_ALL=) cmd_depmod=true modules_install
+	@$(if $(stock),mkdir -p $(DESTDIR) && cp -r $(build)/installed/. $(DESTDIR))
 	@for each in $(installed); do \
 		IFS=: read -r mode file place <<< "$$each"; \
 		install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; \
@@ -181,7 +207,7 @@ help: ## this list
 	@echo 'Variables, on the command line or in the environment (CONTRIBUTING.md lists all of them):'
 	@echo '  KDIR=DIR             build against the built kernel tree DIR instead of the test kernel'
 	@echo '  RUSTC=FILE           the compiler that the kernel was built by (/usr/bin/rustc)'
-	@echo '  KERNEL=debug         the debug test kernel instead of the plain one'
+	@echo '  KERNEL=debug|stock   the debug test kernel, or Debian'\''s own kernel, instead of the plain test kernel'
 	@echo '  KERNEL_SRC=DIR       build the test kernel from the source tree DIR instead of Debian'\''s'
 	@echo '  SEED=N               repeat the random choices of an earlier "make test" or "make soak"'
 	@echo '  DESTDIR=DIR          install below DIR'

@@ -168,3 +168,12 @@ need_space() {
 		"and $((free >> 20)) GB are free there." \
 		"Make room, or set XDG_CACHE_HOME to a folder on a larger disk."
 }
+
+# stock_kernel RELEASE VERSION: prints the folder of the cache for Debian's kernel
+# RELEASE of the package version VERSION. The name also tells how its tree is made.
+stock_kernel() {
+	local scripts key
+	scripts=$(dirname "${BASH_SOURCE[0]}")
+	key=$(sha256sum <"$scripts/rust-metadata")
+	printf '%s/stock/%s-%s-%s\n' "$CACHE" "$1" "$2" "${key:0:12}"
+}
