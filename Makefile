@@ -118,8 +118,13 @@ stage: all ## build everything that the guest needs
 	@depmod -b $(stage) $(release)
 	@scripts/image > /dev/null
 
-demo: stage ## boot the guest and show masquerading on real traffic
+ifeq ($(KDIR)$(origin KERNEL),file)
+demo: ## boot Debian's own kernel in the guest and show masquerading on real traffic
+	@$(MAKE) KERNEL=stock demo
+else
+demo: stage
 	@qemu/run $(if $(KDIR),,$(if $(filter-out plain,$(KERNEL)),--$(KERNEL))) --timeout 120 -- env COLOUR=$$(test -t 1 && echo yes || :) tests/demo
+endif
 
 test: stage ## run every test
 	@scripts/setup --fuzz
