@@ -127,6 +127,7 @@ demo: stage
 endif
 
 test: stage ## run every test
+	@$(MAKE) KDIR= KERNEL=stock stage
 	@scripts/setup --fuzz
 	@tests/run
 
