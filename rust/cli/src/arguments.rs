@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use crate::{
+    filter::{parse_port, parse_protocol, Network},
+    End, Failure,
+};
+use clap::{
+    error::{ContextKind, ErrorKind},
+    Args, Parser, Subcommand,
+};
+use std::error::Error as _;
+
+/// Show what NAT does to each flow
+#[derive(Debug, Parser)]
+#[command(name = "rustmasq", version, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A subcommand with its options.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how NAT translated each new flow, as it happens
+    #[command(after_help = WATCH_HELP)]
+    Watch(Watch),
+}
+
+/// The text that follows the options of `rustmasq watch --help`.
+const WATCH_HELP: &str = "\
+An option with a value may be given several times. A flow must have one of the values, and pass every option given.
+
+Columns:
+  TIME       the time of day
+  NAMESPACE  the network namespace: its name in /run/netns, \"init\" for that of process 1, or its inode number
+  PROTO      the protocol: its name, or a hexadecimal number
+  IN, OUT    the devices of the first packet, \"-\" for none
+  ORIGINAL   the flow before NAT: source->destination; ICMP has the query identifier as source port
+  BECAME     the flow after NAT, as the host that answers sees it
+  MOVED      the parts that NAT changed; \"!!\" marks a source port that changed while the source address did not:
+             unless a rule asks for that, another flow had already taken the port
+
+The line \"rustmasq: watching\" on standard error means that no flow is missed from now on. ^C ends the program.
+
+Exit status: 0 ended by a signal or because nobody reads the output, 1 an error, 2 a wrong option";
+
+/// The options of `rustmasq watch`.
+#[derive(Args, Debug, Default)]
+pub struct Watch {
+    /// Print one JSON object for each flow, with all fields of the event
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show only flows of this protocol: icmp, tcp, udp, gre, icmpv6, sctp, or a number
+    #[arg(long, value_parser = parse_protocol)]
+    pub protocol: Vec<String>,
+
+    /// Show only flows with this address, or one of this network, as source or destination, before or after NAT
+    #[arg(long, value_parser = Network::parse, value_name = "ADDRESS[/LENGTH]")]
+    pub address: Vec<Network>,
+
+    /// Show only flows with this port, or query identifier, as source or destination, before or after NAT
+    #[arg(long, value_parser = parse_port)]
+    pub port: Vec<u16>,
+
+    /// Show only flows that NAT changed
+    #[arg(long)]
+    pub moved_only: bool,
+}
+
+/// Prints the help or the version, or converts the error of a wrong command line to a message of one line.
+pub fn explain(error: &clap::Error) -> Result<(), End> {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nobody may read the output.
+        let _ = error.print();
+    }
+    if !error.use_stderr() {
+        return Ok(());
+    }
+    let text = error.to_string();
+    let message = match (error.get(ContextKind::InvalidArg), error.source()) {
+        (Some(argument), Some(source)) if error.kind() == ErrorKind::ValueValidation => {
+            format!("{argument}: {source}")
+        }
+        _ if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "a command is missing".to_owned()
+        }
+        _ => text
+            .split("\n\n")
+            .next()
+            .unwrap_or(&text)
+            .trim_start_matches("error: ")
+            .to_owned(),
+    };
+    Err(Failure {
+        message: format!("{message} (see rustmasq --help)"),
+        status: 2,
+    }
+    .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    fn refusal(words: &[&str]) -> Option<String> {
+        let error = Arguments::try_parse_from(["rustmasq"].iter().chain(words)).err()?;
+        match explain(&error) {
+            Err(End::Failed(failure)) if failure.status == 2 => Some(failure.message),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_gets_one_clear_line() {
+        for (words, expected) in [
+            (
+                &["watch", "--prot"][..],
+                "unexpected argument '--prot' found",
+            ),
+            (&["watch", "wan0"], "unexpected argument 'wan0' found"),
+            (
+                &["watch", "--port"],
+                "a value is required for '--port <PORT>' but none was supplied",
+            ),
+            (
+                &["watch", "--port", "0"],
+                "--port <PORT>: '0' is no number from 1 to 65535",
+            ),
+            (
+                &["watch", "--protocol", "udplite"],
+                "--protocol <PROTOCOL>: 'udplite' is none of icmp, tcp, udp, gre, icmpv6, \
+                sctp and no number from 0 to 255",
+            ),
+            (&["wach"], "unrecognized subcommand 'wach'"),
+        ] {
+            assert_eq!(
+                refusal(words),
+                Some(format!("{expected} (see rustmasq --help)")),
+                "{words:?}"
+            );
+        }
+        assert!(refusal(&["watch", "--address", "203.0.113"])
+            .is_some_and(|text| text.contains("is neither an address")));
+    }
+
+    #[test]
+    fn an_option_may_be_repeated() {
+        let words = ["rustmasq", "watch", "--port", "1", "--port", "2", "--json"];
+        let Ok(Arguments {
+            command: Command::Watch(options),
+        }) = Arguments::try_parse_from(words)
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (options.port, options.json, options.moved_only),
+            (vec![1, 2], true, false)
+        );
+    }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Readers of what the kernel tells: each parses one source, and needs no kernel for its tests.
+
+pub mod events;
+pub mod namespaces;
+pub mod tracefs;

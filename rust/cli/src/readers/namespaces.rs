@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The names of network namespaces.
+
+use crate::output::text_of;
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
+};
+
+/// Network namespaces' names by their inode numbers.
+#[derive(Debug, Default)]
+pub struct Namespaces(HashMap<u64, String>);
+
+impl Namespaces {
+    /// Finds the namespaces that have a name in /run/netns. The namespace of process 1 is "init".
+    pub fn find() -> Self {
+        Self::find_in(Path::new("/proc/1/ns/net"), Path::new("/run/netns"))
+    }
+
+    fn find_in(init: &Path, names: &Path) -> Self {
+        let mut found = HashMap::new();
+        if let Ok(file) = fs::metadata(init) {
+            found.insert(file.ino(), "init".to_owned());
+        }
+        for entry in fs::read_dir(names).into_iter().flatten().flatten() {
+            if let Ok(file) = fs::metadata(entry.path()) {
+                found.insert(
+                    file.ino(),
+                    text_of(entry.file_name().as_bytes()).into_owned(),
+                );
+            }
+        }
+        Self(found)
+    }
+
+    /// Returns the name of the namespace with the inode number.
+    pub fn name(&self, inode: u64) -> Option<&str> {
+        self.0.get(&inode).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn names_by_inode() -> io::Result<()> {
+        let folder =
+            std::env::temp_dir().join(format!("rustmasq-namespaces-{}", std::process::id()));
+        fs::create_dir(&folder)?;
+        fs::write(folder.join("router"), "")?;
+        let inode = fs::metadata(folder.join("router"))?.ino();
+        let init = fs::metadata("/proc/self/ns/net")?.ino();
+        let found = Namespaces::find_in(Path::new("/proc/self/ns/net"), &folder);
+        fs::remove_dir_all(&folder)?;
+        assert_eq!(found.name(inode), Some("router"));
+        assert_eq!(found.name(init), Some("init"));
+        assert_eq!(found.name(0), None);
+        assert_eq!(Namespaces::find_in(&folder, &folder).0.len(), 0);
+        Ok(())
+    }
+}

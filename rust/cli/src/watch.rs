@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rustmasq watch`: shows how NAT translated each new flow, as it happens.
+
+use crate::{
+    arguments, json,
+    output::{say, text_of, Output},
+    readers::{
+        events::{parse_lost, Flow},
+        namespaces::Namespaces,
+        tracefs::Instance,
+    },
+    signals,
+    table::Table,
+    End, Failure,
+};
+use jiff::tz::TimeZone;
+use nix::{
+    errno::Errno,
+    poll::{poll, PollFd, PollFlags, PollTimeout},
+    sys::signalfd::SignalFd,
+    time::{clock_gettime, ClockId},
+};
+use std::{io, os::fd::AsFd};
+
+/// How many bytes of events are read and shown at a time.
+const BATCH: usize = 1 << 18;
+
+/// Shows flows until a signal comes, nobody reads the output, or an error occurs.
+pub fn run(options: &arguments::Watch) -> Result<(), End> {
+    let signals = signals::block()?;
+    let instance = Instance::new()?;
+    say("watching");
+    let mut viewer = Viewer::new(options);
+    let mut output = Output::new(&signals);
+    output.write(&viewer.header())?;
+    let mut events = Vec::new();
+    loop {
+        if !wait(&instance, &signals)? && !instance.is_enabled() {
+            return Err(Failure::new(
+                "the event was turned off, as it is when the module rustmasq is removed",
+            )
+            .into());
+        }
+        instance.read(&mut events, BATCH)?;
+        let whole = events
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |last| last + 1);
+        output.write(&viewer.show(&events[..whole]))?;
+        events.drain(..whole);
+    }
+}
+
+/// Waits for events, for at most a second. Returns whether there are any.
+fn wait(instance: &Instance, signals: &SignalFd) -> Result<bool, End> {
+    let stdout = io::stdout();
+    let mut ready = [
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        // Errors, as when nobody reads it, are reported without asking.
+        PollFd::new(stdout.as_fd(), PollFlags::empty()),
+        PollFd::new(instance.pipe()?.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut ready, PollTimeout::from(1000_u16)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(Failure::io("poll", &error.into()).into()),
+    }
+    let [signal, nobody, events] = ready.map(|each| each.any().unwrap_or(true));
+    if signal || nobody {
+        return Err(End::Wanted);
+    }
+    Ok(events)
+}
+
+/// Turns lines of the trace pipe into the lines to show.
+struct Viewer<'a> {
+    options: &'a arguments::Watch,
+    table: Option<Table>,
+    /// A line that is no event is reported once.
+    understood: bool,
+}
+
+impl<'a> Viewer<'a> {
+    fn new(options: &'a arguments::Watch) -> Self {
+        let coloured = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+        let table =
+            (!options.json).then(|| Table::new(screen_width(), coloured, TimeZone::system()));
+        Self {
+            options,
+            table,
+            understood: true,
+        }
+    }
+
+    fn header(&mut self) -> Vec<u8> {
+        let mut shown = Vec::new();
+        if let Some(table) = &mut self.table {
+            table.append_header(&mut shown);
+        }
+        shown
+    }
+
+    /// Returns what to show for whole lines.
+    fn show(&mut self, lines: &[u8]) -> Vec<u8> {
+        let mut shown = Vec::new();
+        if lines.is_empty() {
+            return shown;
+        }
+        if let Some(table) = &mut self.table {
+            if table.resize(screen_width()) {
+                table.append_header(&mut shown);
+            }
+        }
+        // Looked up anew each time, because inode numbers of removed namespaces are reused.
+        let namespaces = Namespaces::find();
+        let clock_offset = clock_offset();
+        for line in lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let line = text_of(line);
+            match Flow::parse(&line, &namespaces, clock_offset) {
+                Some(flow) => self.show_flow(&mut shown, &flow),
+                None => self.report(&line),
+            }
+        }
+        shown
+    }
+
+    fn show_flow(&mut self, shown: &mut Vec<u8>, flow: &Flow<'_>) {
+        if !matches(self.options, flow) {
+            return;
+        }
+        match &mut self.table {
+            Some(table) => table.append_flow(shown, flow),
+            // Writing to memory does not fail, and neither does a flow's conversion.
+            None => drop(json::append_line(shown, flow)),
+        }
+    }
+
+    /// Reports a line that is no flow.
+    fn report(&mut self, line: &str) {
+        match parse_lost(line) {
+            Some(count) => {
+                let count = count.map_or("some".to_owned(), |count| count.to_string());
+                say(&format!(
+                    "{count} events were lost: they came faster than rustmasq reads"
+                ));
+            }
+            None if self.understood => {
+                say(&format!(
+                    "this line of the trace, and perhaps others, cannot be understood: {line}"
+                ));
+                self.understood = false;
+            }
+            None => {}
+        }
+    }
+}
+
+fn screen_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
+/// Returns how many seconds the time since 1970 is ahead of the monotonic clock.
+fn clock_offset() -> f64 {
+    // Neither clock can be missing.
+    let seconds = |clock| {
+        clock_gettime(clock).map_or(0.0, |time| {
+            time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9
+        })
+    };
+    seconds(ClockId::CLOCK_REALTIME) - seconds(ClockId::CLOCK_MONOTONIC)
+}
+
+/// Returns whether the flow passes all filters of the command line.
+fn matches(options: &arguments::Watch, flow: &Flow<'_>) -> bool {
+    let ends = flow.endpoints();
+    (options.protocol.is_empty() || options.protocol.iter().any(|name| name == flow.proto))
+        && (options.address.is_empty()
+            || ends.iter().any(|end| {
+                options
+                    .address
+                    .iter()
+                    .any(|network| network.contains(end.address))
+            }))
+        && (options.port.is_empty() || ends.iter().any(|end| options.port.contains(&end.port)))
+        && (!options.moved_only || !flow.moved.is_empty())
+}
