@@ -54,7 +54,10 @@ tree = $(if $(headers),$(shell $(with_arguments) scripts/rust-metadata --path $(
 build := build/$(flavour)
 stage := $(CURDIR)/$(build)/root
 libxt_build := $(if $(stock),$(build),build)/libxt
+cli_build := $(if $(stock),$(build),build)/cli
 extension := $(libxt_build)/release/libxt_RUSTMASQ.so
+program := $(cli_build)/release/rustmasq
+generated := $(cli_build)/generated
 
 # The prefix of commands that compile.
 run := $(if $(stock),scripts/stock --run)
@@ -72,11 +75,14 @@ modules_dir = /lib/modules/$(release)
 extension_dir ?= $(shell $(run) pkg-config --variable=xtlibdir xtables)
 man_dir ?= /usr/share/man/man8
 sbin_dir ?= /usr/sbin
+bash_dir ?= /usr/share/bash-completion/completions
+fish_dir ?= /usr/share/fish/vendor_completions.d
+zsh_dir ?= /usr/share/zsh/vendor-completions
 
-.PHONY: all module extension extension-test setup kernel stage demo test test-debug soak bench check doc module-doc extension-doc \
-	rust-analyzer clean help install install-files uninstall
+.PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench check doc module-doc extension-doc \
+	program-doc rust-analyzer clean help install install-files uninstall
 
-all: module extension ## build the module and the iptables extension
+all: module extension program ## build the module, the iptables extension and the program
 
 module: kernel ## build the module alone
 	@mkdir -p $(build)
@@ -84,6 +90,12 @@ module: kernel ## build the module alone
 
 extension: setup ## build the iptables extension alone
 	@$(run) $(CARGO) build --quiet --release --locked --manifest-path rust/libxt/Cargo.toml --target-dir $(libxt_build)
+
+# The manual pages and the completions are made from the definition of the command line.
+program: setup ## build the program rustmasq alone, with its manual pages and completions
+	@$(run) $(CARGO) build --quiet --release --locked --bin rustmasq --example generate \
+		--manifest-path rust/cli/Cargo.toml --target-dir $(cli_build)
+	@$(run) $(cli_build)/release/examples/generate $(generated)
 
 # A build against the user's own tree needs fewer tools than the test kernel: if they are there, nothing
 # is installed.
@@ -99,14 +111,14 @@ else ifdef stock
 kernel: setup
 	@scripts/stock > /dev/null
 	@$(run) scripts/check-kernel $(kernel) $(RUSTC)
-extension: kernel
+extension program: kernel
 else
 kernel: setup ## fetch and build the test kernel, once
 	@scripts/kernel $(if $(filter debug,$(KERNEL)),--debug) > /dev/null
 endif
 
 # The folder that the guest sees of this build: the kernel's modules with rustmasq.ko, the extension, the
-# program and the manual pages.
+# program, the manual pages and the completions.
 stage: all ## build everything that the guest needs
 	@$(if $(headers),echo 'make $@: $(KDIR) holds only headers; KERNEL=stock boots a kernel of Debian' >&2; exit 2)
 	@test $(stage)$(modules_dir)/.complete -nt $(kernel)/Module.symvers || { \
@@ -146,12 +158,16 @@ bench: stage ## count instructions beside the kernel's own code (table, CSV and 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
-check: kernel ## check the format and the style of all files
+program-test:
+	@$(CARGO) test --quiet --locked --manifest-path rust/cli/Cargo.toml --target-dir build/cli -- --format=pretty
+
+check: kernel program ## check the format and the style of all files
 	@scripts/setup --check
 	@scripts/check $(kernel)
 
-doc: module-doc extension-doc ## build the documentation of the Rust code (warnings are errors)
+doc: module-doc extension-doc program-doc ## build the documentation of the Rust code (warnings are errors)
 	@echo 'module: build/doc/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
+	@echo 'program: build/cli/doc/rustmasq/index.html'
 
 module-doc: kernel
 	@mkdir -p build/doc
@@ -160,6 +176,10 @@ module-doc: kernel
 extension-doc: setup
 	@RUSTDOC=$(RUSTDOC) RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --quiet --locked --no-deps --document-private-items \
 		--manifest-path rust/libxt/Cargo.toml --target-dir build/libxt
+
+program-doc: setup
+	@RUSTDOC=$(RUSTDOC) RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --quiet --locked --no-deps --lib --document-private-items \
+		--manifest-path rust/cli/Cargo.toml --target-dir build/cli
 
 rust-analyzer: module ## write rust-project.json for rust-analyzer
 	@$(kbuild) rust-analyzer
@@ -172,9 +192,9 @@ target_named = test -n '$(KDIR)$(DESTDIR)' || { \
 	echo 'make $@: name the tree of your kernel by KDIR=, or a folder by DESTDIR=' >&2; exit 2; }; \
 	test -n '$(release)' || { echo 'make $@: $(kernel) is no built kernel tree' >&2; exit 2; }
 
-install: ## install the module, the extension, rustmasq-watch and the manual pages
+install: ## install the module, the extension, the program, the manual pages and the completions
 	@$(target_named)
-	@test -e $(build)/rust/rustmasq.ko -a -e $(extension) || { \
+	@test -e $(build)/rust/rustmasq.ko -a -e $(extension) -a -e $(program) || { \
 		echo 'make $@: nothing is built yet: run make$(if $(KDIR), KDIR=$(KDIR)) first' >&2; exit 2; }
 	@$(MAKE) install-files
 	$(if $(DESTDIR),,depmod $(release))
@@ -183,8 +203,12 @@ install: ## install the module, the extension, rustmasq-watch and the manual pag
 installed = \
 	644:$(extension):$(extension_dir)/libxt_RUSTMASQ.so \
 	644:rust/libxt/libxt_RUSTMASQ.8:$(man_dir)/libxt_RUSTMASQ.8 \
-	755:rust/cli/rustmasq-watch:$(sbin_dir)/rustmasq-watch \
-	644:rust/cli/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8
+	755:$(program):$(sbin_dir)/rustmasq \
+	644:$(generated)/rustmasq.8:$(man_dir)/rustmasq.8 \
+	644:$(generated)/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8 \
+	644:$(generated)/rustmasq.bash:$(bash_dir)/rustmasq \
+	644:$(generated)/rustmasq.fish:$(fish_dir)/rustmasq.fish \
+	644:$(generated)/_rustmasq:$(zsh_dir)/_rustmasq
 
 # Kbuild signs, strips and compresses the module as the kernel's configuration says; Debian's key is not at
 # hand, though. Its depmod is turned off: a folder DESTDIR is for a package, whose files the index is not.

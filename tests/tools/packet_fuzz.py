@@ -11,15 +11,14 @@ outside. Frames are made from SEED and from the frames that the routers sent bef
 The routers must send the same frames, except for ports that the kernel chose. conntrack's entries and counters must be
 the same, too. The kernel's helper may have more expectations, but only because of packets that are no requests. The
 fuzzer sends no packets that such an expectation would let in. TRACE is the folder of a trace instance with the module's
-events, which rustmasq-watch must be able to parse.
+events, whose fields must have their form.
 
 Prints the first 10 differences, and a table with the number of frames of each kind and their outcomes. The status is 1
 if there are differences.
 """
 
 import collections
-import importlib.machinery
-import importlib.util
+import ipaddress
 import os
 import random
 import re
@@ -616,34 +615,31 @@ def flows_pass(comparison):
                     comparison.complain(f"{router.name}: as answer came back {[show(each) for each in back]}")
 
 
-# --- The module's events, parsed by the flow viewer
+# --- The module's events
+
+# The fields of each event that are tuples.
+TUPLES = {"flow_new": ["original"], "flow_confirm": ["original", "reply", "untranslated"], "packet": ["tuple"]}
 
 
-def load_viewer():
-    """Returns rust/cli/rustmasq-watch as a module."""
-    path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../rust/cli/rustmasq-watch")
-    loader = importlib.machinery.SourceFileLoader("rustmasq_watch", path)
-    sys.dont_write_bytecode = True
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("rustmasq_watch", loader))
-    sys.modules["rustmasq_watch"] = module
-    loader.exec_module(module)
-    return module
+def parse_tuple(text):
+    """Parses ADDRESS:PORT->ADDRESS:PORT. Raises ValueError if it is none."""
+    ends = [end.rpartition(":") for end in text.split("->")]
+    return [(ipaddress.ip_address(address.strip("[]")), int(port)) for address, _, port in ends]
 
 
-def parse_event(viewer, line):
+def parse_event(line):
     """Parses a line of a trace pipe. Returns the event's name, or None if it is no event of the module.
 
-    Raises ValueError, KeyError or TypeError if the event cannot be parsed.
+    Raises ValueError or KeyError if the event cannot be parsed.
     """
     found = re.search(r": (flow_new|flow_confirm|packet): (.*)", line)
     if not found:
         return None
-    if found[1] == "flow_confirm":
-        viewer.parse_flow(line, {})
-        return found[1]
     fields = dict(word.split("=", 1) for word in found[2].split(" "))
-    viewer.parse_tuple(fields["original" if found[1] == "flow_new" else "tuple"])
-    [int(fields[name]) for name in ("netns", "id")]
+    for name in TUPLES[found[1]]:
+        parse_tuple(fields[name])
+    for name in "netns", "id":
+        int(fields[name])
     return found[1]
 
 
@@ -651,7 +647,7 @@ class Events:
     """Reads and parses some of the recorded events after each epoch. When the buffer is full, events are lost."""
 
     def __init__(self, comparison, folder):
-        self.comparison, self.viewer = comparison, load_viewer()
+        self.comparison = comparison
         self.pipe = os.open(f"{folder}/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self, what):
@@ -661,8 +657,8 @@ class Events:
             return
         for line in data.decode("utf-8", "backslashreplace").split("\n")[:-1]:
             try:
-                name = parse_event(self.viewer, line)
-            except (ValueError, KeyError, TypeError) as error:
+                name = parse_event(line)
+            except (ValueError, KeyError) as error:
                 self.comparison.complain(f"{what}: {error}: {line}")
                 continue
             if name:

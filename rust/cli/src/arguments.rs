@@ -14,7 +14,12 @@ use std::error::Error as _;
 
 /// Show what NAT does to each flow
 #[derive(Debug, Parser)]
-#[command(name = "rustmasq", version, disable_help_subcommand = true)]
+#[command(
+    name = "rustmasq",
+    bin_name = "rustmasq",
+    version,
+    disable_help_subcommand = true
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -31,38 +36,53 @@ pub enum Command {
 
 /// The text that follows the options of `rustmasq watch --help`.
 const WATCH_HELP: &str = "\
-An option with a value may be given several times. A flow must have one of the values, and pass every option given.
+An option with a value may be given several times. A flow must have one of the
+values, and pass every option given.
 
 Columns:
   TIME       the time of day
-  NAMESPACE  the network namespace: its name in /run/netns, \"init\" for that of process 1, or its inode number
+  NAMESPACE  the network namespace: its name in /run/netns, \"init\" for that of
+             process 1, or its inode number
   PROTO      the protocol: its name, or a hexadecimal number
   IN, OUT    the devices of the first packet, \"-\" for none
-  ORIGINAL   the flow before NAT: source->destination; ICMP has the query identifier as source port
+  ORIGINAL   the flow before NAT: source->destination; ICMP has the query
+             identifier as source port
   BECAME     the flow after NAT, as the host that answers sees it
-  MOVED      the parts that NAT changed; \"!!\" marks a source port that changed while the source address did not:
-             unless a rule asks for that, another flow had already taken the port
+  MOVED      the parts that NAT changed; \"!!\" marks a source port that changed
+             while the source address did not: unless a rule asks for that,
+             another flow had already taken the port
 
-The line \"rustmasq: watching\" on standard error means that no flow is missed from now on. ^C ends the program.
+The line \"rustmasq: watching\" on standard error means that no flow is missed
+from now on. ^C ends the program.
 
-Exit status: 0 ended by a signal or because nobody reads the output, 1 an error, 2 a wrong option";
+Exit status: 0 ended by a signal or because nobody reads the output, 1 an error,
+2 a wrong option";
 
 /// The options of `rustmasq watch`.
 #[derive(Args, Debug, Default)]
 pub struct Watch {
     /// Print one JSON object for each flow, with all fields of the event
+    ///
+    /// The manual page describes the fields.
     #[arg(long)]
     pub json: bool,
 
     /// Show only flows of this protocol: icmp, tcp, udp, gre, icmpv6, sctp, or a number
+    ///
+    /// A number is from 0 to 255, and may be hexadecimal, as 0x2f.
     #[arg(long, value_parser = parse_protocol)]
     pub protocol: Vec<String>,
 
-    /// Show only flows with this address, or one of this network, as source or destination, before or after NAT
+    /// Show only flows with this address, or one of this network
+    ///
+    /// It may be of IPv4 or IPv6, and be the source or the destination, before or after NAT.
     #[arg(long, value_parser = Network::parse, value_name = "ADDRESS[/LENGTH]")]
     pub address: Vec<Network>,
 
-    /// Show only flows with this port, or query identifier, as source or destination, before or after NAT
+    /// Show only flows with this port, from 1 to 65535
+    ///
+    /// It may be the source or the destination, before or after NAT. For ICMP and ICMPv6, the value is a query
+    /// identifier.
     #[arg(long, value_parser = parse_port)]
     pub port: Vec<u16>,
 

@@ -17,8 +17,10 @@ xtlibdir=$(sed -n 's/^prefix=/prefix=/p; s/^exec_prefix=/exec_prefix=/p; s/^xtli
 extension=$xtlibdir/libxt_RUSTMASQ.so
 man=/usr/share/man/man8
 page=$man/libxt_RUSTMASQ.8
-viewer=/usr/sbin/rustmasq-watch
-viewer_page=$man/rustmasq-watch.8
+rustmasq=/usr/sbin/rustmasq
+program_pages=("$man/rustmasq.8" "$man/rustmasq-watch.8")
+completions=(/usr/share/bash-completion/completions/rustmasq /usr/share/fish/vendor_completions.d/rustmasq.fish
+	/usr/share/zsh/vendor-completions/_rustmasq)
 module=$modules/updates/rust/rustmasq.ko
 
 # The guest's extension is a symbolic link to the staged one, which shows where the stage is.
@@ -30,15 +32,15 @@ stage=${staged%"$extension"}
 
 # --- The staged files
 
-for file in "$module" "$extension" "$page" "$viewer_page"; do
+for file in "$module" "$extension" "$page" "${program_pages[@]}" "${completions[@]}"; do
 	check "$file is staged" test -s "$stage$file"
 	check_equal "$file is readable for all" 644 "$(stat -c %a "$stage$file")"
 done
-check "$viewer is staged" test -s "$stage$viewer"
-check_equal "$viewer is executable for all" 755 "$(stat -c %a "$stage$viewer")"
+check "$rustmasq is staged" test -s "$stage$rustmasq"
+check_equal "$rustmasq is executable for all" 755 "$(stat -c %a "$stage$rustmasq")"
 check_equal "no other file is staged, except the kernel's own modules" \
-	"$(printf '%s\n' "$viewer_page" "$page" "$viewer" "$extension")" \
-	"$(cd "$stage" && find . -path "./lib/modules/$release" -prune -o -type f -print | sed 's/^\.//' | sort -r)"
+	"$(printf '%s\n' "$page" "$rustmasq" "$extension" "${program_pages[@]}" "${completions[@]}" | sort)" \
+	"$(cd "$stage" && find . -path "./lib/modules/$release" -prune -o -type f -print | sed 's/^\.//' | sort)"
 check_equal "the folder updates has one module" "$module" \
 	"$(cd "$stage" && find ".$modules/updates" -type f | sed 's/^\.//')"
 
@@ -112,11 +114,16 @@ for program in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do
 done
 check_match "iptables -j RUSTMASQ -h shows the options" "RUSTMASQ target options:" "$(iptables -j RUSTMASQ -h)"
 
-# The flow viewer runs from another folder: it needs no other file of the checkout.
-check_match "rustmasq-watch --help shows the usage" \
-	"^usage: rustmasq-watch" "$(cp "$stage$viewer" "$scratch" && "$scratch/rustmasq-watch" --help)"
-check_match "the flow viewer's page is a man page" \
-	'(^|'$'\n'')\.TH RUSTMASQ.*WATCH 8 .*\.SH NAME' "$(< "$stage$viewer_page")"
+# The program runs from another folder: it needs no other file of the checkout.
+check_match "rustmasq watch --help shows the usage" "Usage: rustmasq watch" \
+	"$(cp "$stage$rustmasq" "$scratch/copy" && "$scratch/copy" watch --help)"
+for name in rustmasq rustmasq-watch; do
+	check_match "the page $name(8) is a man page" \
+		'(^|'$'\n'')\.TH '"${name^^}"' 8 .*\.SH NAME' "$(< "$stage$man/$name.8")"
+done
 check_match "the extension's page is a man page" '(^|'$'\n'')\.TH LIBXT_RUSTMASQ 8 .*\.SH NAME' "$(< "$page")"
+check_match "bash completes the program's commands" "^watch$" "$(bash -c '
+	. "$1" && COMP_WORDS=(rustmasq wa) COMP_CWORD=1 COMP_LINE="rustmasq wa" && _rustmasq rustmasq wa rustmasq &&
+	printf "%s\n" "${COMPREPLY[@]}"' - "$stage${completions[0]}" 2>&1)"
 
 done_testing

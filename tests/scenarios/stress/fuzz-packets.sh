@@ -97,7 +97,7 @@ set_router_rules rustmasq RUSTMASQ rustmasq-tftp
 # --- The flow watch, with all events recorded, and the flow viewer
 
 record_events flow_new flow_confirm packet
-ns_start wire "$checkout/rust/cli/rustmasq-watch" > "$scratch/shown" 2> "$scratch/said"
+ns_start wire rustmasq watch > "$scratch/shown" 2> "$scratch/said"
 wait_until grep -q watching "$scratch/said" || bail "the flow viewer: $(< "$scratch/said")"
 
 # count_shown ROUTER: prints how many of its flows the viewer has shown.
@@ -117,7 +117,7 @@ for event in flow_new flow_confirm packet; do
 done
 check "the flow viewer shows as many flows of one router as of the other" wait_until as_many_shown
 check_match "... and there are some" '^[1-9][0-9]+$' "$(count_shown rustmasq)"
-check_equal "... and reports no error" "rustmasq-watch: watching" "$(< "$scratch/said")"
+check_equal "... and reports no error" "rustmasq: watching" "$(< "$scratch/said")"
 stop_recording
 
 # rule_counters ROUTER: prints how many flows and bytes all rules of table nat have counted, and how many rules have

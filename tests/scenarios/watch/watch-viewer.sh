@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The flow viewer, rustmasq-watch, shows each flow that its options select, as it happens and with the tuples that
+# The flow viewer, `rustmasq watch`, shows each flow that its options select, as it happens and with the tuples that
 # conntrack has. However it ends, it leaves no trace instance behind. Without the module or tracefs, or with wrong
 # options, it prints the reason in one line.
 . "$(dirname "$0")/../../lib/lib.sh"
 
-viewer=$checkout/rust/cli/rustmasq-watch
+viewer=(/usr/sbin/rustmasq watch)
 instances=/sys/kernel/tracing/instances
 
 # --- Viewers. Each has a name, by which these have its process, and whether it should have a trace instance.
@@ -25,7 +25,7 @@ start_viewer() {
 # Starts no process, because wait_until calls it again and again.
 watching() {
 	local line
-	IFS= read -r line < "$scratch/$1.said" && [[ $line == "rustmasq-watch: watching" ]]
+	IFS= read -r line < "$scratch/$1.said" && [[ $line == "rustmasq: watching" ]]
 }
 
 # instance NAME: prints the folder of its trace instance.
@@ -95,11 +95,11 @@ ns_exec router sh -c 'cd /proc/sys/net/netfilter && echo 600 > nf_conntrack_udp_
 	bail "the timeouts of conntrack"
 last=40009
 
-start_viewer people "$viewer"
-start_viewer json "$viewer" --json
-start_viewer some "$viewer" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
-start_viewer ports "$viewer" --port 50001 --port 50009 --port 40003
-start_viewer moved "$viewer" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
+start_viewer people "${viewer[@]}"
+start_viewer json "${viewer[@]}" --json
+start_viewer some "${viewer[@]}" --protocol tcp --protocol 17 --address 172.18.0.2 --address fd00:18::/64
+start_viewer ports "${viewer[@]}" --port 50001 --port 50009 --port 40003
+start_viewer moved "${viewer[@]}" --protocol udp --port 53 --address 203.0.113.1/31 --moved-only
 check_instances "each viewer has a trace instance"
 
 before=$(date +%s)
@@ -167,7 +167,7 @@ done
 check_equal "a column that was widened stays so" "$(position "$(row 127.0.0.1:40008)" 127.0.0.1)" \
 	"$(position "$(row 172.18.0.2:$last)" 172.18.0.2)"
 check_equal "the viewer reports lines that are no events, once" 1 "$(grep -c 'cannot be understood: .*one' "$scratch/people.said")"
-check_equal "... and reports nothing else" "rustmasq-watch: watching" "$(grep -v 'understood: .*one' "$scratch/people.said")"
+check_equal "... and reports nothing else" "rustmasq: watching" "$(grep -v 'understood: .*one' "$scratch/people.said")"
 
 # --- JSON for programs
 
@@ -220,7 +220,7 @@ kill -STOP "${pid[json]}"
 mkdir "$instances/rustmasq-watch-$$" "$instances/rustmasq-watch-4194305" "$instances/rustmasq-watch-x" "$instances/other"
 check "by SIGKILL: the viewer leaves its instance" test -d "$(instance moved)"
 unset "alive[moved]"
-start_viewer nohup nohup "$viewer"
+start_viewer nohup nohup "${viewer[@]}"
 check "the next viewer removes no instance that is not a viewer's" rmdir "$instances/rustmasq-watch-x" "$instances/other"
 check_instances "... and none of a running viewer, but all others"
 kill -CONT "${pid[json]}"
@@ -232,14 +232,14 @@ check_ends nohup "by SIGTERM" 0
 
 # Nobody reads the output after the first flow. The viewer must notice that without a second one.
 # shellcheck disable=SC2016 # for that shell
-start_viewer head bash -c 'exec "$@" > >(exec head -n 1)' - "$viewer" --json
+start_viewer head bash -c 'exec "$@" > >(exec head -n 1)' - "${viewer[@]}" --json
 check_shows_another people
 check_ends head "\`| head -n 1\`" 0
 check_match "... which got a flow at once" "^\{[^"$'\n'"]*\"port\": ${last}[^"$'\n'"]*\}$" "$(< "$scratch/head")"
 # shellcheck disable=SC2016 # for that shell
-start_viewer full bash -c 'exec "$@" > /dev/full' - "$viewer"
+start_viewer full bash -c 'exec "$@" > /dev/full' - "${viewer[@]}"
 check_ends full "on a full disk" 1
-check_equal "... it reports the error" "rustmasq-watch: standard output: No space left on device" "$(grep -v watching "$scratch/full.said")"
+check_equal "... it reports the error" "rustmasq: standard output: No space left on device" "$(grep -v watching "$scratch/full.said")"
 
 # --- More events than the trace buffer holds
 
@@ -250,7 +250,7 @@ before=$(wc -l < "$scratch/json")
 ns_exec lan bash -c "for ((port = 10001; port <= 10200; port++)); do echo x > /dev/udp/203.0.113.2/\$port; done"
 kill -CONT "${pid[json]}"
 check "when events were lost, the viewer shows the last flow" wait_until grep -q '"port": 10200' "$scratch/json"
-lost=$(sed -nE 's/^rustmasq-watch: ([0-9]+) events were lost: .*/\1/p' "$scratch/json.said" | paste -sd +)
+lost=$(sed -nE 's/^rustmasq: ([0-9]+) events were lost: .*/\1/p' "$scratch/json.said" | paste -sd +)
 check_equal "... and reports how many were lost" 200 $((lost + $(wc -l < "$scratch/json") - before))
 check "... and some were lost" test "$lost"
 check "a viewer that keeps up shows the last flow" wait_until grep -q ':10200 ' "$scratch/people"
@@ -260,7 +260,7 @@ check_fails "... and reports no lost events" grep lost "$scratch/people.said"
 # --- With tracefs at another place, and when the module is unloaded
 
 # shellcheck disable=SC2016 # for that shell
-start_viewer below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "$viewer"
+start_viewer below-debugfs unshare -m bash -c 'umount -l /sys/kernel/tracing && exec "$@"' - "${viewer[@]}"
 check_shows_another below-debugfs
 kill -QUIT "${pid[below-debugfs]}"
 check_ends below-debugfs "by SIGQUIT" 0
@@ -271,9 +271,9 @@ check_ends people "by two signals at once" 0
 flush_rules
 check "the module can be unloaded while a viewer is running" wait_until rmmod rustmasq
 check_ends json "when the module is unloaded" 1
-check_equal "... it reports that" "rustmasq-watch: the event was turned off, as it is when the module rustmasq is removed" \
+check_equal "... it reports that" "rustmasq: the event was turned off, as it is when the module rustmasq is removed" \
 	"$(tail -n 1 "$scratch/json.said")"
-check_equal "standard error has only lines that start with the program's name" "" "$(grep -hv '^rustmasq-watch: ' "$scratch"/*.said)"
+check_equal "standard error has only lines that start with the program's name" "" "$(grep -hv '^rustmasq: ' "$scratch"/*.said)"
 
 # --- Errors at the start
 
@@ -283,49 +283,50 @@ check_refused() {
 	local output
 	output=$(timeout 20 "${@:3}" 2>&1)
 	output+=$'\n'"status $?"
-	check_match "refused: $1" "^rustmasq-watch: [^"$'\n'"]*$1[^"$'\n'"]*"$'\n'"status $2$" "$output"
+	check_match "refused: $1" "^rustmasq: [^"$'\n'"]*$1[^"$'\n'"]*"$'\n'"status $2$" "$output"
 }
 
 # shellcheck disable=SC2016 # for that shell
 check_refused "not mounted: mount -t tracefs " 1 \
-	unshare -m bash -c 'umount -l /sys/kernel/tracing /sys/kernel/debug; exec "$@"' - "$viewer"
-# root opens the program: others may not be allowed to read the checkout.
-# shellcheck disable=SC2016 # for that shell
+	unshare -m bash -c 'umount -l /sys/kernel/tracing /sys/kernel/debug; exec "$@"' - "${viewer[@]}"
+# A copy: others may not be allowed to read the checkout.
+install "${viewer[0]}" /run/rustmasq-copy || bail "a copy of the program"
 check_refused "Permission denied: run it as root" 1 \
-	bash -c 'exec setpriv --reuid nobody --regid nogroup --clear-groups python3 -I -S - < "$1"' - "$viewer"
-check_refused "load the module \(modprobe rustmasq\)" 1 "$viewer"
+	setpriv --reuid nobody --regid nogroup --clear-groups /run/rustmasq-copy watch
+rm /run/rustmasq-copy
+check_refused "load the module \(modprobe rustmasq\)" 1 "${viewer[@]}"
 check_instances "a viewer that cannot start leaves no instance"
 
-# run_with_options OPTIONS...: runs the viewer with each of these, all in one process because it starts slowly. Prints
-# what it prints, and its statuses.
-run_with_options() {
-	python3 -I -S -c '
-import runpy, sys
-main = runpy.run_path(sys.argv[1])["main"]
-for words in sys.argv[2:]:
-    sys.argv[1:] = words.split(" ")
-    print("status", main(), flush=True)' "$viewer" "$@" 2>&1
+# check_option_refused OPTIONS PATTERN: checks that these options, divided by blanks, are refused with a line that matches.
+check_option_refused() {
+	local -a words
+	IFS=' ' read -r -d '' -a words < <(printf '%s\0' "$1")
+	check_refused "$2.* \(see rustmasq --help\)" 2 "${viewer[@]}" "${words[@]}"
 }
-mapfile -t said < <(run_with_options --prot wan0 --port '--protocol udplite' '--protocol 256' '--address 203.0.113' \
-	'--address fd00::/129' '--address fe80::1%lan0' '--port 0' '--port 65536' $'--port 5\n3')
-number=0
-for pattern in "unrecognized arguments: --prot" "unrecognized arguments: wan0" "argument --port: expected one argument" \
-	"'udplite' is none of icmp, tcp, udp, gre, icmpv6, sctp and no number from 0 to 255" "'256' is none of" \
-	"'203.0.113' is neither an address, as .*, nor a network, as " "'fd00::/129' is neither" "'fe80::1%lan0' is neither" \
-	"'0' is no number from 1 to 65535" "'65536' is no number from" "'5\\\\n3' is no number from"; do
-	check_match "refused: $pattern" "^rustmasq-watch: .*$pattern.* \(see rustmasq-watch --help\) status 2$" \
-		"${said[number]:-} ${said[number + 1]:-}"
-	number=$((number + 2))
-done
+check_option_refused --prot "unexpected argument '--prot' found"
+check_option_refused wan0 "unexpected argument 'wan0' found"
+check_option_refused --port "a value is required for '--port <PORT>'"
+check_option_refused "--protocol udplite" "'udplite' is none of icmp, tcp, udp, gre, icmpv6, sctp and no number from 0 to 255"
+check_option_refused "--protocol 256" "'256' is none of"
+check_option_refused "--address 203.0.113" "'203.0.113' is neither an address, as .*, nor a network, as "
+check_option_refused "--address fd00::/129" "'fd00::/129' is neither"
+check_option_refused "--address fe80::1%lan0" "'fe80::1%lan0' is neither"
+check_option_refused "--port 0" "'0' is no number from 1 to 65535"
+check_option_refused "--port 65536" "'65536' is no number from"
+check_option_refused $'--port 5\n3' "'5\\\\n3' is no number from"
+check_refused "unrecognized subcommand 'wach'" 2 "${viewer[0]}" wach
 
-"$viewer" --help > "$scratch/help" 2>&1
+"${viewer[@]}" --help > "$scratch/help" 2>&1
 check_equal "--help ends with status 0" 0 $?
 exec {nobody}> >(:)
 wait $!
-check_equal "... even if nobody reads its output" 0 "$("$viewer" --help 2>&1 >&$nobody; echo $?)"
+check_equal "... even if nobody reads its output" 0 "$("${viewer[@]}" --help 2>&1 >&$nobody; echo $?)"
 # option_names FILE: prints all long options that it mentions.
 option_names() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
 check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(option_names "$scratch/help")"
-check_equal "... and so does the manual page" "$(option_names "$scratch/help")" "$(option_names "$checkout/rust/cli/rustmasq-watch.8")"
+# The guest's program is a symbolic link to the staged one.
+staged=$(readlink -f "${viewer[0]}")
+check_equal "... and so does the manual page" "$(option_names "$scratch/help")" \
+	"$(option_names "${staged%"${viewer[0]}"}/usr/share/man/man8/rustmasq-watch.8")"
 
 done_testing
