@@ -15,6 +15,7 @@ use crate::{
     netfilter::{
         conntrack::{
             self,
+            Conn,
             State, //
         },
         hook::{
@@ -29,6 +30,7 @@ use crate::{
         trace::{
             self,
             Moved,
+            Translation,
             When, //
         },
         tuple::{
@@ -99,13 +101,31 @@ impl HookHandler for FlowConfirm {
         // (`in_vrf_postrouting`); ignore the first.
         let first_pass = context.output().is_some_and(Device::is_l3_master);
         if let Some(flow) = context.conntrack().new_flow().filter(|_| !first_pass) {
-            let reply = flow.tuple(Direction::Reply).ends();
-            // Conntrack makes no entry for a tuple without an inverse.
-            let untranslated = flow.tuple(Direction::Original).inverted();
-            let untranslated = untranslated.map_or(reply, |tuple| tuple.ends());
-            trace::flow_confirm(context, &flow, untranslated, moved(untranslated, reply));
+            trace::flow_confirm(context, &flow, &translation(context.output(), &flow));
         }
         Verdict::Accept
+    }
+}
+
+fn translation<F: Family>(output: Option<&Device>, flow: &Conn<'_, F>) -> Translation {
+    let original = flow.tuple(Direction::Original);
+    let reply_tuple = flow.tuple(Direction::Reply);
+    let reply = reply_tuple.ends();
+    // Conntrack makes no entry for a tuple without an inverse.
+    let untranslated = original.inverted().map_or(reply, |tuple| tuple.ends());
+    let moved = moved(untranslated, reply);
+    let kept = || reply_tuple.with_source_port_of(&original);
+    Translation {
+        untranslated,
+        moved,
+        taken_by: moved
+            .source_port
+            .then(kept)
+            .flatten()
+            .and_then(|tuple| flow.holder(&tuple)),
+        source_is_own: output
+            .filter(|_| moved.source_address)
+            .map(|device| device.has_address(reply.destination.address)),
     }
 }
 

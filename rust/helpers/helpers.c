@@ -19,6 +19,7 @@
 #include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
+#include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netfilter/nf_nat.h>
 #include <net/route.h>
 
@@ -249,9 +250,31 @@ __rustmasq_helper struct net *rustmasq_nf_ct_net(const struct nf_conn *ct)
 	return nf_ct_net(ct);
 }
 
+__rustmasq_helper void rustmasq_nf_ct_put(struct nf_conn *ct)
+{
+	nf_ct_put(ct);
+}
+
 __rustmasq_helper void rustmasq_nf_ct_stat_inc_drop(struct net *net)
 {
 	NF_CT_STAT_INC_ATOMIC(net, drop);
+}
+
+__rustmasq_helper struct nf_conn *
+rustmasq_nf_ct_tuplehash_to_ctrack(const struct nf_conntrack_tuple_hash *hash)
+{
+	return nf_ct_tuplehash_to_ctrack(hash);
+}
+
+__rustmasq_helper const struct nf_conntrack_zone *rustmasq_nf_ct_zone(const struct nf_conn *ct)
+{
+	return nf_ct_zone(ct);
+}
+
+__rustmasq_helper u16 rustmasq_nf_ct_zone_id(const struct nf_conntrack_zone *zone,
+					     enum ip_conntrack_dir dir)
+{
+	return nf_ct_zone_id(zone, dir);
 }
 
 __rustmasq_helper struct nf_hook_ops **

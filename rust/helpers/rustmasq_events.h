@@ -43,6 +43,11 @@ struct rustmasq_flow {
 	struct rustmasq_ends original;
 	struct rustmasq_ends reply;
 	struct rustmasq_ends untranslated;	/* the reply tuple without NAT */
+	__u16 zone_original;
+	__u16 zone_reply;
+	/* Where the flow comes from that has the source port, or 0.0.0.0:0. */
+	__u8 taken_by[RUSTMASQ_SOCKADDR_LEN];
+	__u8 source;	/* enum rustmasq_source */
 };
 
 #define RUSTMASQ_MOVED_SOURCE_ADDRESS 1
@@ -51,6 +56,13 @@ struct rustmasq_flow {
 #define RUSTMASQ_MOVED_DESTINATION_PORT 8
 #define RUSTMASQ_MOVED_SOURCE_PORT_ALONE 16
 #define RUSTMASQ_MOVED_NOTHING 32
+
+/* The source address that NAT gave a flow. */
+enum rustmasq_source {
+	RUSTMASQ_SOURCE_NONE,	/* NAT gave it none, or there is no output device */
+	RUSTMASQ_SOURCE_OWN,	/* an address of the output device */
+	RUSTMASQ_SOURCE_FOREIGN,	/* none of its addresses */
+};
 
 enum rustmasq_state {
 	RUSTMASQ_STATE_NONE,	/* conntrack has not seen the packet */
@@ -135,6 +147,9 @@ TRACE_DEFINE_ENUM(IPS_NAT_CLASH);
 TRACE_DEFINE_ENUM(IPS_HELPER);
 TRACE_DEFINE_ENUM(IPS_OFFLOAD);
 TRACE_DEFINE_ENUM(IPS_HW_OFFLOAD);
+TRACE_DEFINE_ENUM(RUSTMASQ_SOURCE_NONE);
+TRACE_DEFINE_ENUM(RUSTMASQ_SOURCE_OWN);
+TRACE_DEFINE_ENUM(RUSTMASQ_SOURCE_FOREIGN);
 TRACE_DEFINE_ENUM(RUSTMASQ_STATE_NONE);
 TRACE_DEFINE_ENUM(RUSTMASQ_STATE_NEW);
 TRACE_DEFINE_ENUM(RUSTMASQ_STATE_ESTABLISHED);
@@ -190,6 +205,12 @@ TRACE_DEFINE_ENUM(RUSTMASQ_DIRECTION_REPLY);
 		{ RUSTMASQ_MOVED_DESTINATION_PORT, "destination-port" },	\
 		{ RUSTMASQ_MOVED_SOURCE_PORT_ALONE, "source-port-alone" },	\
 		{ RUSTMASQ_MOVED_NOTHING, "nothing" })
+
+#define rustmasq_show_source(source)				\
+	__print_symbolic(source,				\
+		{ RUSTMASQ_SOURCE_NONE, "-" },			\
+		{ RUSTMASQ_SOURCE_OWN, "own" },			\
+		{ RUSTMASQ_SOURCE_FOREIGN, "foreign" })
 
 #define rustmasq_show_state(state)				\
 	__print_symbolic(state,					\
@@ -289,19 +310,27 @@ TRACE_EVENT_FN(flow_confirm,
 		RUSTMASQ_FLOW_FIELDS
 		RUSTMASQ_ENDS_FIELDS(reply)
 		RUSTMASQ_ENDS_FIELDS(untranslated)
+		__field(__u16, zone_original)
+		__field(__u16, zone_reply)
+		__array(__u8, taken_by, RUSTMASQ_SOCKADDR_LEN)
 		__field(__u8, moved)
-		__array(__u8, reserved, 3)
+		__field(__u8, source)
+		__array(__u8, reserved, 2)
 	),
 
 	TP_fast_assign(
 		RUSTMASQ_ASSIGN_FLOW(flow);
 		RUSTMASQ_ASSIGN_ENDS(reply, &flow->reply);
 		RUSTMASQ_ASSIGN_ENDS(untranslated, &flow->untranslated);
+		__entry->zone_original = flow->zone_original;
+		__entry->zone_reply = flow->zone_reply;
+		memcpy(__entry->taken_by, flow->taken_by, RUSTMASQ_SOCKADDR_LEN);
 		__entry->moved = flow->moved;
+		__entry->source = flow->source;
 		memset(__entry->reserved, 0, sizeof(__entry->reserved));
 	),
 
-	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc reply=%pISpc->%pISpc untranslated=%pISpc->%pISpc moved=%s in=%s out=%s hook=%s status=%s mark=0x%x icmp=%u/%u",
+	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc reply=%pISpc->%pISpc untranslated=%pISpc->%pISpc moved=%s in=%s out=%s hook=%s status=%s mark=0x%x icmp=%u/%u zone=%u/%u source=%s taken_by=%pISpc",
 		  __entry->netns, __entry->id, rustmasq_show_protocol(__entry->protocol),
 		  __entry->original_src, __entry->original_dst,
 		  __entry->reply_src, __entry->reply_dst,
@@ -309,7 +338,9 @@ TRACE_EVENT_FN(flow_confirm,
 		  rustmasq_show_moved(__entry->moved),
 		  __entry->in, __entry->out, rustmasq_show_hook(__entry->hook),
 		  rustmasq_show_status(__entry->status),
-		  __entry->mark, __entry->icmp_type, __entry->icmp_code),
+		  __entry->mark, __entry->icmp_type, __entry->icmp_code,
+		  __entry->zone_original, __entry->zone_reply,
+		  rustmasq_show_source(__entry->source), __entry->taken_by),
 
 	rustmasq_flow_confirm_reg, rustmasq_flow_confirm_unreg
 );

@@ -232,6 +232,14 @@ impl Device {
         (result >= 0).then(|| ipv6_from_raw(&source))
     }
 
+    /// Returns whether the address is one of the device's. Any context.
+    pub(crate) fn has_address(&self, address: AnyAddress) -> bool {
+        match address {
+            AnyAddress::V4(address) => self.any_ipv4(|own| own.address == address),
+            AnyAddress::V6(address) => self.any_ipv6(|own| own.address == address),
+        }
+    }
+
     /// Returns whether packets to `destination` would now leave by this device with an address of its own,
     /// while `address` is none of its own.
     ///

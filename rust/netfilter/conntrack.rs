@@ -6,6 +6,7 @@
 
 use super::tuple::{
     Direction,
+    End,
     Ends,
     Tuple, //
 };
@@ -220,6 +221,43 @@ impl<F: Family> Conn<'_, F> {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: The entry is valid by the type's invariant; the helper reads the word once.
         unsafe { bindings::rustmasq_nf_ct_mark(self.as_raw()) }
+    }
+
+    /// Returns the conntrack zone of a direction, 0 if there is none (`nf_ct_zone_id`).
+    pub(crate) fn zone(&self, direction: Direction) -> u16 {
+        // SAFETY: The entry is valid by the type's invariant. Its zone was written when it was made, and does not
+        // change.
+        unsafe {
+            let zone = bindings::rustmasq_nf_ct_zone(self.as_raw());
+            bindings::rustmasq_nf_ct_zone_id(zone, direction.as_raw())
+        }
+    }
+
+    /// Returns where another flow comes from that has `tuple` in one of its directions, if there is one.
+    ///
+    /// The flow is looked up in the namespace and the zone of this entry, as NAT does (`nf_conntrack_tuple_taken`).
+    /// Any context but hard interrupts.
+    pub(crate) fn holder(&self, tuple: &Tuple) -> Option<End> {
+        // SAFETY: The entry is valid by the type's invariant, and so are its namespace and its zone, which lives as
+        // long as the entry. All of the tuple is initialised by its type's invariant. The function takes the RCU read
+        // lock itself, and returns null or a part of an entry with a reference, which is ours to put.
+        let hash = unsafe {
+            let zone = bindings::rustmasq_nf_ct_zone(self.as_raw());
+            bindings::nf_conntrack_find_get(self.net().as_raw(), zone, tuple.as_raw())
+        };
+        if hash.is_null() {
+            return None;
+        }
+        // SAFETY: The reference above keeps the entry until it is put, after the last use. It is in conntrack's table,
+        // so it is confirmed, and its tuples are complete and do not change. To put the last reference frees the
+        // entry, which is allowed wherever packets are.
+        let (holder, original) = unsafe {
+            let ct = bindings::rustmasq_nf_ct_tuplehash_to_ctrack(hash);
+            let original = Tuple::from_raw(&raw const (*ct).tuplehash[0].tuple);
+            bindings::rustmasq_nf_ct_put(ct);
+            (ct, original)
+        };
+        (holder != self.as_raw()).then(|| original.ends().source)
     }
 
     fn is_confirmed(&self) -> bool {

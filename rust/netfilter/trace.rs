@@ -33,6 +33,7 @@ use crate::{
         Family, //
     },
 };
+use core::net::Ipv4Addr;
 use kernel::{
     error::from_result,
     prelude::*, //
@@ -113,20 +114,42 @@ pub(crate) fn flow_new<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, 
     unsafe { bindings::rust_do_trace_flow_new(&flow) };
 }
 
+/// What NAT did to a flow.
+pub(crate) struct Translation {
+    /// The ends of the reply tuple that the flow would have without NAT.
+    pub(crate) untranslated: Ends,
+    /// The parts of the reply tuple that differ from that.
+    pub(crate) moved: Moved,
+    /// The source of the flow that has the tuple which would have kept the source port.
+    pub(crate) taken_by: Option<End>,
+    /// Whether the source address that NAT chose is one of the output device's.
+    pub(crate) source_is_own: Option<bool>,
+}
+
 /// Emits `flow_confirm`: the flow right before its confirmation.
-///
-/// `untranslated` are the ends of the reply tuple that the flow would have without NAT, and `moved` says
-/// which parts differ from it.
 pub(crate) fn flow_confirm<F: Family>(
     context: &HookContext<'_, F>,
     conn: &Conn<'_, F>,
-    untranslated: Ends,
-    moved: Moved,
+    translation: &Translation,
 ) {
+    let nobody = End {
+        address: AnyAddress::V4(Ipv4Addr::UNSPECIFIED),
+        port: 0,
+    };
+    let source = match translation.source_is_own {
+        None => bindings::rustmasq_source_RUSTMASQ_SOURCE_NONE,
+        Some(true) => bindings::rustmasq_source_RUSTMASQ_SOURCE_OWN,
+        Some(false) => bindings::rustmasq_source_RUSTMASQ_SOURCE_FOREIGN,
+    };
     let flow = bindings::rustmasq_flow {
         reply: raw_ends(conn.tuple(Direction::Reply).ends()),
-        untranslated: raw_ends(untranslated),
-        moved: moved.bits(),
+        untranslated: raw_ends(translation.untranslated),
+        zone_original: conn.zone(Direction::Original),
+        zone_reply: conn.zone(Direction::Reply),
+        taken_by: raw_end(translation.taken_by.unwrap_or(nobody)),
+        moved: translation.moved.bits(),
+        // CAST: The enumeration has three members.
+        source: source as u8,
         ..flow(context, conn)
     };
     // SAFETY: `flow` lives for the call, and probes of this event read it during the call only; without a
@@ -317,10 +340,7 @@ fn raw_end(end: End) -> RawEnd {
 #[kunit_tests(rustmasq_trace)]
 mod tests {
     use super::*;
-    use core::net::{
-        Ipv4Addr,
-        Ipv6Addr, //
-    };
+    use core::net::Ipv6Addr;
 
     #[test]
     fn an_ipv4_end_is_a_sockaddr_in() {

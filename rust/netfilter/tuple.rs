@@ -156,6 +156,15 @@ impl Tuple {
         done.then_some(Self(inverse))
     }
 
+    /// Returns this reply tuple as it would be if NAT had kept the source port (or query identifier) of `original`.
+    ///
+    /// Returns `None` for an ICMP message that has no reply.
+    pub(crate) fn with_source_port_of(&self, original: &Tuple) -> Option<Self> {
+        let mut sent = self.inverted()?;
+        sent.0.src.u = original.0.src.u;
+        sent.inverted()
+    }
+
     /// Returns the two ends.
     pub(crate) fn ends(&self) -> Ends {
         // SAFETY: `all` is an integer in both unions, and the type's invariant says that its bytes are
@@ -300,6 +309,36 @@ mod tests {
             )
         });
         assert_eq!(back, Some((0, 0x1234, (0, 0))));
+    }
+
+    #[test]
+    fn a_reply_tuple_with_the_port_kept() {
+        let mut reply = raw::<Ipv4>(SERVER, Ipv4Addr::new(203, 0, 113, 1), bindings::IPPROTO_UDP);
+        reply.src.u.all = 53_u16.to_be();
+        reply.dst.u.all = 1024_u16.to_be();
+        let reply = Tuple(reply);
+        let kept = reply.with_source_port_of(&udp()).map(|tuple| tuple.ends());
+        let ends = reply.ends();
+        let destination = End {
+            port: 40000,
+            ..ends.destination
+        };
+        assert_eq!(
+            kept,
+            Some(Ends {
+                destination,
+                ..ends
+            })
+        );
+    }
+
+    #[test]
+    fn a_reply_tuple_with_the_query_identifier_kept() {
+        let ends = |tuple: Option<Tuple>| tuple.map(|tuple| tuple.ends());
+        let kept = echo(7)
+            .inverted()
+            .and_then(|reply| reply.with_source_port_of(&echo(0x1234)));
+        assert_eq!(ends(kept), ends(echo(0x1234).inverted()));
     }
 
     #[test]

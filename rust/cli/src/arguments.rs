@@ -42,15 +42,15 @@ values, and pass every option given.
 Columns:
   TIME       the time of day
   NAMESPACE  the network namespace: its name in /run/netns, \"init\" for that of
-             process 1, or its inode number
+             process 1, or its inode number; and its conntrack zone, if any
   PROTO      the protocol: its name, or a hexadecimal number
   IN, OUT    the devices of the first packet, \"-\" for none
   ORIGINAL   the flow before NAT: source->destination; ICMP has the query
              identifier as source port
   BECAME     the flow after NAT, as the host that answers sees it
-  MOVED      the parts that NAT changed; \"!!\" marks a source port that changed
-             while the source address did not: unless a rule asks for that,
-             another flow had already taken the port
+  MOVED      the parts that NAT changed; \"!!\" marks a source port that another
+             flow has (taken-by=), or that changed while the source address did
+             not; \"!\" marks a source address that OUT does not have
 
 The line \"rustmasq: watching\" on standard error means that no flow is missed
 from now on. ^C ends the program.

@@ -29,6 +29,7 @@ const INDENT: usize = WIDTHS[0] + GAP;
 
 const HEADER: Style = Style::new().bold();
 const UNIMPORTANT: Style = Style::new().dimmed();
+const NOTICEABLE: Style = AnsiColor::Yellow.on_default();
 const CONSPICUOUS: Style = AnsiColor::Red.on_default().bold();
 
 /// Text with its style.
@@ -84,10 +85,6 @@ impl Table {
 
     /// Appends a flow.
     pub fn append_flow(&mut self, to: &mut Vec<u8>, flow: &Flow<'_>) {
-        let namespace = match flow.namespace {
-            Some(name) => printable(name),
-            None => flow.netns.to_string().into(),
-        };
         let device =
             |name: Option<&'_ str>| Cell::plain(printable(name.unwrap_or("-")).into_owned());
         let cells = [
@@ -95,7 +92,7 @@ impl Table {
                 text: self.time(flow.time).into(),
                 style: UNIMPORTANT,
             },
-            Cell::plain(namespace),
+            Cell::plain(namespace(flow)),
             Cell::plain(printable(flow.proto)),
             device(flow.input),
             device(flow.output),
@@ -194,6 +191,19 @@ impl Table {
     }
 }
 
+/// Returns the column NAMESPACE, with the conntrack zones if there are any.
+fn namespace<'a>(flow: &Flow<'a>) -> Cow<'a, str> {
+    let name = match flow.namespace {
+        Some(name) => printable(name),
+        None => flow.netns.to_string().into(),
+    };
+    match (flow.zone.original, flow.zone.reply) {
+        (0, 0) => name,
+        (original, reply) if original == reply => format!("{name} zone {original}").into(),
+        (original, reply) => format!("{name} zone {original}/{reply}").into(),
+    }
+}
+
 /// Returns the column MOVED.
 fn moved<'a>(flow: &Flow<'a>) -> Cell<'a> {
     if flow.moved.is_empty() {
@@ -202,14 +212,25 @@ fn moved<'a>(flow: &Flow<'a>) -> Cell<'a> {
             style: UNIMPORTANT,
         };
     }
-    let parts = flow.moved.join(",");
-    if flow.moved.contains(&"source-port-alone") {
-        return Cell {
-            text: format!("!! {parts}").into(),
-            style: CONSPICUOUS,
-        };
+    let mut parts = flow.moved.join(",");
+    let is_foreign = flow.source == Some("foreign");
+    if is_foreign {
+        parts.push_str(",foreign-source");
     }
-    Cell::plain(parts)
+    if let Some(holder) = flow.taken_by {
+        parts.push_str(&format!(",taken-by={holder}"));
+    }
+    let (mark, style) = if flow.taken_by.is_some() || flow.moved.contains(&"source-port-alone") {
+        ("!! ", CONSPICUOUS)
+    } else if is_foreign {
+        ("! ", NOTICEABLE)
+    } else {
+        ("", Style::new())
+    };
+    Cell {
+        text: format!("{mark}{parts}").into(),
+        style,
+    }
 }
 
 #[cfg(test)]
@@ -217,9 +238,11 @@ mod tests {
     use super::*;
     use crate::readers::namespaces::Namespaces;
 
-    const LINE: &str = "x-1 [000] ..s.. 3661.0625: flow_confirm: netns=7 id=1 proto=udp original=172.18.0.2:40001->203.0.113.2:53 \
+    const LINE: &str = "x-1 [000] ..s.. 3661.0625: flow_confirm: netns=7 id=1 proto=udp \
+        original=172.18.0.2:40001->203.0.113.2:53 \
         reply=203.0.113.2:53->203.0.113.1:50001 untranslated=203.0.113.2:53->172.18.0.2:40001 \
-        moved=source-address|source-port in=lan0 out=wan0 hook=POSTROUTING status=SRC_NAT mark=0x0 icmp=0/0";
+        moved=source-address|source-port in=lan0 out=wan0 hook=POSTROUTING status=SRC_NAT mark=0x0 icmp=0/0 \
+        zone=0/0 source=own taken_by=0.0.0.0:0";
 
     /// Returns the header and a flow for each line, in a table for a terminal of this width.
     fn table(screen: Option<usize>, coloured: bool, lines: &[&str]) -> String {
@@ -319,5 +342,31 @@ mod tests {
         assert!(table(None, false, &[&alone]).ends_with("  !! source-port,source-port-alone\n"));
         let nothing = LINE.replace("source-address|source-port", "nothing");
         assert!(table(None, false, &[&nothing]).ends_with("  nothing\n"));
+    }
+
+    #[test]
+    fn a_port_that_was_taken_is_marked_with_its_holder() {
+        let taken = LINE.replace("taken_by=0.0.0.0:0", "taken_by=172.18.0.9:40001");
+        let expected = "  !! source-address,source-port,taken-by=172.18.0.9:40001\n";
+        assert!(table(None, false, &[&taken]).ends_with(expected));
+    }
+
+    #[test]
+    fn a_foreign_source_is_marked() {
+        let foreign = LINE.replace("source=own", "source=foreign");
+        let expected = "  ! source-address,source-port,foreign-source\n";
+        assert!(table(None, false, &[&foreign]).ends_with(expected));
+    }
+
+    #[test]
+    fn zones_are_shown_where_there_are_any() {
+        for (zones, shown) in [
+            ("5/5", "7 zone 5  "),
+            ("5/0", "7 zone 5/0  "),
+            ("0/5", "7 zone 0/5  "),
+        ] {
+            let line = LINE.replace("zone=0/0", &format!("zone={zones}"));
+            assert!(table(None, false, &[&line]).contains(shown), "{zones}");
+        }
     }
 }

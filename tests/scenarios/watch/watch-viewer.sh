@@ -153,7 +153,7 @@ check_match "... a device whose name has an escape sequence, escaped" "${begins}
 check_match "... the namespace of process 1" "${begins}init +udp +- +lo " "$(row 127.0.0.1:40007)"
 check_match "... a namespace without a name" "${begins}$nameless +udp +- +lo " "$(row 127.0.0.1:40008)"
 check_match "... a flow that lost its port to another one, marked" \
-	"${begins}router +udp +- +wan0 +203.0.113.1:50001->203.0.113.2:53 +203.0.113.1:[0-9]+->203.0.113.2:53 +!! source-port,source-port-alone$" \
+	"${begins}router +udp +- +wan0 +203.0.113.1:50001->203.0.113.2:53 +203.0.113.1:[0-9]+->203.0.113.2:53 +!! source-port,source-port-alone,taken-by=172.18.0.2:40001$" \
 	"$(row 203.0.113.1:50001)"
 # position LINE TEXT: prints how many characters of the line precede the text.
 position() {
@@ -194,7 +194,7 @@ check_equal "--json has all fields" \
 	"{\"time\": T, \"netns\": $(stat -L -c %i /run/netns/router), \"namespace\": \"router\", \"id\": N, \"proto\": \"udp\", \"original\": $(
 		json_tuple 172.18.0.2 40001 203.0.113.2 53), \"reply\": $(
 		json_tuple 203.0.113.2 53 203.0.113.1 50001), \"untranslated\": $(
-		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}}" \
+		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}, \"zone\": {\"original\": 0, \"reply\": 0}, \"source\": \"own\", \"taken_by\": null}" \
 	"$(object 172.18.0.2 40001 | sed -E 's/"time": [0-9]+\.[0-9]+,/"time": T,/; s/"id": [0-9]+,/"id": N,/')"
 made=$(object 172.18.0.2 40001 | sed -E 's/.*"time": ([0-9]+).*/\1/')
 check "--json: the time of the flow" test "$made" -ge $((before - 1)) -a "$made" -le "$(date +%s)"

@@ -7,6 +7,7 @@ use serde::Serialize;
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
+    str::FromStr,
 };
 
 /// The separator before the fields of an event.
@@ -33,6 +34,11 @@ impl Endpoint {
             address,
             port: parse_number(port)?,
         })
+    }
+
+    /// Returns the endpoint, unless it is the one that stands for none.
+    fn unless_nobody(self) -> Option<Self> {
+        Some(self).filter(|end| end.port != 0 || !end.address.is_unspecified())
     }
 }
 
@@ -88,6 +94,15 @@ pub struct Icmp {
     pub code: u8,
 }
 
+/// The conntrack zones of a flow's two directions, 0 for none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Zones {
+    /// The zone of the original direction.
+    pub original: u16,
+    /// The zone of the reply direction.
+    pub reply: u16,
+}
+
 /// An event. Its fields are the keys of the JSON object, which rustmasq-watch(8) describes.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Flow<'a> {
@@ -123,6 +138,12 @@ pub struct Flow<'a> {
     pub mark: u32,
     /// The type and code of the first packet of an ICMP flow.
     pub icmp: Icmp,
+    /// The conntrack zones.
+    pub zone: Zones,
+    /// The source address that NAT gave the flow: "own" if it is one of the output device's, else "foreign".
+    pub source: Option<&'a str>,
+    /// Where the flow comes from that has the source port which this flow would have kept.
+    pub taken_by: Option<Endpoint>,
 }
 
 impl<'a> Flow<'a> {
@@ -152,20 +173,19 @@ impl<'a> Flow<'a> {
             reply: Tuple::parse(fields.text("reply")?)?,
             untranslated: Tuple::parse(fields.text("untranslated")?)?,
             moved: list(fields.text("moved")?),
-            input: device(fields.text("in")?),
-            output: device(fields.text("out")?),
+            input: given(fields.text("in")?),
+            output: given(fields.text("out")?),
             hook: fields.text("hook")?,
             status: list(fields.text("status")?),
             mark: u32::from_str_radix(fields.text("mark")?.strip_prefix("0x")?, 16).ok()?,
             icmp: fields
-                .text("icmp")?
-                .split_once('/')
-                .and_then(|(kind, code)| {
-                    Some(Icmp {
-                        r#type: parse_number(kind)?,
-                        code: parse_number(code)?,
-                    })
-                })?,
+                .pair("icmp")
+                .map(|(kind, code)| Icmp { r#type: kind, code })?,
+            zone: fields
+                .pair("zone")
+                .map(|(original, reply)| Zones { original, reply })?,
+            source: given(fields.text("source")?),
+            taken_by: Endpoint::parse(fields.text("taken_by")?).map(Endpoint::unless_nobody)?,
         };
         Some(flow)
     }
@@ -192,13 +212,19 @@ impl<'a> Fields<'a> {
         word.strip_prefix(name)?.strip_prefix('=')
     }
 
-    fn number<T: std::str::FromStr>(&mut self, name: &str) -> Option<T> {
+    /// Takes a field of two numbers.
+    fn pair<T: FromStr>(&mut self, name: &str) -> Option<(T, T)> {
+        let (first, second) = self.text(name)?.split_once('/')?;
+        Some((parse_number(first)?, parse_number(second)?))
+    }
+
+    fn number<T: FromStr>(&mut self, name: &str) -> Option<T> {
         parse_number(self.text(name)?)
     }
 }
 
 /// Parses digits, which the standard library allows a sign before.
-fn parse_number<T: std::str::FromStr>(text: &str) -> Option<T> {
+fn parse_number<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
@@ -209,11 +235,14 @@ fn list(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn device(name: &str) -> Option<&str> {
-    Some(name).filter(|name| *name != "-")
+/// Returns the word, unless it is the one that stands for none.
+fn given(word: &str) -> Option<&str> {
+    Some(word).filter(|word| *word != "-")
 }
 
-/// Returns how many events were lost if the line of a trace pipe tells that some were; `Some(None)` if it tells no number.
+/// Returns how many events were lost if the line of a trace pipe tells that some were.
+///
+/// Returns `Some(None)` if it tells no number.
 pub fn parse_lost(line: &str) -> Option<Option<u64>> {
     let rest = line
         .strip_prefix("CPU:")?
@@ -286,7 +315,8 @@ mod tests {
     #[test]
     fn each_cut_and_each_changed_field_is_refused() {
         let line = changed("", "");
-        for end in 0..line.len() {
+        // The line ends with a port, which is also one when it is cut.
+        for end in 0..=line.trim_end_matches(|c: char| c.is_ascii_digit()).len() {
             assert_eq!(
                 Flow::parse(&line[..end], &Namespaces::default(), 0.0),
                 None,
@@ -306,6 +336,10 @@ mod tests {
             ("mark=0x0", "mark=0x100000000"),
             ("icmp=0/0", "icmp=0"),
             ("icmp=0/0", "icmp=256/0"),
+            ("zone=0/0", "zone=0"),
+            ("zone=0/0", "zone=0/65536"),
+            ("source=own", "sauce=own"),
+            ("taken_by=", "taken_by=-"),
             ("flow_confirm", "flow_new"),
         ] {
             assert_eq!(flows(&changed(from, to)), [None], "{from} {to}");

@@ -104,7 +104,7 @@ impl Instance {
     fn enable(&self) -> Result<(), Failure> {
         self.write("trace_clock", "mono")
             .map_err(|error| self.failure("trace_clock", &error))?;
-        // 17,000 flows fit into this buffer, which each CPU has.
+        // 15,000 flows fit into this buffer, which each CPU has.
         self.write("buffer_size_kb", "4096")
             .map_err(|error| self.failure("buffer_size_kb", &error))?;
         self.write(EVENT, "1").map_err(|error| match error.kind() {
