@@ -67,6 +67,13 @@ pub struct Watch {
     #[arg(long)]
     pub json: bool,
 
+    /// Show flows when they end, too, with packets, bytes and duration
+    ///
+    /// Conntrack counts packets and bytes if net.netfilter.nf_conntrack_acct is 1, and notes the duration if
+    /// net.netfilter.nf_conntrack_timestamp is 1.
+    #[arg(long)]
+    pub end: bool,
+
     /// Show only flows of this protocol: icmp, tcp, udp, gre, icmpv6, sctp, or a number
     ///
     /// A number is from 0 to 255, and may be hexadecimal, as 0x2f.

@@ -5,6 +5,7 @@
 use std::{fmt, io};
 
 pub mod arguments;
+pub mod ends;
 pub mod filter;
 pub mod json;
 pub mod output;

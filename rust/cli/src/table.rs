@@ -2,7 +2,11 @@
 
 //! Flows for people: aligned columns, which fold on a narrow terminal.
 
-use crate::{output::printable, readers::events::Flow};
+use crate::{
+    ends::{Both, FlowEnd},
+    output::printable,
+    readers::events::{Flow, Tuple, Zones},
+};
 use anstyle::{AnsiColor, Style};
 use jiff::{tz::TimeZone, Timestamp};
 use std::borrow::Cow;
@@ -83,25 +87,57 @@ impl Table {
         );
     }
 
-    /// Appends a flow.
-    pub fn append_flow(&mut self, to: &mut Vec<u8>, flow: &Flow<'_>) {
-        let device =
-            |name: Option<&'_ str>| Cell::plain(printable(name.unwrap_or("-")).into_owned());
-        let cells = [
-            Cell {
-                text: self.time(flow.time).into(),
-                style: UNIMPORTANT,
-            },
-            Cell::plain(namespace(flow)),
-            Cell::plain(printable(flow.proto)),
-            device(flow.input),
-            device(flow.output),
-            Cell::plain(flow.original.to_string()),
-            // The flow's packets as the host that answers sees them.
-            Cell::plain(flow.reply.reversed().to_string()),
-            moved(flow),
+    /// Appends a flow that began.
+    pub fn append_begin(&mut self, to: &mut Vec<u8>, flow: &Flow<'_>) {
+        let device = |name: Option<&str>| printable(name.unwrap_or("-")).into_owned();
+        let head = [
+            namespace(flow.namespace, flow.netns, flow.zone),
+            printable(flow.proto),
+            device(flow.input).into(),
+            device(flow.output).into(),
         ];
-        self.append(to, &cells);
+        self.append_flow(
+            to,
+            flow.time,
+            head,
+            [flow.original, flow.reply],
+            moved(flow),
+        );
+    }
+
+    /// Appends a flow that ended.
+    pub fn append_end(&mut self, to: &mut Vec<u8>, end: &FlowEnd<'_>) {
+        let head = [
+            namespace(end.namespace, end.netns, end.zone),
+            printable(&end.proto),
+            "-".into(),
+            "-".into(),
+        ];
+        self.append_flow(to, end.time, head, [end.original, end.reply], ended(end));
+    }
+
+    fn append_flow(
+        &mut self,
+        to: &mut Vec<u8>,
+        time: f64,
+        head: [Cow<'_, str>; 4],
+        [original, reply]: [Tuple; 2],
+        last: Cell<'_>,
+    ) {
+        let [namespace, protocol, input, output] = head.map(Cell::plain);
+        let time = Cell {
+            text: self.time(time).into(),
+            style: UNIMPORTANT,
+        };
+        let original = Cell::plain(original.to_string());
+        // The flow's packets as the host that answers sees them.
+        let became = Cell::plain(reply.reversed().to_string());
+        self.append(
+            to,
+            &[
+                time, namespace, protocol, input, output, original, became, last,
+            ],
+        );
     }
 
     /// Returns the time of day in the table's time zone.
@@ -192,15 +228,32 @@ impl Table {
 }
 
 /// Returns the column NAMESPACE, with the conntrack zones if there are any.
-fn namespace<'a>(flow: &Flow<'a>) -> Cow<'a, str> {
-    let name = match flow.namespace {
+fn namespace(name: Option<&str>, inode: u64, zone: Zones) -> Cow<'_, str> {
+    let name = match name {
         Some(name) => printable(name),
-        None => flow.netns.to_string().into(),
+        None => inode.to_string().into(),
     };
-    match (flow.zone.original, flow.zone.reply) {
+    match (zone.original, zone.reply) {
         (0, 0) => name,
         (original, reply) if original == reply => format!("{name} zone {original}").into(),
         (original, reply) => format!("{name} zone {original}/{reply}").into(),
+    }
+}
+
+/// Returns what takes the place of the column MOVED when a flow ended.
+fn ended(end: &FlowEnd<'_>) -> Cell<'static> {
+    let mut text = "ended".to_owned();
+    if let Some(duration) = end.duration {
+        text.push_str(&format!(" after {duration:.3} s"));
+    }
+    for (counts, unit) in [(end.packets, "packets"), (end.bytes, "bytes")] {
+        if let Some(Both { original, reply }) = counts {
+            text.push_str(&format!(", {original}+{reply} {unit}"));
+        }
+    }
+    Cell {
+        text: text.into(),
+        style: UNIMPORTANT,
     }
 }
 
@@ -254,7 +307,7 @@ mod tests {
             let Some(flow) = Flow::parse(line, &namespaces, 0.0) else {
                 panic!("{line}")
             };
-            table.append_flow(&mut shown, &flow);
+            table.append_begin(&mut shown, &flow);
         }
         String::from_utf8_lossy(&shown).into_owned()
     }

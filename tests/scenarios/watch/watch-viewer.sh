@@ -191,7 +191,7 @@ check "--json has conntrack's ids and tuples" diff "$scratch/conntrack" "$scratc
 
 json_tuple() { printf '{"source": {"address": "%s", "port": %s}, "destination": {"address": "%s", "port": %s}}' "$@"; }
 check_equal "--json has all fields" \
-	"{\"time\": T, \"netns\": $(stat -L -c %i /run/netns/router), \"namespace\": \"router\", \"id\": N, \"proto\": \"udp\", \"original\": $(
+	"{\"event\": \"begin\", \"time\": T, \"netns\": $(stat -L -c %i /run/netns/router), \"namespace\": \"router\", \"id\": N, \"proto\": \"udp\", \"original\": $(
 		json_tuple 172.18.0.2 40001 203.0.113.2 53), \"reply\": $(
 		json_tuple 203.0.113.2 53 203.0.113.1 50001), \"untranslated\": $(
 		json_tuple 203.0.113.2 53 172.18.0.2 40001), \"moved\": [\"source-address\", \"source-port\"], \"in\": \"lan0\", \"out\": \"wan0\", \"hook\": \"POSTROUTING\", \"status\": [\"SRC_NAT\", \"SRC_NAT_DONE\", \"DST_NAT_DONE\"], \"mark\": 0, \"icmp\": {\"type\": 0, \"code\": 0}, \"zone\": {\"original\": 0, \"reply\": 0}, \"source\": \"own\", \"taken_by\": null}" \
@@ -323,7 +323,7 @@ wait $!
 check_equal "... even if nobody reads its output" 0 "$("${viewer[@]}" --help 2>&1 >&$nobody; echo $?)"
 # option_names FILE: prints all long options that it mentions.
 option_names() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
-check_equal "--help names the options" "--address --help --json --moved-only --port --protocol" "$(option_names "$scratch/help")"
+check_equal "--help names the options" "--address --end --help --json --moved-only --port --protocol" "$(option_names "$scratch/help")"
 # The guest's program is a symbolic link to the staged one.
 staged=$(readlink -f "${viewer[0]}")
 check_equal "... and so does the manual page" "$(option_names "$scratch/help")" \

@@ -106,6 +106,8 @@ pub struct Zones {
 /// An event. Its fields are the keys of the JSON object, which rustmasq-watch(8) describes.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Flow<'a> {
+    /// "begin".
+    pub event: &'static str,
     /// Seconds since 1970.
     pub time: f64,
     /// The inode number of the network namespace.
@@ -164,6 +166,7 @@ impl<'a> Flow<'a> {
         let mut fields = Fields(body);
         let netns = fields.number("netns")?;
         let flow = Self {
+            event: "begin",
             time: ((seconds + clock_offset) * 1e6).round() / 1e6,
             netns,
             namespace: namespaces.name(netns),
@@ -188,16 +191,6 @@ impl<'a> Flow<'a> {
             taken_by: Endpoint::parse(fields.text("taken_by")?).map(Endpoint::unless_nobody)?,
         };
         Some(flow)
-    }
-
-    /// Returns the four ends of the flow, before and after NAT.
-    pub fn endpoints(&self) -> [Endpoint; 4] {
-        [
-            self.original.source,
-            self.original.destination,
-            self.reply.source,
-            self.reply.destination,
-        ]
     }
 }
 

@@ -2,6 +2,8 @@
 
 //! Readers of what the kernel tells: each parses one source, and needs no kernel for its tests.
 
+pub mod conntrack;
 pub mod events;
 pub mod namespaces;
+pub mod netlink;
 pub mod tracefs;

@@ -3,9 +3,10 @@
 //! The names of network namespaces.
 
 use crate::output::text_of;
+use nix::sys::statfs;
 use std::{
-    collections::HashMap,
-    fs,
+    collections::{btree_map::Entry, BTreeMap, HashMap},
+    fs::{self, File},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
 };
@@ -40,6 +41,41 @@ impl Namespaces {
     pub fn name(&self, inode: u64) -> Option<&str> {
         self.0.get(&inode).map(String::as_str)
     }
+}
+
+/// Returns all network namespaces that have a name or a process, by their inode numbers, each opened.
+pub fn find_all() -> BTreeMap<u64, File> {
+    let named = fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter(|entry| {
+        entry
+            .file_name()
+            .as_bytes()
+            .first()
+            .is_some_and(u8::is_ascii_digit)
+    });
+    let mut found = BTreeMap::new();
+    for path in named.chain(processes.map(|entry| entry.path().join("ns/net"))) {
+        // A process may have ended, and a name may belong to no namespace yet.
+        let Ok(inode) = fs::metadata(&path).map(|file| file.ino()) else {
+            continue;
+        };
+        if let Entry::Vacant(place) = found.entry(inode) {
+            if let Some(file) = File::open(&path).ok().filter(is_namespace) {
+                place.insert(file);
+            }
+        }
+    }
+    found
+}
+
+/// Returns whether the file is a namespace, and not the plain file that is there before `ip netns add` mounts one.
+fn is_namespace(file: &File) -> bool {
+    statfs::fstatfs(file).is_ok_and(|status| status.filesystem_type() == statfs::NSFS_MAGIC)
 }
 
 #[cfg(test)]
