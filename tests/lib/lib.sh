@@ -20,6 +20,10 @@ slow=1
 # with ours. On the debug kernel they are not: it would check the kernel's code, not ours.
 compared() { ((slow == 1)); }
 
+# Events do not note the names of tasks: for that the kernel would patch the scheduler each time an event is turned on
+# or off, and QEMU's emulation once ran into an old breakpoint there.
+echo 0 > /sys/kernel/tracing/options/record-cmd
+
 mkfifo "$scratch/silence"
 exec {silence}<> "$scratch/silence"
 hosts=()
