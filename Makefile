@@ -109,8 +109,7 @@ kernel: setup
 	@$(if $(headers),scripts/rust-metadata $(kernel) > /dev/null)
 else ifdef stock
 kernel: setup
-	@scripts/stock > /dev/null
-	@$(run) scripts/check-kernel $(kernel) $(RUSTC)
+	@kernel=$$(scripts/stock) && $(run) scripts/check-kernel $$kernel/build $(RUSTC)
 extension program: kernel
 else
 kernel: setup ## fetch and build the test kernel, once
@@ -159,7 +158,7 @@ extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
 
 program-test:
-	@$(CARGO) test --quiet --locked --manifest-path rust/cli/Cargo.toml --target-dir build/cli -- --format=pretty
+	@RUSTDOC=$(RUSTDOC) $(CARGO) test --quiet --locked --manifest-path rust/cli/Cargo.toml --target-dir build/cli -- --format=pretty
 
 check: kernel program ## check the format and the style of all files
 	@scripts/setup --check

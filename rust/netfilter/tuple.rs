@@ -134,6 +134,11 @@ impl Tuple {
         found.then_some(Self(raw))
     }
 
+    /// Returns C's structure.
+    pub(super) fn as_raw(&self) -> &bindings::nf_conntrack_tuple {
+        &self.0
+    }
+
     /// Returns the IP protocol's number.
     pub(crate) fn protocol(&self) -> u8 {
         self.0.dst.protonum
