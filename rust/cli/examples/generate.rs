@@ -10,6 +10,10 @@ use std::{fs, io, path::Path};
 
 /// The sections of a page before and after its options.
 const RUSTMASQ: [&str; 2] = ["", include_str!("../man/rustmasq.roff")];
+const STATUS: [&str; 2] = [
+    include_str!("../man/status-description.roff"),
+    include_str!("../man/status-output.roff"),
+];
 const WATCH: [&str; 2] = [
     include_str!("../man/watch-description.roff"),
     include_str!("../man/watch-output.roff"),
@@ -34,6 +38,7 @@ fn main() -> io::Result<()> {
     {
         let name = format!("rustmasq-{}", command.get_name());
         let sections = match command.get_name() {
+            "status" => STATUS,
             "watch" => WATCH,
             other => {
                 return Err(io::Error::other(format!(

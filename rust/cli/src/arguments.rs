@@ -32,6 +32,10 @@ pub enum Command {
     /// Show how NAT translated each new flow, as it happens
     #[command(after_help = WATCH_HELP)]
     Watch(Watch),
+
+    /// Tell whether masquerading and the TFTP helper work, and if not, why
+    #[command(after_help = STATUS_HELP)]
+    Status(Status),
 }
 
 /// The text that follows the options of `rustmasq watch --help`.
@@ -57,6 +61,19 @@ from now on. ^C ends the program.
 
 Exit status: 0 ended by a signal or because nobody reads the output, 1 an error,
 2 a wrong option";
+
+/// The text that follows the options of `rustmasq status --help`.
+const STATUS_HELP: &str = "\
+Exit status: 0 all is well, 1 something is to cure, 2 something could not be seen,
+or a wrong option";
+
+/// The options of `rustmasq status`.
+#[derive(Args, Debug, Default)]
+pub struct Status {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The options of `rustmasq watch`.
 #[derive(Args, Debug, Default)]

@@ -11,6 +11,7 @@ pub mod json;
 pub mod output;
 pub mod readers;
 pub mod signals;
+pub mod status;
 pub mod table;
 pub mod watch;
 

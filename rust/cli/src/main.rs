@@ -5,19 +5,21 @@
 use clap::Parser;
 use rustmasq::{
     arguments::{self, Arguments, Command},
-    output, watch, End,
+    output, status, watch, End,
 };
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match Arguments::try_parse() {
         Ok(arguments) => match arguments.command {
-            Command::Watch(options) => watch::run(&options),
+            Command::Watch(options) => watch::run(&options).map(|()| 0),
+            Command::Status(options) => status::run(&options),
         },
-        Err(error) => arguments::explain(&error),
+        Err(error) => arguments::explain(&error).map(|()| 0),
     };
     match result {
-        Ok(()) | Err(End::Wanted) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
+        Err(End::Wanted) => ExitCode::SUCCESS,
         Err(End::Failed(failure)) => {
             output::say(&failure.message);
             ExitCode::from(failure.status)

@@ -6,4 +6,6 @@ pub mod conntrack;
 pub mod events;
 pub mod namespaces;
 pub mod netlink;
+pub mod proc;
+pub mod rules;
 pub mod tracefs;

@@ -73,6 +73,13 @@ pub fn find_all() -> BTreeMap<u64, File> {
     found
 }
 
+/// Returns the inode number of this thread's network namespace.
+pub fn own() -> Option<u64> {
+    fs::metadata("/proc/thread-self/ns/net")
+        .map(|file| file.ino())
+        .ok()
+}
+
 /// Returns whether the file is a namespace, and not the plain file that is there before `ip netns add` mounts one.
 fn is_namespace(file: &File) -> bool {
     statfs::fstatfs(file).is_ok_and(|status| status.filesystem_type() == statfs::NSFS_MAGIC)

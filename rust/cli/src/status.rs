@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `rustmasq status`: tells whether it works, and if not, why, and what to do.
+
+use crate::{
+    arguments, json,
+    output::reason,
+    readers::{
+        namespaces::{self, Namespaces},
+        proc::{parse_conntrack_counters, parse_netstat, ConntrackCounters},
+        rules::Ruleset,
+    },
+    End, Failure,
+};
+use nix::sched::{setns, CloneFlags};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Write as _},
+    process::Command,
+    thread,
+};
+
+const TARGET: &str = "RUSTMASQ";
+const HELPER: &str = "rustmasq-tftp";
+/// The front ends, with the file that lists the tables that a legacy one would make anew if there were none.
+const FRONT_ENDS: [(&str, Option<&str>); 4] = [
+    ("iptables-legacy", Some("ip_tables_names")),
+    ("ip6tables-legacy", Some("ip6_tables_names")),
+    ("iptables-nft", None),
+    ("ip6tables-nft", None),
+];
+
+/// What is wrong, and its cure.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Fault {
+    /// The network namespace, if it is in one.
+    pub namespace: Option<String>,
+    /// What is wrong.
+    pub fault: String,
+    /// What to do.
+    pub cure: String,
+}
+
+/// A rule that names the target or the helper.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Rule {
+    /// The front end that lists it.
+    pub program: String,
+    /// The rule.
+    pub rule: String,
+}
+
+/// What is known of conntrack in a namespace.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Conntrack {
+    /// How many flows there are.
+    pub flows: Option<u64>,
+    /// How many there may be.
+    pub max: Option<u64>,
+    /// Its counters.
+    pub counters: Option<ConntrackCounters>,
+}
+
+/// A network namespace with rules of ours.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Place {
+    /// Its inode number.
+    pub netns: u64,
+    /// Its name, or the number.
+    pub namespace: String,
+    /// The rules that name the target or the helper.
+    pub rules: Vec<Rule>,
+    /// The addresses of the devices that they name.
+    pub devices: BTreeMap<String, Vec<String>>,
+    /// Conntrack's table.
+    pub conntrack: Conntrack,
+}
+
+/// All that the command tells.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The kernel's release.
+    pub kernel: String,
+    /// The module's version, if it is loaded.
+    pub module: Option<String>,
+    /// The trace events that are on, each with its trace instance.
+    pub events: Vec<String>,
+    /// The namespaces with rules of ours.
+    pub namespaces: Vec<Place>,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+    /// What could not be seen.
+    pub unseen: BTreeSet<String>,
+}
+
+/// Tells the status. Fails with 1 if something is to cure, and with 2 if something could not be seen.
+pub fn run(options: &arguments::Status) -> Result<u8, End> {
+    let status = look();
+    let mut text = Vec::new();
+    if options.json {
+        json::append_line(&mut text, &status).map_err(|error| Failure::io("JSON", &error))?;
+    } else {
+        text = show(&status).into_bytes();
+    }
+    match io::stdout().write_all(&text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(Failure::io("standard output", &error).into());
+        }
+        _ => {}
+    }
+    Ok(match (status.faults.is_empty(), status.unseen.is_empty()) {
+        (false, _) => 1,
+        (true, false) => 2,
+        (true, true) => 0,
+    })
+}
+
+fn look() -> Status {
+    let mut status = Status {
+        kernel: trimmed("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        module: trimmed("/sys/module/rustmasq/version"),
+        events: Vec::new(),
+        namespaces: Vec::new(),
+        faults: Vec::new(),
+        unseen: BTreeSet::new(),
+    };
+    look_at_events(&mut status);
+    look_at_extension(&mut status);
+    let names = Namespaces::find();
+    let own = namespaces::own();
+    if !nix::unistd::geteuid().is_root() {
+        status
+            .unseen
+            .insert("the network namespaces of other users: run it as root".to_owned());
+    }
+    for (inode, file) in namespaces::find_all() {
+        let name = names.name(inode).map_or(inode.to_string(), str::to_owned);
+        let enter = (own != Some(inode)).then_some(file);
+        let seen = thread::spawn(move || Seen::look(enter));
+        match seen.join() {
+            Ok(Ok(seen)) => status.add(inode, name, seen),
+            Ok(Err(error)) => drop(
+                status
+                    .unseen
+                    .insert(format!("network namespace {name}: {}", reason(&error))),
+            ),
+            Err(_) => drop(status.unseen.insert(format!("network namespace {name}"))),
+        }
+    }
+    if status.module.is_none() {
+        status.fault(
+            None,
+            "the module rustmasq is not loaded",
+            "modprobe rustmasq",
+        );
+    }
+    if status.unseen.is_empty() && status.namespaces.is_empty() {
+        status.fault(
+            None,
+            "no rule names RUSTMASQ or its helper",
+            "iptables -t nat -A POSTROUTING -o DEVICE -j RUSTMASQ",
+        );
+    }
+    status
+}
+
+impl Status {
+    fn fault(
+        &mut self,
+        namespace: Option<&str>,
+        fault: impl Into<String>,
+        cure: impl Into<String>,
+    ) {
+        self.faults.push(Fault {
+            namespace: namespace.map(str::to_owned),
+            fault: fault.into(),
+            cure: cure.into(),
+        });
+    }
+
+    /// Adds what was seen in a namespace, if it has rules of ours or rules that iptables cannot list.
+    fn add(&mut self, netns: u64, namespace: String, seen: Seen) {
+        self.unseen.extend(
+            seen.unseen
+                .iter()
+                .map(|what| format!("{what}, in namespace {namespace}")),
+        );
+        for (fault, cure) in seen.faults() {
+            self.fault(Some(&namespace), fault, cure);
+        }
+        let rules = seen.rules();
+        if !rules.is_empty() {
+            self.namespaces.push(Place {
+                netns,
+                namespace,
+                rules,
+                devices: seen.devices,
+                conntrack: seen.conntrack,
+            });
+        }
+    }
+}
+
+/// What was seen in a namespace.
+#[derive(Debug, Default)]
+struct Seen {
+    rulesets: Vec<(&'static str, Ruleset)>,
+    devices: BTreeMap<String, Vec<String>>,
+    conntrack: Conntrack,
+    /// Whether packets of IPv4 and of IPv6 are forwarded.
+    forwards: [bool; 2],
+    /// The devices with strict reverse path filtering, and how many packets it dropped.
+    strict: Vec<String>,
+    reverse_path_drops: u64,
+    unseen: Vec<String>,
+}
+
+impl Seen {
+    /// Enters the namespace, unless the thread is in it, and looks.
+    fn look(enter: Option<File>) -> io::Result<Self> {
+        if let Some(file) = enter {
+            setns(&file, CloneFlags::CLONE_NEWNET)?;
+        }
+        let mut seen = Self::default();
+        for (program, tables) in FRONT_ENDS {
+            let needed = tables.is_none_or(|tables| {
+                trimmed(&format!("/proc/thread-self/net/{tables}"))
+                    .is_none_or(|tables| !tables.is_empty())
+            });
+            if needed {
+                seen.read_rules(program);
+            }
+        }
+        let flag = |path: &str| trimmed(path).is_some_and(|value| value != "0");
+        seen.forwards = [
+            flag("/proc/sys/net/ipv4/ip_forward"),
+            flag("/proc/sys/net/ipv6/conf/all/forwarding"),
+        ];
+        let count = |name: &str| {
+            trimmed(&format!("/proc/sys/net/netfilter/{name}"))?
+                .parse()
+                .ok()
+        };
+        seen.conntrack = Conntrack {
+            flows: count("nf_conntrack_count"),
+            max: count("nf_conntrack_max"),
+            counters: trimmed("/proc/thread-self/net/stat/nf_conntrack")
+                .and_then(|text| parse_conntrack_counters(&text)),
+        };
+        let netstat = trimmed("/proc/thread-self/net/netstat").unwrap_or_default();
+        seen.reverse_path_drops = parse_netstat(&netstat, "IPReversePathFilter").unwrap_or(0);
+        seen.look_at_devices();
+        Ok(seen)
+    }
+
+    fn read_rules(&mut self, program: &'static str) {
+        match Command::new(format!("{program}-save")).output() {
+            Ok(output) if output.status.success() => {
+                self.rulesets.push((
+                    program,
+                    Ruleset::parse(&String::from_utf8_lossy(&output.stdout)),
+                ));
+            }
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                self.unseen.push(format!(
+                    "{program}-save: {}",
+                    said.lines().next().unwrap_or("it failed")
+                ));
+            }
+            // A machine has one front end or both.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self
+                .unseen
+                .push(format!("{program}-save: {}", reason(&error))),
+        }
+    }
+
+    fn look_at_devices(&mut self) {
+        let named = self
+            .rulesets
+            .iter()
+            .flat_map(|(_, ruleset)| ruleset.with_target(TARGET));
+        let named: BTreeSet<_> = named
+            .filter_map(|rule| rule.option("-o").map(str::to_owned))
+            .collect();
+        self.devices = named.into_iter().map(|name| (name, Vec::new())).collect();
+        for each in nix::ifaddrs::getifaddrs().into_iter().flatten() {
+            let Some(addresses) = self.devices.get_mut(&each.interface_name) else {
+                continue;
+            };
+            if let Some(address) = each.address.as_ref() {
+                let v4 = address.as_sockaddr_in().map(|v4| v4.ip().to_string());
+                addresses
+                    .extend(v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_string())));
+            }
+        }
+        let filter = |name: &str| {
+            trimmed(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"))?
+                .parse::<u8>()
+                .ok()
+        };
+        for entry in fs::read_dir("/proc/sys/net/ipv4/conf")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // The larger value of "all" and the device holds.
+            if name != "all" && name != "default" && filter(&name).max(filter("all")) == Some(1) {
+                self.strict.push(name);
+            }
+        }
+    }
+
+    /// Returns the rules that name the target or the helper.
+    fn rules(&self) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (program, ruleset) in &self.rulesets {
+            let ours = ruleset.rules.iter().filter(|rule| {
+                rule.option("-j") == Some(TARGET) || rule.option("--helper") == Some(HELPER)
+            });
+            rules.extend(ours.map(|rule| Rule {
+                program: (*program).to_owned(),
+                rule: rule.text(),
+            }));
+        }
+        rules
+    }
+
+    /// Returns what is wrong, with its cures.
+    fn faults(&self) -> Vec<(String, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |what: String, cure: String| faults.push((what, cure));
+        for (program, ruleset) in &self.rulesets {
+            let family = if program.starts_with("ip6") {
+                "ip6"
+            } else {
+                "ip"
+            };
+            for table in &ruleset.incompatible {
+                fault(
+                    format!("{program} cannot list the table {table}, which another program changed"),
+                    format!("move the rules that iptables does not know from the table: nft list table {family} {table}"),
+                );
+            }
+            let program = program.split('-').next().unwrap_or(program);
+            if ruleset.with_target(TARGET).next().is_some() {
+                for rule in ruleset.with_target("MASQUERADE") {
+                    fault(
+                        format!("a rule of MASQUERADE forgets flows of RUSTMASQ, too, when an address is deleted: {}", rule.text()),
+                        format!("replace it: {program} {} and the same with -j RUSTMASQ", rule.text().replace(" -A ", " -D ")),
+                    );
+                }
+                let (index, setting) = match family {
+                    "ip" => (0, "net.ipv4.ip_forward"),
+                    _ => (1, "net.ipv6.conf.all.forwarding"),
+                };
+                if !self.forwards[index] {
+                    fault(
+                        format!("{setting} is 0: packets of other hosts are not forwarded"),
+                        format!("sysctl {setting}=1"),
+                    );
+                }
+            }
+            let has_helper = ruleset
+                .rules
+                .iter()
+                .any(|rule| rule.option("--helper") == Some(HELPER));
+            if has_helper && ruleset.drops_related() {
+                fault(
+                    format!("{program} drops the answers of TFTP servers: the chain FORWARD accepts no RELATED packets"),
+                    format!("{program} -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"),
+                );
+            }
+        }
+        if self.rules().is_empty() {
+            return faults;
+        }
+        if let Conntrack {
+            flows: Some(flows),
+            max: Some(max),
+            ..
+        } = self.conntrack
+        {
+            // CAST: Conntrack's table is far smaller than 2^57 entries.
+            if max > 0 && flows >= max - max / 20 {
+                faults.push((
+                    format!("conntrack is full: {flows} of {max} flows"),
+                    format!(
+                        "sysctl net.netfilter.nf_conntrack_max={}",
+                        max.saturating_mul(4)
+                    ),
+                ));
+            }
+        }
+        if self.reverse_path_drops > 0 && !self.strict.is_empty() {
+            let cures: Vec<_> = self
+                .strict
+                .iter()
+                .map(|name| format!("net.ipv4.conf.{name}.rp_filter=2"))
+                .collect();
+            faults.push((
+                format!(
+                    "rp_filter is strict and dropped {} packets",
+                    self.reverse_path_drops
+                ),
+                format!("sysctl {}", cures.join(" ")),
+            ));
+        }
+        faults
+    }
+}
+
+/// Finds the events that are on.
+fn look_at_events(status: &mut Status) {
+    let root = "/sys/kernel/tracing";
+    let instances = match fs::read_dir(format!("{root}/instances")) {
+        Ok(instances) => instances
+            .flatten()
+            .map(|entry| entry.path().display().to_string()),
+        Err(error) => {
+            status
+                .unseen
+                .insert(format!("the trace events: {}", reason(&error)));
+            return;
+        }
+    };
+    for folder in std::iter::once(root.to_owned()).chain(instances) {
+        for event in ["flow_new", "flow_confirm", "packet"] {
+            if trimmed(&format!("{folder}/events/rustmasq/{event}/enable"))
+                .is_some_and(|state| state.starts_with('1'))
+            {
+                status.events.push(format!("{event} in {folder}"));
+            }
+        }
+    }
+}
+
+/// Asks iptables for the help of the target, which it has from the extension.
+fn look_at_extension(status: &mut Status) {
+    match Command::new("iptables").args(["-j", TARGET, "-h"]).output() {
+        Ok(output)
+            if String::from_utf8_lossy(&output.stdout).contains("RUSTMASQ target options") => {}
+        Ok(_) => status.fault(
+            None,
+            "iptables does not find its extension libxt_RUSTMASQ.so",
+            "make install, or set XTABLES_LIBDIR to its folder",
+        ),
+        Err(error) => drop(
+            status
+                .unseen
+                .insert(format!("iptables: {}", reason(&error))),
+        ),
+    }
+}
+
+/// Returns the content of a file without the line's end, or `None` if it cannot be read.
+fn trimmed(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim_end().to_owned())
+}
+
+/// Returns the status for people.
+fn show(status: &Status) -> String {
+    let mut lines = vec![
+        format!("kernel     {}", status.kernel),
+        format!(
+            "module     {}",
+            status.module.as_deref().unwrap_or("not loaded")
+        ),
+    ];
+    lines.extend(
+        status
+            .events
+            .iter()
+            .map(|event| format!("event      {event}")),
+    );
+    for place in &status.namespaces {
+        lines.push(format!("namespace  {}", place.namespace));
+        lines.extend(
+            place
+                .rules
+                .iter()
+                .map(|rule| format!("  rule       {} {}", rule.program, rule.rule)),
+        );
+        for (name, addresses) in &place.devices {
+            let addresses = if addresses.is_empty() {
+                "no address".to_owned()
+            } else {
+                addresses.join(" ")
+            };
+            lines.push(format!("  device     {name}: {addresses}"));
+        }
+        let number =
+            |number: Option<u64>| number.map_or("?".to_owned(), |number| number.to_string());
+        let Conntrack {
+            flows,
+            max,
+            counters,
+        } = &place.conntrack;
+        lines.push(format!(
+            "  conntrack  {} of {} flows",
+            number(*flows),
+            number(*max)
+        ));
+        if let Some(counters) = counters {
+            lines.push(format!(
+                "  counters   insert_failed {}, drop {}, early_drop {}",
+                counters.insert_failed, counters.drop, counters.early_drop
+            ));
+        }
+    }
+    for fault in &status.faults {
+        let place = fault
+            .namespace
+            .as_ref()
+            .map_or(String::new(), |name| format!("in namespace {name}, "));
+        lines.push(format!("WRONG      {place}{}", fault.fault));
+        lines.push(format!("  cure       {}", fault.cure));
+    }
+    lines.extend(
+        status
+            .unseen
+            .iter()
+            .map(|what| format!("not seen   {what}")),
+    );
+    if status.faults.is_empty() && status.unseen.is_empty() {
+        lines.push("all is well".to_owned());
+    }
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| crate::output::printable(line))
+        .collect();
+    lines.join("\n") + "\n"
+}
