@@ -79,8 +79,8 @@ bash_dir ?= /usr/share/bash-completion/completions
 fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
-.PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench check doc module-doc extension-doc \
-	program-doc rust-analyzer clean help install install-files uninstall
+.PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench \
+	check doc module-doc extension-doc program-doc rust-analyzer clean help install install-files uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
 
