@@ -236,8 +236,10 @@ impl Ends {
         self.sockets.values().map(AsFd::as_fd)
     }
 
-    /// Calls the function for each message that has come, with the namespace's inode number.
-    pub fn receive(&self, mut show: impl FnMut(u64, &Ended)) {
+    /// Calls the function for each message that has come, with the namespace's inode number. Returns whether some were
+    /// lost.
+    pub fn receive(&self, mut show: impl FnMut(u64, &Ended)) -> bool {
+        let mut are_lost = false;
         let mut datagram = vec![0; 1 << 16];
         for (inode, socket) in &self.sockets {
             loop {
@@ -252,13 +254,12 @@ impl Ends {
                         }
                     }
                     Ok(_) | Err(Errno::EINTR) => {}
-                    Err(Errno::ENOBUFS) => {
-                        say("some ends of flows were lost: they came faster than rustmasq reads")
-                    }
+                    Err(Errno::ENOBUFS) => are_lost = true,
                     Err(_) => break,
                 }
             }
         }
+        are_lost
     }
 }
 

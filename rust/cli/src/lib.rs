@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod ends;
 pub mod filter;
 pub mod json;
+pub mod lost;
 pub mod output;
 pub mod readers;
 pub mod signals;

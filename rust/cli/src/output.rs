@@ -63,6 +63,11 @@ pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// Returns the width of the terminal, if standard output is one.
+pub fn screen_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
 /// A pipe that is ready takes as many bytes without waiting (PIPE_BUF).
 const CHUNK: usize = 4096;
 

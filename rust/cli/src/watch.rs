@@ -6,7 +6,8 @@ use crate::{
     arguments,
     ends::{Ends, FlowEnd},
     json,
-    output::{say, text_of, Output},
+    lost::Lost,
+    output::{say, screen_width, text_of, Output},
     readers::{
         events::{parse_lost, Endpoint, Flow, Tuple},
         namespaces::Namespaces,
@@ -23,7 +24,7 @@ use nix::{
     sys::signalfd::SignalFd,
     time::{clock_gettime, ClockId},
 };
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, time::Instant};
 
 /// How many bytes of events are read and shown at a time.
 const BATCH: usize = 1 << 18;
@@ -32,14 +33,26 @@ const BATCH: usize = 1 << 18;
 pub fn run(options: &arguments::Watch) -> Result<(), End> {
     let signals = signals::block()?;
     let instance = Instance::new()?;
-    let mut ends = options.end.then(Ends::new).transpose()?;
+    let ends = options.end.then(Ends::new).transpose()?;
     say("watching");
     let mut viewer = Viewer::new(options);
-    let mut output = Output::new(&signals);
+    let ended = follow(&mut viewer, &instance, ends, &signals);
+    viewer.report_lost(Lost::rest);
+    ended
+}
+
+/// Shows flows until the watch ends.
+fn follow(
+    viewer: &mut Viewer<'_>,
+    instance: &Instance,
+    mut ends: Option<Ends>,
+    signals: &SignalFd,
+) -> Result<(), End> {
+    let mut output = Output::new(signals);
     output.write(&viewer.header())?;
     let mut events = Vec::new();
     loop {
-        if !wait(&instance, ends.as_ref(), &signals)? && !instance.is_enabled() {
+        if !wait(instance, ends.as_ref(), signals)? && !instance.is_enabled() {
             return Err(Failure::new(
                 "the event was turned off, as it is when the module rustmasq is removed",
             )
@@ -56,6 +69,8 @@ pub fn run(options: &arguments::Watch) -> Result<(), End> {
             output.write(&viewer.show_ends(ends))?;
             ends.search_again();
         }
+        let now = Instant::now();
+        viewer.report_lost(|lost| lost.due(now));
     }
 }
 
@@ -87,6 +102,8 @@ struct Viewer<'a> {
     table: Option<Table>,
     /// A line that is no event is reported once.
     understood: bool,
+    /// Events and ends that were lost.
+    lost: [Lost; 2],
 }
 
 impl<'a> Viewer<'a> {
@@ -98,6 +115,7 @@ impl<'a> Viewer<'a> {
             options,
             table,
             understood: true,
+            lost: [Lost::new("events"), Lost::new("ends of flows")],
         }
     }
 
@@ -161,7 +179,7 @@ impl<'a> Viewer<'a> {
     fn show_ends(&mut self, ends: &Ends) -> Vec<u8> {
         let mut shown = Vec::new();
         let mut namespaces = None;
-        ends.receive(|netns, ended| {
+        let are_lost = ends.receive(|netns, ended| {
             let namespaces = namespaces.get_or_insert_with(Namespaces::find);
             let now = (seconds(ClockId::CLOCK_REALTIME) * 1e6).round() / 1e6;
             let end = FlowEnd::new(ended, netns, namespaces, now);
@@ -178,18 +196,24 @@ impl<'a> Viewer<'a> {
                 None => drop(json::append_line(&mut shown, &end)),
             }
         });
+        if are_lost {
+            self.lost[1].add(None);
+        }
         shown
     }
 
-    /// Reports a line that is no flow.
+    /// Reports what was lost, if the function returns a report of it.
+    fn report_lost(&mut self, report: impl FnMut(&mut Lost) -> Option<String>) {
+        self.lost
+            .iter_mut()
+            .filter_map(report)
+            .for_each(|message| say(&message));
+    }
+
+    /// Takes account of a line that is no flow.
     fn report(&mut self, line: &str) {
         match parse_lost(line) {
-            Some(count) => {
-                let count = count.map_or("some".to_owned(), |count| count.to_string());
-                say(&format!(
-                    "{count} events were lost: they came faster than rustmasq reads"
-                ));
-            }
+            Some(count) => self.lost[0].add(count),
             None if self.understood => {
                 say(&format!(
                     "this line of the trace, and perhaps others, cannot be understood: {line}"
@@ -199,10 +223,6 @@ impl<'a> Viewer<'a> {
             None => {}
         }
     }
-}
-
-fn screen_width() -> Option<usize> {
-    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
 }
 
 /// Returns the time of the clock in seconds. No kernel lacks the clocks that are asked for.
