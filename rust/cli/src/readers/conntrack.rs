@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Conntrack's messages about flows that end (`nf_conntrack_netlink.c`).
+//! Conntrack's messages about flows that end, and its answers to a dump (`nf_conntrack_netlink.c`).
 
 use super::{
     events::{Endpoint, Icmp, Tuple, Zones},
     netlink::{array, attribute, messages},
 };
+use crate::output::text_of;
 use std::net::IpAddr;
 
 /// The type of a message about a flow that ended: `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 1 << 8 | 2;
+/// The type of a message about a flow in a dump: `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_NEW`.
+const NEW: u16 = 1 << 8;
+/// The types of an error and of a dump's end (`NLMSG_ERROR`, `NLMSG_DONE`).
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
 /// The length of `struct nfgenmsg`, which precedes the attributes.
 const FAMILY_HEADER: usize = 4;
 
@@ -17,6 +23,7 @@ const FAMILY_HEADER: usize = 4;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const HELP: u16 = 5;
 const MARK: u16 = 8;
 const COUNTERS_ORIG: u16 = 9;
 const COUNTERS_REPLY: u16 = 10;
@@ -48,6 +55,9 @@ const BYTES: u16 = 2;
 // enum ctattr_tstamp
 const START: u16 = 1;
 const STOP: u16 = 2;
+
+// enum ctattr_help
+const HELP_NAME: u16 = 1;
 
 /// How many packets and bytes conntrack counted in one direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -88,6 +98,36 @@ pub fn parse_ended(datagram: &[u8]) -> impl Iterator<Item = Option<Ended>> + '_ 
     messages(datagram)
         .filter(|message| message.kind == DELETE)
         .map(|message| parse(message.payload.get(FAMILY_HEADER..)?))
+}
+
+/// A message of a dump.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Dumped {
+    /// A flow, with the name of its helper if it has one.
+    Flow(Option<String>),
+    /// The end of the dump, with the error's number if it failed.
+    End(Option<i32>),
+}
+
+/// Returns the messages of a datagram of a dump.
+pub fn parse_dump(datagram: &[u8]) -> impl Iterator<Item = Dumped> + '_ {
+    messages(datagram).filter_map(|message| match message.kind {
+        NEW => {
+            let attributes = message.payload.get(FAMILY_HEADER..)?;
+            let help = attribute(attributes, HELP);
+            let name = help.and_then(|help| attribute(help, HELP_NAME));
+            Some(Dumped::Flow(name.map(|name| {
+                let name = name.strip_suffix(b"\0").unwrap_or(name);
+                text_of(name).into_owned()
+            })))
+        }
+        ERROR | DONE => {
+            let number = message.payload.get(..4).and_then(array);
+            let number = number.map_or(0, i32::from_ne_bytes).saturating_neg();
+            Some(Dumped::End((number != 0).then_some(number)))
+        }
+        _ => None,
+    })
 }
 
 fn parse(attributes: &[u8]) -> Option<Ended> {
@@ -192,8 +232,12 @@ mod tests {
     const PRINTED: &str = include_str!("../../tests/data/conntrack_destroy.txt");
 
     fn recorded() -> Vec<Vec<u8>> {
+        decode(SENT)
+    }
+
+    fn decode(text: &str) -> Vec<Vec<u8>> {
         let byte = |line: &str, at: usize| u8::from_str_radix(&line[at..at + 2], 16).unwrap_or(0);
-        let lines = SENT.lines().filter(|line| !line.starts_with('#'));
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines
             .map(|line| {
                 (0..line.len())
@@ -350,4 +394,72 @@ mod tests {
         bytes[4] = 0;
         assert_eq!(parse_ended(&bytes).count(), 0);
     }
+
+    /// A dump, and what conntrack(8) printed of the same flows, not in the same order.
+    const DUMPED: &str = include_str!("../../tests/data/conntrack_dump.hex");
+    const DUMP_PRINTED: &str = include_str!("../../tests/data/conntrack_dump.txt");
+
+    #[test]
+    fn a_recorded_dump_has_the_helpers_that_conntrack_prints() {
+        let mut printed: Vec<_> = DUMP_PRINTED
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| {
+                let helper = line
+                    .split(' ')
+                    .find_map(|word| word.strip_prefix("helper="));
+                Dumped::Flow(helper.map(str::to_owned))
+            })
+            .collect();
+        let mut parsed: Vec<_> = decode(DUMPED)
+            .iter()
+            .flat_map(|bytes| parse_dump(bytes).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(parsed.pop(), Some(Dumped::End(None)));
+        let order = |one: &Dumped, other: &Dumped| format!("{one:?}").cmp(&format!("{other:?}"));
+        parsed.sort_by(order);
+        printed.sort_by(order);
+        assert_eq!(parsed, printed);
+        assert_eq!(parsed.len(), 5);
+    }
+
+    #[test]
+    fn a_dump_that_fails_has_an_error() {
+        let message = |kind: u16, content: &[u8]| {
+            let length = u32::try_from(HEADER + content.len()).unwrap_or(0);
+            let mut bytes = length.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.resize(HEADER, 0);
+            bytes.extend(content);
+            parse_dump(&bytes).collect::<Vec<_>>()
+        };
+        // EPERM
+        assert_eq!(message(2, &(-1_i32).to_ne_bytes()), [Dumped::End(Some(1))]);
+        assert_eq!(message(3, &(-1_i32).to_ne_bytes()), [Dumped::End(Some(1))]);
+        assert_eq!(message(3, &0_i32.to_ne_bytes()), [Dumped::End(None)]);
+        let most = Dumped::End(Some(i32::MAX));
+        assert_eq!(message(2, &i32::MIN.to_ne_bytes()), [most]);
+        for kind in [2, 3] {
+            assert_eq!(message(kind, &[]), [Dumped::End(None)]);
+        }
+        assert_eq!(message(0x100, &[]), []);
+        assert_eq!(message(0x102, &[0; 8]), []);
+    }
+
+    #[test]
+    fn no_change_of_a_dump_is_a_panic() {
+        for bytes in decode(DUMPED) {
+            for at in 0..bytes.len() {
+                for value in [0, 1, 4, 0x7f, 0xff] {
+                    let mut changed = bytes.clone();
+                    changed[at] = value;
+                    assert!(parse_dump(&changed).count() <= bytes.len() / 16);
+                }
+                assert!(parse_dump(&bytes[..at]).count() <= 5);
+            }
+        }
+    }
+
+    /// The length of a message's header.
+    const HEADER: usize = 16;
 }

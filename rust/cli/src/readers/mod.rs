@@ -6,6 +6,7 @@ pub mod conntrack;
 pub mod events;
 pub mod namespaces;
 pub mod netlink;
+pub mod nft;
 pub mod proc;
 pub mod rules;
 pub mod tracefs;
