@@ -3,14 +3,15 @@
 //! `rustmasq status`: tells whether it works, and if not, why, and what to do.
 
 use crate::{
-    arguments, json,
-    output::reason,
+    arguments, flows, json,
+    output::{reason, screen_width},
     readers::{
         namespaces::{self, Namespaces},
+        nft::{self, HelperObject},
         proc::{parse_conntrack_counters, parse_netstat, ConntrackCounters},
-        rules::Ruleset,
+        rules::{Rule as SavedRule, Ruleset},
     },
-    End, Failure,
+    screen, End, Failure,
 };
 use nix::sched::{setns, CloneFlags};
 use serde::Serialize;
@@ -74,6 +75,10 @@ pub struct Place {
     pub rules: Vec<Rule>,
     /// The addresses of the devices that they name.
     pub devices: BTreeMap<String, Vec<String>>,
+    /// The objects of nftables that stand for the helper.
+    pub nft_helpers: Vec<HelperObject>,
+    /// How many flows each helper has, of those that a rule names or a flow has.
+    pub helpers: BTreeMap<String, Option<u64>>,
     /// Conntrack's table.
     pub conntrack: Conntrack,
 }
@@ -102,7 +107,7 @@ pub fn run(options: &arguments::Status) -> Result<u8, End> {
     if options.json {
         json::append_line(&mut text, &status).map_err(|error| Failure::io("JSON", &error))?;
     } else {
-        text = show(&status).into_bytes();
+        text = screen::show(&status, screen_width()).into_bytes();
     }
     match io::stdout().write_all(&text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -138,7 +143,8 @@ fn look() -> Status {
     for (inode, file) in namespaces::find_all() {
         let name = names.name(inode).map_or(inode.to_string(), str::to_owned);
         let enter = (own != Some(inode)).then_some(file);
-        let seen = thread::spawn(move || Seen::look(enter));
+        let loaded = status.module.is_some();
+        let seen = thread::spawn(move || Seen::look(enter, loaded));
         match seen.join() {
             Ok(Ok(seen)) => status.add(inode, name, seen),
             Ok(Err(error)) => drop(
@@ -156,7 +162,9 @@ fn look() -> Status {
             "modprobe rustmasq",
         );
     }
-    if status.unseen.is_empty() && status.namespaces.is_empty() {
+    let is_attached =
+        trimmed("/sys/module/rustmasq/parameters/tftp_port").is_some_and(|port| port != "0");
+    if status.unseen.is_empty() && status.namespaces.is_empty() && !is_attached {
         status.fault(
             None,
             "no rule names RUSTMASQ or its helper",
@@ -190,13 +198,14 @@ impl Status {
         for (fault, cure) in seen.faults() {
             self.fault(Some(&namespace), fault, cure);
         }
-        let rules = seen.rules();
-        if !rules.is_empty() {
+        if seen.is_ours() {
             self.namespaces.push(Place {
                 netns,
                 namespace,
-                rules,
+                rules: seen.rules(),
                 devices: seen.devices,
+                nft_helpers: seen.nft_helpers,
+                helpers: seen.helpers,
                 conntrack: seen.conntrack,
             });
         }
@@ -208,6 +217,8 @@ impl Status {
 struct Seen {
     rulesets: Vec<(&'static str, Ruleset)>,
     devices: BTreeMap<String, Vec<String>>,
+    nft_helpers: Vec<HelperObject>,
+    helpers: BTreeMap<String, Option<u64>>,
     conntrack: Conntrack,
     /// Whether packets of IPv4 and of IPv6 are forwarded.
     forwards: [bool; 2],
@@ -218,8 +229,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Enters the namespace, unless the thread is in it, and looks.
-    fn look(enter: Option<File>) -> io::Result<Self> {
+    /// Enters the namespace, unless the thread is in it, and looks. `loaded` tells whether the module is.
+    fn look(enter: Option<File>, loaded: bool) -> io::Result<Self> {
         if let Some(file) = enter {
             setns(&file, CloneFlags::CLONE_NEWNET)?;
         }
@@ -252,6 +263,8 @@ impl Seen {
         let netstat = trimmed("/proc/thread-self/net/netstat").unwrap_or_default();
         seen.reverse_path_drops = parse_netstat(&netstat, "IPReversePathFilter").unwrap_or(0);
         seen.look_at_devices();
+        seen.read_nft();
+        seen.count_flows(loaded);
         Ok(seen)
     }
 
@@ -264,11 +277,8 @@ impl Seen {
                 ));
             }
             Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                self.unseen.push(format!(
-                    "{program}-save: {}",
-                    said.lines().next().unwrap_or("it failed")
-                ));
+                self.unseen
+                    .push(format!("{program}-save: {}", first_line(&output.stderr)));
             }
             // A machine has one front end or both.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -276,6 +286,58 @@ impl Seen {
                 .unseen
                 .push(format!("{program}-save: {}", reason(&error))),
         }
+    }
+
+    /// Finds the objects of nftables that stand for the helper.
+    fn read_nft(&mut self) {
+        let read = match Command::new("nft").args(["-j", "list", "ruleset"]).output() {
+            Ok(output) if output.status.success() => nft::parse_helpers(&output.stdout, HELPER)
+                .map_err(|error| format!("its JSON cannot be understood: {error}")),
+            Ok(output) => Err(first_line(&output.stderr)),
+            // A machine need not have it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => Err(reason(&error)),
+        };
+        match read {
+            Ok(helpers) => self.nft_helpers = helpers,
+            Err(why) => self.unseen.push(format!("nft: {why}")),
+        }
+    }
+
+    /// Counts the flows of each helper, where a rule names one or a flow may have ours.
+    fn count_flows(&mut self, loaded: bool) {
+        let rules = self.rulesets.iter().flat_map(|(_, ruleset)| &ruleset.rules);
+        let mut named: BTreeSet<_> = rules
+            .filter_map(|rule| rule.option("--helper").map(str::to_owned))
+            .collect();
+        if !self.nft_helpers.is_empty() {
+            named.insert(HELPER.to_owned());
+        }
+        // Conntrack is not loaded, or nothing uses it.
+        let is_empty = self.conntrack.flows.unwrap_or(0) == 0;
+        let counted = if is_empty || named.is_empty() && !loaded {
+            Ok(BTreeMap::new())
+        } else {
+            flows::count_by_helper()
+        };
+        match counted {
+            Ok(counted) => {
+                self.helpers = named.into_iter().map(|name| (name, Some(0))).collect();
+                let counted = counted.into_iter().map(|(name, count)| (name, Some(count)));
+                self.helpers.extend(counted);
+            }
+            Err(error) => {
+                self.helpers = named.into_iter().map(|name| (name, None)).collect();
+                self.unseen
+                    .push(format!("the helpers of flows: {}", reason(&error)));
+            }
+        }
+    }
+
+    /// Returns whether a rule, an object of nftables or a flow is of the module.
+    fn is_ours(&self) -> bool {
+        let has_flow = matches!(self.helpers.get(HELPER), Some(Some(1..)));
+        has_flow || !self.nft_helpers.is_empty() || self.our_rules().next().is_some()
     }
 
     fn look_at_devices(&mut self) {
@@ -315,19 +377,24 @@ impl Seen {
         }
     }
 
-    /// Returns the rules that name the target or the helper.
+    /// Returns the rules that name the target or the helper, each with its front end.
+    fn our_rules(&self) -> impl Iterator<Item = (&'static str, &SavedRule)> {
+        let is_ours = |rule: &&SavedRule| {
+            rule.option("-j") == Some(TARGET) || rule.option("--helper") == Some(HELPER)
+        };
+        self.rulesets.iter().flat_map(move |(program, ruleset)| {
+            let rules = ruleset.rules.iter().filter(is_ours);
+            rules.map(|rule| (*program, rule))
+        })
+    }
+
     fn rules(&self) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        for (program, ruleset) in &self.rulesets {
-            let ours = ruleset.rules.iter().filter(|rule| {
-                rule.option("-j") == Some(TARGET) || rule.option("--helper") == Some(HELPER)
-            });
-            rules.extend(ours.map(|rule| Rule {
-                program: (*program).to_owned(),
-                rule: rule.text(),
-            }));
-        }
-        rules
+        self.our_rules()
+            .map(|(program, rule)| Rule {
+                program: program.to_owned(),
+                rule: rule.text("-A"),
+            })
+            .collect()
     }
 
     /// Returns what is wrong, with its cures.
@@ -342,16 +409,28 @@ impl Seen {
             };
             for table in &ruleset.incompatible {
                 fault(
-                    format!("{program} cannot list the table {table}, which another program changed"),
-                    format!("move the rules that iptables does not know from the table: nft list table {family} {table}"),
+                    format!(
+                        "{program} cannot list the table {table}, which another program changed"
+                    ),
+                    format!(
+                        "move the rules that iptables does not know from the table: \
+                        nft list table {family} {table}"
+                    ),
                 );
             }
             let program = program.split('-').next().unwrap_or(program);
             if ruleset.with_target(TARGET).next().is_some() {
                 for rule in ruleset.with_target("MASQUERADE") {
                     fault(
-                        format!("a rule of MASQUERADE forgets flows of RUSTMASQ, too, when an address is deleted: {}", rule.text()),
-                        format!("replace it: {program} {} and the same with -j RUSTMASQ", rule.text().replace(" -A ", " -D ")),
+                        format!(
+                            "a rule of MASQUERADE forgets flows of RUSTMASQ, too, \
+                            when an address is deleted: {}",
+                            rule.text("-A")
+                        ),
+                        format!(
+                            "replace it: {program} {} and the same with -j RUSTMASQ",
+                            rule.text("-D")
+                        ),
                     );
                 }
                 let (index, setting) = match family {
@@ -365,18 +444,19 @@ impl Seen {
                     );
                 }
             }
-            let has_helper = ruleset
-                .rules
-                .iter()
-                .any(|rule| rule.option("--helper") == Some(HELPER));
-            if has_helper && ruleset.drops_related() {
+            if let Some(chain) = ruleset.drops_related(HELPER) {
                 fault(
-                    format!("{program} drops the answers of TFTP servers: the chain FORWARD accepts no RELATED packets"),
-                    format!("{program} -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"),
+                    format!(
+                        "{program} drops the answers of TFTP servers: \
+                        the chain {chain} accepts no RELATED packets"
+                    ),
+                    format!(
+                        "{program} -A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+                    ),
                 );
             }
         }
-        if self.rules().is_empty() {
+        if !self.is_ours() {
             return faults;
         }
         if let Conntrack {
@@ -464,76 +544,8 @@ fn trimmed(path: &str) -> Option<String> {
         .map(|text| text.trim_end().to_owned())
 }
 
-/// Returns the status for people.
-fn show(status: &Status) -> String {
-    let mut lines = vec![
-        format!("kernel     {}", status.kernel),
-        format!(
-            "module     {}",
-            status.module.as_deref().unwrap_or("not loaded")
-        ),
-    ];
-    lines.extend(
-        status
-            .events
-            .iter()
-            .map(|event| format!("event      {event}")),
-    );
-    for place in &status.namespaces {
-        lines.push(format!("namespace  {}", place.namespace));
-        lines.extend(
-            place
-                .rules
-                .iter()
-                .map(|rule| format!("  rule       {} {}", rule.program, rule.rule)),
-        );
-        for (name, addresses) in &place.devices {
-            let addresses = if addresses.is_empty() {
-                "no address".to_owned()
-            } else {
-                addresses.join(" ")
-            };
-            lines.push(format!("  device     {name}: {addresses}"));
-        }
-        let number =
-            |number: Option<u64>| number.map_or("?".to_owned(), |number| number.to_string());
-        let Conntrack {
-            flows,
-            max,
-            counters,
-        } = &place.conntrack;
-        lines.push(format!(
-            "  conntrack  {} of {} flows",
-            number(*flows),
-            number(*max)
-        ));
-        if let Some(counters) = counters {
-            lines.push(format!(
-                "  counters   insert_failed {}, drop {}, early_drop {}",
-                counters.insert_failed, counters.drop, counters.early_drop
-            ));
-        }
-    }
-    for fault in &status.faults {
-        let place = fault
-            .namespace
-            .as_ref()
-            .map_or(String::new(), |name| format!("in namespace {name}, "));
-        lines.push(format!("WRONG      {place}{}", fault.fault));
-        lines.push(format!("  cure       {}", fault.cure));
-    }
-    lines.extend(
-        status
-            .unseen
-            .iter()
-            .map(|what| format!("not seen   {what}")),
-    );
-    if status.faults.is_empty() && status.unseen.is_empty() {
-        lines.push("all is well".to_owned());
-    }
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|line| crate::output::printable(line))
-        .collect();
-    lines.join("\n") + "\n"
+/// Returns the first line of what a program said when it failed.
+fn first_line(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    said.lines().next().unwrap_or("it failed").to_owned()
 }
