@@ -114,7 +114,7 @@ pub(crate) fn flow_new<F: Family>(context: &HookContext<'_, F>, conn: &Conn<'_, 
     unsafe { bindings::rust_do_trace_flow_new(&flow) };
 }
 
-/// What NAT did to a flow.
+/// The translation of a flow by NAT.
 pub(crate) struct Translation {
     /// The ends of the reply tuple that the flow would have without NAT.
     pub(crate) untranslated: Ends,
@@ -122,7 +122,7 @@ pub(crate) struct Translation {
     pub(crate) moved: Moved,
     /// The source of the flow that has the tuple which would have kept the source port.
     pub(crate) taken_by: Option<End>,
-    /// Whether the source address that NAT chose is one of the output device's.
+    /// The source address that NAT chose is one of the output device's, or not. `None` if it chose none.
     pub(crate) source_is_own: Option<bool>,
 }
 

@@ -21,7 +21,7 @@ use std::error::Error as _;
     disable_help_subcommand = true
 )]
 pub struct Arguments {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }

@@ -78,13 +78,13 @@ pub struct FlowEnd<'a> {
     pub icmp: Icmp,
     /// The conntrack zones.
     pub zone: Zones,
-    /// When the flow began, in seconds since 1970.
+    /// The time at which the flow began, in seconds since 1970.
     pub begin: Option<f64>,
-    /// How long it lasted, in seconds.
+    /// Its duration in seconds.
     pub duration: Option<f64>,
-    /// How many packets it had.
+    /// The number of its packets.
     pub packets: Option<Both>,
-    /// How many bytes they had, from the IP header on.
+    /// The number of their bytes, from the IP header on.
     pub bytes: Option<Both>,
 }
 

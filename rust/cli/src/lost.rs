@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Lost {
     what: &'static str,
     count: u64,
-    /// Whether there were more, and nobody knows how many.
+    /// There were more, a number that nobody knows.
     uncounted: bool,
     reported: Option<Instant>,
 }

@@ -33,14 +33,14 @@ const FRONT_ENDS: [(&str, Option<&str>); 4] = [
     ("ip6tables-nft", None),
 ];
 
-/// What is wrong, and its cure.
+/// A fault and its cure.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Fault {
     /// The network namespace, if it is in one.
     pub namespace: Option<String>,
-    /// What is wrong.
+    /// A description of the fault.
     pub fault: String,
-    /// What to do.
+    /// The command or change that removes it.
     pub cure: String,
 }
 
@@ -53,12 +53,12 @@ pub struct Rule {
     pub rule: String,
 }
 
-/// What is known of conntrack in a namespace.
+/// Facts of conntrack in a namespace.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Conntrack {
-    /// How many flows there are.
+    /// The number of flows.
     pub flows: Option<u64>,
-    /// How many there may be.
+    /// The largest number of them.
     pub max: Option<u64>,
     /// Its counters.
     pub counters: Option<ConntrackCounters>,
@@ -77,7 +77,7 @@ pub struct Place {
     pub devices: BTreeMap<String, Vec<String>>,
     /// The objects of nftables that stand for the helper.
     pub nft_helpers: Vec<HelperObject>,
-    /// How many flows each helper has, of those that a rule names or a flow has.
+    /// The number of flows of each helper that a rule names or a flow has.
     pub helpers: BTreeMap<String, Option<u64>>,
     /// Conntrack's table.
     pub conntrack: Conntrack,
@@ -94,9 +94,9 @@ pub struct Status {
     pub events: Vec<String>,
     /// The namespaces with rules of ours.
     pub namespaces: Vec<Place>,
-    /// What is wrong.
+    /// The faults.
     pub faults: Vec<Fault>,
-    /// What could not be seen.
+    /// The parts that could not be seen.
     pub unseen: BTreeSet<String>,
 }
 
@@ -212,7 +212,7 @@ impl Status {
     }
 }
 
-/// What was seen in a namespace.
+/// The findings in a namespace.
 #[derive(Debug, Default)]
 struct Seen {
     rulesets: Vec<(&'static str, Ruleset)>,
@@ -220,7 +220,7 @@ struct Seen {
     nft_helpers: Vec<HelperObject>,
     helpers: BTreeMap<String, Option<u64>>,
     conntrack: Conntrack,
-    /// Whether packets of IPv4 and of IPv6 are forwarded.
+    /// Packets of IPv4 are forwarded, and those of IPv6.
     forwards: [bool; 2],
     /// The devices with strict reverse path filtering, and how many packets it dropped.
     strict: Vec<String>,

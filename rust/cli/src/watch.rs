@@ -26,7 +26,7 @@ use nix::{
 };
 use std::{io, os::fd::AsFd, time::Instant};
 
-/// How many bytes of events are read and shown at a time.
+/// The number of bytes of events that are read and shown at a time.
 const BATCH: usize = 1 << 18;
 
 /// Shows flows until a signal comes, nobody reads the output, or an error occurs.

@@ -137,7 +137,7 @@ check_match "... and all rules count flows" "^[1-9][0-9]+ [0-9]+ $unused.[1-9][0
 
 # --- Wrong rules are noticed
 
-# check_noticed COUNT WHAT PATTERN: checks that so many frames are enough to report a difference, in a line that matches.
+# check_noticed COUNT WHAT PATTERN: checks that so many frames suffice to report a difference, in a line that matches.
 check_noticed() {
 	local output
 	if output=$("$tools/packet_fuzz.py" "$1" "$SEED"); then

@@ -59,7 +59,7 @@ const STOP: u16 = 2;
 // enum ctattr_help
 const HELP_NAME: u16 = 1;
 
-/// How many packets and bytes conntrack counted in one direction.
+/// The packets and bytes that conntrack counted in one direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Counters {
     /// Packets.
@@ -227,7 +227,7 @@ fn long(attributes: &[u8], kind: u16) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What the kernel sent, and what conntrack(8) printed of the same flows, not in the same order.
+    /// Messages of the kernel, and lines that conntrack(8) printed of the same flows, in another order.
     const SENT: &str = include_str!("../../tests/data/conntrack_destroy.hex");
     const PRINTED: &str = include_str!("../../tests/data/conntrack_destroy.txt");
 

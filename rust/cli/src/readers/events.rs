@@ -144,7 +144,7 @@ pub struct Flow<'a> {
     pub zone: Zones,
     /// The source address that NAT gave the flow: "own" if it is one of the output device's, else "foreign".
     pub source: Option<&'a str>,
-    /// Where the flow comes from that has the source port which this flow would have kept.
+    /// The source of the flow that has the source port which this flow would have kept.
     pub taken_by: Option<Endpoint>,
 }
 

@@ -7,7 +7,7 @@
 pub struct Message<'a> {
     /// Its type (`nlmsg_type`).
     pub kind: u16,
-    /// What follows its header.
+    /// The bytes behind its header.
     pub payload: &'a [u8],
 }
 

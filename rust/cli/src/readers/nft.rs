@@ -47,7 +47,7 @@ pub fn parse_helpers(json: &[u8], helper: &str) -> Result<Vec<HelperObject>, ser
 mod tests {
     use super::*;
 
-    /// What nft 1.1.3 prints.
+    /// The output of nft 1.1.3.
     const PRINTED: &str = include_str!("../../tests/data/nft_ruleset.json");
 
     #[test]
