@@ -275,6 +275,13 @@ module_unused() { [[ $(cat /sys/module/rustmasq/refcnt) == 0 ]]; }
 # too.
 no_other_masquerade() { ! grep -qE '^(xt_MASQUERADE|nft_masq) ' /proc/modules; }
 
+# remove_other_masquerade: unloads it. A namespace that is on its way out, with its rules, may hold it for a moment.
+remove_other_masquerade() { wait_until try_to_remove_masquerade; }
+try_to_remove_masquerade() {
+	modprobe -r xt_MASQUERADE nft_masq
+	no_other_masquerade
+}
+
 # --- The end
 
 # stop_servers: ends everything that ns_start and peers_start started.

@@ -180,11 +180,13 @@ def symbols(wanted=""):
 def function(wanted, module=""):
     """Returns the address of a function and of the next one.
 
-    A mangled Rust name matches by its last part, behind the length of that part.
+    A mangled Rust name matches by its last part, behind the length of that part. The arguments of a generic function
+    may follow.
     """
+    part = f"{len(wanted)}{wanted}"
     # A module's functions are not sorted. The kernel's are, so there is no need to read all of them.
     found = iter(sorted(symbols(module))) if module else symbols()
-    start = next(address for address, name in found if name == wanted or name.endswith(f"{len(wanted)}{wanted}"))
+    start = next(address for address, name in found if name == wanted or name.endswith(part) or f"{part}N" in name)
     return start, next((address for address, _ in found if address > start), start + 4096)
 
 
@@ -672,7 +674,7 @@ def requests(faults, network, version):
         faults.all_at_once(f"{what}: a request", lambda own=own: network.send(version, own, TFTP), UNHELPED)
     # The helper logs why it dropped the packet, although the buffer for that cannot be allocated, either.
     before = reasons_logged()
-    with faults.slab.only_within(*function("rustmasq_help", "rustmasq")):
+    with faults.slab.only_within(*function("help", "rustmasq")):
         faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
     result(f"{what}: the helper: ... the log contains the reason",
            None if reasons_logged() == before + 1 else "it does not")

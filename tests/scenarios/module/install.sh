@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The files that `make install` copies to the folders of depmod, libxtables and man are all that RUSTMASQ needs. Without
 # them, or with the extension alone, iptables adds no rule.

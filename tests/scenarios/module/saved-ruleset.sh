@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # Rules of iptables-nft with RUSTMASQ, both families in one ruleset: `nft -f` can load what `nft list ruleset` printed.
 # It masquerades as before, as nftables' own statement. iptables-nft-save and -restore keep the rules as they are.

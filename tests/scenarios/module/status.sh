@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # `rustmasq status` names each fault with its cure, as long as it is there: each is made, named, cured as it says, and
 # gone. Without a fault it says that all is well, and without privileges what it could not see. The network is that of

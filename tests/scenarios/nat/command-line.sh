@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# Kernels: plain
 #
 # iptables and ip6tables accept, refuse, list, save, restore and translate rules with RUSTMASQ as documented: the .t
 # cases of tests/rules first, then each command. A refused command changes nothing.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # RUSTMASQ does the same as MASQUERADE: each case runs with both, in the network that tests/lib/compare.sh draws, and
 # all that can be observed must be equal. Wrong rules show that the comparison notices a difference in each property.
@@ -478,8 +479,7 @@ ip -n router route add 10.9.0.0/16 dev wan1
 ip -n router link set wan0 arp off
 ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
 
-modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
-check "MASQUERADE is not loaded" no_other_masquerade
+check "MASQUERADE is not loaded" remove_other_masquerade
 add_rule -j RUSTMASQ || bail "rule"
 remove_addresses RUSTMASQ 0 0
 flush_rules
@@ -513,7 +513,6 @@ set_rules "4 -o wan0 -j TARGET"
 send_without_address RUSTMASQ "statistics drop=1"
 
 set_rules
-modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
-check "MASQUERADE is unloaded" no_other_masquerade
+check "MASQUERADE is unloaded" remove_other_masquerade
 
 done_testing

@@ -5,16 +5,13 @@
 # MASQUERADE's modules, whose notifiers would do the same, are not loaded.
 . "$(dirname "$0")/../../lib/lib.sh"
 
-# The notifiers of MASQUERADE's modules would flush RUSTMASQ's flows, too.
-modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
-
 setup_lan
 # Packets need not arrive. Without ARP, none waits for a neighbour's answer.
 ip -n router link set wan0 arp off
 add_rule -j RUSTMASQ || bail "rule"
 # Flows must not time out before the flush.
 ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'
-check "no other masquerading module is loaded" no_other_masquerade
+check "no other masquerading module is loaded" remove_other_masquerade
 
 # send_flows COUNT ADDRESS...: sends a packet from each of COUNT ports of the LAN's host to each address.
 send_flows() { ns_exec lan "$tools/flows.py" "$@"; }

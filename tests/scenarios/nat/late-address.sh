@@ -102,9 +102,8 @@ if compared; then
 	check_equal "MASQUERADE, IPv6: the flows keep it" "2001:db8:65::1 5" "$(sources 2001:db8:80::9)"
 	flush_rules
 	forget_addresses
-	modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
 fi
-check "no other masquerading module is loaded" no_other_masquerade
+check "no other masquerading module is loaded" remove_other_masquerade
 add_rules RUSTMASQ
 # Flows must not time out.
 ns_exec router sh -c 'echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout'

@@ -77,7 +77,7 @@ if compared; then
 	check "MASQUERADE --random-fully: the router's DHCPv6 client loses its port" \
 		test "$(source_ports 3 router UDP6 '[fe80::2%wan0]' 547 'bind=[fe80::1%wan0]:546')" != 546
 	flush_rules
-	modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
+	remove_other_masquerade
 fi
 for option in --random --random-fully; do
 	replace_rules RUSTMASQ $option

@@ -107,8 +107,7 @@ flow_tuples() {
 }
 
 # RUSTMASQ comes first, without MASQUERADE's modules: their notifiers would end flows, too.
-modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
-check "xt_MASQUERADE is not loaded" no_other_masquerade
+check "xt_MASQUERADE is not loaded" remove_other_masquerade
 for target in RUSTMASQ $(compared && echo MASQUERADE); do
 	for device in wan0 wan1; do
 		add_rule -o $device -j "$target" || bail "rule with $target"
@@ -161,7 +160,6 @@ use_uplink 1
 check_equal "SNAT: the flow goes on with the old address through the new uplink" "203.0.113.1:40100" "$(probe_udp 4)"
 check "SNAT: the new uplink's counter counts packets with the old address" test "$(count_at_new_uplink old4)" -gt 0
 flush_rules
-modprobe -r xt_MASQUERADE nft_masq 2> /dev/null
-check "xt_MASQUERADE is unloaded" no_other_masquerade
+check "xt_MASQUERADE is unloaded" remove_other_masquerade
 
 done_testing

@@ -6,6 +6,8 @@
 # own helper, for comparison, looks at the opcode alone.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
+# shellcheck source-path=SCRIPTDIR source=../../lib/events.sh
+. "$(dirname "$0")/../../lib/events.sh"
 hostile=$(scaled 10000)
 
 setup_two_routers
@@ -26,6 +28,7 @@ for helper in $HELPERS; do
 	count=$hostile
 	[[ $helper != tftp ]] || count=$((hostile > 200 ? 200 : hostile))
 	for router in r1 r2; do assign_helper $router "$helper"; done
+	[[ $helper == tftp ]] || record_events tftp_ignored
 	what="$helper: all packets arrive, and answers are expected to the right ones"
 	if result=$("$tools/tftp_hostile.py" "$helper" "$count" "$SEED"); then ok "$what"; else not_ok "$what" "$result"; fi
 	echo "# $helper: ${result##*$'\n'}"
@@ -35,6 +38,9 @@ for helper in $HELPERS; do
 		check_fails "$helper: ... which the check of our helper notices" "$tools/tftp_hostile.py" other 100 "$SEED"
 	else
 		check_match "$helper: it expects no answer to any other packet" " 0 of these are none;" "$result"
+		check_match "$helper: what it ignores is traced" "^netns=[0-9]+ id=[0-9]+ original=.*->.*:69 len=2 start=000[12]" \
+			"$(events tftp_ignored " len=2 ")"
+		stop_recording
 	fi
 	for router in r1 r2; do
 		unassign_helper $router

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # Three TFTP servers get odd requests: old firmware's, cut, padded, too long, and mutated ones. Whatever a server
 # answers reaches the client behind two routers with our helper, and with the kernel's. Without a helper no answer does.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # With --end, the flow viewer shows each flow when it ends as well, with packets, bytes and duration as conntrack counted
 # them, in namespaces that are made later, too. It keeps no namespace that is removed, and tells which settings of

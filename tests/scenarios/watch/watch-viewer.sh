@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The flow viewer, `rustmasq watch`, shows each flow that its options select, as it happens and with the tuples that
 # conntrack has. However it ends, it leaves no trace instance behind. Without the module or tracefs, or with wrong
