@@ -245,17 +245,19 @@ impl Device {
     ///
     /// Any context.
     pub(crate) fn would_replace(&self, address: AnyAddress, destination: AnyAddress) -> bool {
-        match (address, destination) {
-            (AnyAddress::V4(address), AnyAddress::V4(destination)) => {
-                let has = |wanted| self.any_ipv4(|own| own.address == wanted);
-                !has(address) && self.select_ipv4_source(destination).is_some_and(has)
-            }
-            (AnyAddress::V6(address), AnyAddress::V6(destination)) => {
-                let has = |wanted| self.any_ipv6(|own| own.address == wanted);
-                !has(address) && self.select_ipv6_source(destination).is_some_and(has)
-            }
-            _ => false,
+        if self.has_address(address) {
+            return false;
         }
+        let source = match (address, destination) {
+            (AnyAddress::V4(_), AnyAddress::V4(to)) => {
+                self.select_ipv4_source(to).map(AnyAddress::V4)
+            }
+            (AnyAddress::V6(_), AnyAddress::V6(to)) => {
+                self.select_ipv6_source(to).map(AnyAddress::V6)
+            }
+            _ => None,
+        };
+        source.is_some_and(|source| self.has_address(source))
     }
 
     /// Returns to what extent the device has an address of its own in a family.

@@ -180,11 +180,19 @@ impl<F: Family> Conn<'_, F> {
     ///
     /// NAT may change the tuple of [`Direction::Reply`] until the entry is confirmed.
     pub(crate) fn tuple(&self, direction: Direction) -> Tuple {
-        let index = direction.as_raw() as usize;
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it
         // fills it in. A clone of the packet may write to the tuple of an unconfirmed entry, which
         // `Tuple::from_raw` allows for.
-        unsafe { Tuple::from_raw(&raw const (*self.as_raw()).tuplehash[index].tuple) }
+        unsafe { Tuple::from_raw(self.raw_tuple(direction)) }
+    }
+
+    /// Returns C's tuple of one direction, which is valid as long as the entry.
+    ///
+    /// A clone of the packet may write to it until the entry is confirmed, so reads must be volatile.
+    pub(super) fn raw_tuple(&self, direction: Direction) -> *const bindings::nf_conntrack_tuple {
+        let index = direction.as_raw() as usize;
+        // SAFETY: The entry is valid by the type's invariant, and the index is 0 or 1. No reference is made.
+        unsafe { &raw const (*self.as_raw()).tuplehash[index].tuple }
     }
 
     /// Returns the source address of the original tuple.

@@ -44,7 +44,7 @@ impl<'context, F: Family> Expectation<'context, F> {
         // SAFETY: The entry is valid by its type's invariant. The function only stores the pointer, which
         // `'context` keeps valid until the expectation is registered or given back. It does not sleep.
         let expect = NonNull::new(unsafe { bindings::nf_ct_expect_alloc(master.as_raw()) })?;
-        let tuple = raw_tuple(master, direction);
+        let tuple = master.raw_tuple(direction);
         let class = bindings::NF_CT_EXPECT_CLASS_DEFAULT;
         // SAFETY: The expectation was allocated for this entry just now, and nobody else knows it. The
         // function may only be called for a packet that holds the entry, under the RCU read lock: `context`
@@ -71,7 +71,7 @@ impl<'context, F: Family> Expectation<'context, F> {
     /// NAT leads the flow's packets to the address and port that the master's packets of the other
     /// direction come from. Meant for masters with NAT. Follows `nf_nat_follow_master`.
     pub(crate) fn follow_nat(self, direction: Direction) -> Self {
-        let own = raw_tuple(self.master, direction.opposite());
+        let own = self.master.raw_tuple(direction.opposite());
         let expect = self.expect.as_ptr();
         // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it. The
         // function pointed to belongs to nf_nat, which stays loaded while this module is; unregistering a
@@ -102,18 +102,6 @@ impl<'context, F: Family> Expectation<'context, F> {
             Err(Error::from_errno(error))
         }
     }
-}
-
-/// Returns one of the entry's tuples, for C to read while the entry is borrowed.
-///
-/// NAT is done when conntrack calls helpers, so it does not change any more, except by a clone of the packet. Reads
-/// are volatile for that reason.
-fn raw_tuple<F: Family>(
-    conn: &Conn<'_, F>,
-    direction: Direction,
-) -> *const bindings::nf_conntrack_tuple {
-    // SAFETY: The entry is valid by the type's invariant, and the index is 0 or 1.
-    unsafe { &raw const (*conn.as_raw()).tuplehash[direction.as_raw() as usize].tuple }
 }
 
 impl<F: Family> Drop for Expectation<'_, F> {

@@ -4,7 +4,7 @@
 #
 # Three TFTP servers get odd requests: old firmware's, cut, padded, too long, and mutated ones. Whatever a server
 # answers reaches the client behind two routers with our helper, and with the kernel's. Without a helper no answer does.
-# What opens nothing is counted, and traced.
+# Datagrams that open nothing are counted, and traced.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
 # shellcheck source-path=SCRIPTDIR source=../../lib/events.sh
