@@ -3,7 +3,8 @@
 # Front ends: legacy nft
 #
 # RUSTMASQ with what container hosts have and the test kernel has not: bridged packets that meet iptables (br_netfilter),
-# under Docker's rules; IPsec, with rules that leave its flows alone (-m policy); and a user's own network namespace.
+# under Docker's rules; IPsec, with rules that leave its flows alone (-m policy); WireGuard as the WAN; rules that ask
+# ipset's sets (-m set); and a user's own network namespace.
 #
 #      web, neighbour           router                    server
 #      eth0 ------------ docker0    wan0 ------------ eth0
@@ -88,6 +89,72 @@ check "-m policy: it went by IPsec" test "$(ip -n server -s xfrm state get src 2
 	sed -nE 's/.* ([0-9]+)\(packets\).*/\1/p' | sort -n | tail -n 1)" -gt 0
 seen=$(probe neighbour UDP 203.0.113.2 53 sourceport=40003)
 check_equal "-m policy: another flow leaves with the host's address" 203.0.113.1 "${seen%:*}"
+
+# --- WireGuard: a tunnel between router and server is the WAN. The server takes nothing else from it than packets from
+# the router's address there, 10.9.0.1 or fd00:9::1.
+
+# tunnel HOST NUMBER OTHER: makes the end of the tunnel on a host, whose number in the networks is NUMBER, OTHER at the
+# other end.
+tunnel() {
+	local peer
+	setup_device "$1" wg0 "10.9.0.$2/24" "link add wg0 type wireguard"
+	peer=$(wg pubkey < "$scratch/key-$3")
+	ip -n "$1" addr add "fd00:9::$2/64" dev wg0 nodad &&
+		ns_exec "$1" wg set wg0 private-key "$scratch/key-$2" listen-port 51820 peer "$peer" \
+			allowed-ips "10.9.0.$3/32,fd00:9::$3/128" endpoint "203.0.113.$3:51820"
+}
+(umask 077 && wg genkey > "$scratch/key-1" && wg genkey > "$scratch/key-2") || bail "keys"
+tunnel router 1 2 || bail "the tunnel's end on the router"
+tunnel server 2 1 || bail "the tunnel's end on the server"
+ip -n router addr add fd00:17::1/64 dev docker0 nodad || bail "IPv6 of the bridge"
+ip -n neighbour addr add fd00:17::3/64 dev eth0 nodad || bail "IPv6 of a container"
+ip -n neighbour route add default via fd00:17::1 || bail "the container's route"
+for protocol in UDP TCP; do
+	serve server "$protocol" 55
+	serve server "${protocol}6" 56
+done
+flush_rules
+check_equal "WireGuard: without a rule, a flow does not pass the tunnel" "" "$(probe_briefly neighbour UDP 10.9.0.2 55)"
+add_rule -o wg0 -j RUSTMASQ || bail "the rule for the tunnel"
+add_rule6 -o wg0 -j RUSTMASQ || bail "the rule for the tunnel, IPv6"
+for protocol in UDP TCP; do
+	seen=$(probe neighbour "$protocol" 10.9.0.2 55)
+	check_equal "WireGuard: $protocol leaves with the tunnel's address" 10.9.0.1 "${seen%:*}"
+	seen=$(probe neighbour "${protocol}6" "[fd00:9::2]" 56)
+	check_equal "WireGuard: ${protocol}6 does, too" "[fd00:0009:0000:0000:0000:0000:0000:0001]" "${seen%:*}"
+done
+flush_rules
+for protocol in udp tcp; do
+	add_rule -o wg0 -p $protocol -j RUSTMASQ --to-ports 8000-8009 || bail "the rule with ports"
+	add_rule6 -o wg0 -p $protocol -j RUSTMASQ --to-ports 8000-8009 || bail "the rule with ports, IPv6"
+	seen=$(probe neighbour "${protocol^^}" 10.9.0.2 55)
+	check_port "WireGuard: $protocol gets a port of the range" 8000 8009 "${seen##*:}"
+	seen=$(probe neighbour "${protocol^^}6" "[fd00:9::2]" 56)
+	check_port "WireGuard: $protocol over IPv6 gets a port of the range" 8000 8009 "${seen##*:}"
+done
+check_match "WireGuard: the tunnel carried them" $'\t[1-9][0-9]*\t[1-9][0-9]*$' "$(ns_exec server wg show wg0 transfer)"
+
+# --- ipset: the first rule asks for a set that the destination is not in, the second for one that it is in
+
+flush_rules
+# with_sets FAMILY NETWORK ADD: makes the sets "away" and "near", the latter with NETWORK, and rules by the command ADD.
+with_sets() {
+	ns_exec router ipset create "away-$1" hash:net family "$1" &&
+		ns_exec router ipset create "near-$1" hash:net family "$1" &&
+		ns_exec router ipset add "near-$1" "$2" &&
+		"$3" -p udp -m set --match-set "away-$1" dst -j RUSTMASQ --to-ports 9001 &&
+		"$3" -p udp -m set --match-set "near-$1" dst -j RUSTMASQ --to-ports 9002
+}
+with_sets inet 10.9.0.0/24 add_rule || bail "the sets and their rules"
+with_sets inet6 fd00:9::/64 add_rule6 || bail "the sets and their rules, IPv6"
+check_equal "ipset: the rule counts whose set has the destination" 10.9.0.1:9002 "$(probe neighbour UDP 10.9.0.2 55)"
+seen=$(probe neighbour UDP6 "[fd00:9::2]" 56)
+check_equal "ipset: the same for IPv6" 9002 "${seen##*:}"
+ns_exec router ipset add away-inet 10.9.0.0/24 || bail "a set's member"
+ns_exec router ipset add away-inet6 fd00:9::/64 || bail "a set's member, IPv6"
+check_equal "ipset: an address that a set gets later counts" 10.9.0.1:9001 "$(probe neighbour UDP 10.9.0.2 55)"
+seen=$(probe neighbour UDP6 "[fd00:9::2]" 56)
+check_equal "ipset: the same for IPv6, later" 9001 "${seen##*:}"
 
 # --- A user's own network namespace
 
