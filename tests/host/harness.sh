@@ -47,6 +47,7 @@ expect "no time limit" 125 "argument --timeout: invalid" qemu/run --timeout 0 tr
 expect "no such share" 125 "--share /nonexistent: no such directory" qemu/run --share /nonexistent true
 expect "a share over the guest's own" 125 "the guest has its own /usr" qemu/run --share /usr true
 expect "icount on two CPUs" 125 "--icount counts on one CPU" qemu/run --icount --cpus 2 true
+expect "Secure Boot of the test kernel" 125 "--secure-boot needs --stock" qemu/run --secure-boot "$scratch" true
 expect "a shell without a terminal" 125 "no terminal for a shell" qemu/run < /dev/null
 
 # --- The command's status and output
