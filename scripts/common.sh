@@ -177,3 +177,11 @@ stock_kernel() {
 	key=$(sha256sum <"$scripts/rust-metadata")
 	printf '%s/stock/%s-%s-%s\n' "$CACHE" "$1" "$2" "${key:0:12}"
 }
+
+# kernel_too_old RELEASE: succeeds, and prints why, if rustmasq cannot be built for this
+# kernel because it is too old.
+kernel_too_old() {
+	local version=${1%%[!0-9.]*}
+	[[ $(printf '%s\n' "$version" 7.3 | sort -V | head -n 1) != 7.3 ]] || return 1
+	printf 'Linux %s lacks Rust interfaces that rustmasq uses: it needs 7.3 or newer\n' "$version"
+}

@@ -27,6 +27,7 @@ configured() {
 	mkdir -p "$tree/include/config" "$tree/rust"
 	printf 'CONFIG_%s\n' "$@" > "$tree/include/config/auto.conf"
 	touch "$tree/Makefile" "$tree/rust/libkernel.rmeta" "$tree/Module.symvers"
+	echo 7.9.4-test > "$tree/include/config/kernel.release"
 }
 
 rustc=$("${RUSTC:-/usr/bin/rustc}" --version)
@@ -37,6 +38,9 @@ check_kdir_refused "a folder that is not there" "no such folder" "$scratch/nothi
 check_kdir_refused "a folder that is no kernel tree" "not a configured kernel tree" "$scratch"
 configured MODULES=y
 check_kdir_refused "a kernel without Rust" "CONFIG_RUST is not set" "$tree"
+configured "${base[@]}" NF_NAT_MASQUERADE=y
+echo 7.2.12+deb13-amd64 > "$tree/include/config/kernel.release"
+check_kdir_refused "a kernel that is too old" "Linux 7.2.12 lacks Rust interfaces .* 7.3 or newer" "$tree"
 configured "${base[@]}"
 rm "$tree/rust/libkernel.rmeta"
 check_kdir_refused "a header package" "no Rust metadata" "$tree"
@@ -94,6 +98,8 @@ headers_of 7.9.4-1 7.9.4-1
 printf '#!/bin/sh\necho rustc 1.0.0\n' > "$scratch/bin/rustc"
 chmod +x "$scratch/bin/rustc"
 check_headers_refused "another compiler than the kernel's" "but $scratch/bin/rustc is \"rustc 1.0.0\";" "$scratch/bin/rustc"
+echo 7.2.12+deb-test > "$tree/include/config/kernel.release"
+check_headers_refused "a kernel that is too old" "Linux 7.2.12 lacks Rust interfaces .* 7.3 or newer"
 sed -i /CONFIG_RUST=/d "$tree/include/config/auto.conf"
 check_headers_refused "a kernel without Rust" "CONFIG_RUST is not set"
 : > "$scratch/versions"
