@@ -80,7 +80,7 @@ fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
 .PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench \
-	check doc module-doc extension-doc program-doc rust-analyzer clean help install install-files uninstall
+	check check-kernels doc module-doc extension-doc program-doc rust-analyzer clean help install install-files uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
 
@@ -164,6 +164,10 @@ check: kernel program ## check the format and the style of all files
 	@scripts/setup --check
 	@scripts/check $(kernel)
 
+check-kernels: ## build for the kernels of all Debian suites, with their compilers, and say which work
+	@scripts/setup --stock
+	@scripts/check-kernels
+
 doc: module-doc extension-doc program-doc ## build the documentation of the Rust code (warnings are errors)
 	@echo 'module: build/doc/rust/doc/rustmasq/index.html; extension: build/libxt/doc/xt_RUSTMASQ/index.html'
 	@echo 'program: build/cli/doc/rustmasq/index.html'
@@ -232,7 +236,7 @@ clean: ## remove the build folder (the cache stays)
 	rm -rf build rust-project.json
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'Variables, on the command line or in the environment (CONTRIBUTING.md lists all of them):'
 	@echo '  KDIR=DIR             build against the built kernel tree DIR instead of the test kernel'
