@@ -60,7 +60,7 @@ cat > "$scratch/bin/dpkg-query" <<- 'END'
 	#!/bin/bash
 	case $1 in
 	--search) awk -v file="$2" '$3 && index(file, $3 "/") == 1 { print $1 ": " file; found = 1 } END { exit !found }' "$VERSIONS" ;;
-	--show) awk -v name="${@: -1}" '$1 == name { print "installed " $2; found = 1 } END { exit !found }' "$VERSIONS" ;;
+	--show) awk -v name="${@: -1}" '$1 == name { print (ENVIRON["STATUS"] ? ENVIRON["STATUS"] : "installed") " " $2; found = 1 } END { exit !found }' "$VERSIONS" ;;
 	esac
 END
 chmod +x "$scratch/bin/dpkg-query"
@@ -89,7 +89,12 @@ check_headers_refused() {
 
 headers_of 7.9.4-1 7.9.3-1
 check_headers_refused "the source of another version" "linux-headers-test is of version 7.9.4-1, but linux-source-7.9 of 7.9.3-1;"
+# While apt installs a kernel, dkms builds with packages that are not configured yet.
+for status in unpacked half-configured triggers-pending; do
+	STATUS=$status check_headers_refused "the source of another version, while it is $status," "but linux-source-7.9 of 7.9.3-1;"
+done
 headers_of 7.9.4-1 7.9.4-1
+STATUS=config-files check_headers_refused "a source that was removed" "install them: apt install linux-source-7.9"
 sed -i 's/^linux-kbuild 7.9.4-1/linux-kbuild 7.9.4-2/' "$scratch/versions"
 check_headers_refused "a part of another revision" "linux-headers-test is of version 7.9.4-1, but linux-kbuild of 7.9.4-2;"
 headers_of 7.9.4-1
