@@ -98,14 +98,19 @@ program: setup ## build the program rustmasq alone, with its manual pages and co
 	@$(run) $(cli_build)/release/examples/generate $(generated)
 
 # A build against the user's own tree needs fewer tools than the test kernel: if they are there, nothing
-# is installed.
+# is installed. SETUP=no is for dkms and Debian's tools, which see to packages themselves.
+ifeq ($(SETUP),no)
+setup:
+else
 setup: ## install what the build needs (packages, bindgen)
 	@$(if $(KDIR),{ type $(RUSTC) $(CARGO) $(BINDGEN) && pkg-config --exists xtables; } > /dev/null 2>&1 ||) \
 		scripts/setup $(if $(stock),--stock,$(if $(headers),--headers))
+endif
 
 ifdef KDIR
 kernel: setup
-	@scripts/check-kernel $(kernel) $(RUSTC)
+	@# scripts/rust-metadata names a missing compiler together with the other packages that are missing.
+	@$(if $(headers),test ! -x $(RUSTC) ||) scripts/check-kernel $(kernel) $(RUSTC)
 	@$(if $(headers),scripts/rust-metadata $(kernel) > /dev/null)
 else ifdef stock
 kernel: setup
