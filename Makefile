@@ -80,7 +80,8 @@ fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
 .PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench \
-	check check-kernels doc module-doc extension-doc program-doc rust-analyzer clean help install install-files uninstall
+	check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install install-files \
+	install-programs uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
 
@@ -226,6 +227,9 @@ install-files:
 	@$(kbuild) INSTALL_MOD_PATH=$(if $(stock),$(CURDIR)/$(build)/installed,$(DESTDIR)) \
 		$(if $(stock)$(headers),CONFIG_MODULE_SIG_ALL=) cmd_depmod=true modules_install
 	@$(if $(stock),mkdir -p $(DESTDIR) && cp -r $(build)/installed/. $(DESTDIR))
+	@$(MAKE) install-programs
+
+install-programs:
 	@for each in $(installed); do \
 		IFS=: read -r mode file place <<< "$$each"; \
 		install -v -D -m "$$mode" "$$file" "$(DESTDIR)$$place"; \
@@ -236,6 +240,10 @@ uninstall: ## remove the installed files
 	@rm -vf $(DESTDIR)$(modules_dir)/updates/rust/rustmasq.ko*
 	@for each in $(installed); do rm -vf "$(DESTDIR)$${each##*:}"; done
 	$(if $(DESTDIR),,depmod $(release))
+
+deb: ## build Debian packages, in build/deb
+	@scripts/setup --stock
+	@scripts/deb
 
 clean: ## remove the build folder (the cache stays)
 	rm -rf build rust-project.json
