@@ -98,6 +98,7 @@ STATUS=config-files check_headers_refused "a source that was removed" "install t
 sed -i 's/^linux-kbuild 7.9.4-1/linux-kbuild 7.9.4-2/' "$scratch/versions"
 check_headers_refused "a part of another revision" "linux-headers-test is of version 7.9.4-1, but linux-kbuild of 7.9.4-2;"
 headers_of 7.9.4-1
+echo "linux-image-7.9.4+deb-test 7.9.4-1+b2" >> "$scratch/versions"
 check_headers_refused "a machine without the source" "install them: apt install .*linux-source-7.9=7.9.4-1( |$)"
 headers_of 7.9.4-1 7.9.4-1
 printf '#!/bin/sh\necho rustc 1.0.0\n' > "$scratch/bin/rustc"
