@@ -185,3 +185,23 @@ kernel_too_old() {
 	[[ $(printf '%s\n' "$version" 7.3 | sort -V | head -n 1) != 7.3 ]] || return 1
 	printf 'Linux %s lacks Rust interfaces that rustmasq uses: it needs 7.3 or newer\n' "$version"
 }
+
+# enter_options: sets `enter` to the command that makes a namespace of mounts, as root or
+# as the root of a user namespace, and `user` to the options of chroot that take the rights
+# of root away where they are real and the user has others.
+# shellcheck disable=SC2034 # other scripts use it
+enter_options() {
+	enter=(unshare --mount) user=()
+	if ((EUID != 0)); then
+		if unshare --user --map-root-user --mount true 2>/dev/null; then
+			enter=(unshare --user --map-root-user --mount)
+		elif have_command sudo; then
+			enter=(sudo unshare --mount)
+			user=(--userspec="$(id -u):$(id -g)")
+		else
+			die "work in a root file system of its own needs root, sudo, or user namespaces"
+		fi
+	fi
+	# In a chroot, whose / is no mount, unshare cannot change how mounts propagate.
+	"${enter[@]}" true 2>/dev/null || enter+=(--propagation unchanged)
+}
