@@ -46,6 +46,8 @@ expect "unknown option" 125 "unrecognized arguments: --frobnicate" qemu/run --fr
 expect "no time limit" 125 "argument --timeout: invalid" qemu/run --timeout 0 true
 expect "no such share" 125 "--share /nonexistent: no such directory" qemu/run --share /nonexistent true
 expect "a share over the guest's own" 125 "the guest has its own /usr" qemu/run --share /usr true
+expect "a system without its files" 125 "--system $scratch: $scratch/vmlinuz is missing" qemu/run --system "$scratch" true
+expect "a system with the debug kernel" 125 "exclude each other" qemu/run --system "$scratch" --debug true
 expect "icount on two CPUs" 125 "--icount counts on one CPU" qemu/run --icount --cpus 2 true
 expect "Secure Boot of the test kernel" 125 "--secure-boot needs --stock" qemu/run --secure-boot "$scratch" true
 expect "a shell without a terminal" 125 "no terminal for a shell" qemu/run < /dev/null
