@@ -79,9 +79,9 @@ bash_dir ?= /usr/share/bash-completion/completions
 fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
-.PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug soak bench \
-	check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install install-files \
-	install-programs uninstall
+.PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug test-packages \
+	soak bench check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install \
+	install-files install-programs uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
 
@@ -152,8 +152,13 @@ test-debug: ## run KUnit and the scenarios on the debug kernel (KASAN, lockdep, 
 	@$(MAKE) KERNEL=debug stage
 	@tests/run --debug
 
-soak: stage ## run the repeating and random tests at length; prints its seed, SEED= repeats a run
+test-packages: deb ## install the packages in a Debian 13, reboot it, and purge them
+	@scripts/system > /dev/null
+	@tests/run packages
+
+soak: stage deb ## run the repeating and random tests at length; prints its seed, SEED= repeats a run
 	@scripts/setup --fuzz
+	@scripts/system > /dev/null
 	@tests/run --soak
 
 bench: stage ## count instructions beside the kernel's own code (table, CSV and plots in build/bench)
