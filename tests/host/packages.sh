@@ -52,7 +52,9 @@ list_files > "$scratch/before"
 
 # Making the metadata takes minutes. Their path is the same in each copy, so dkms can use them again.
 stored=$CACHE/system/metadata
-[[ ! -e $stored ]] || "${enter[@]}" cp -a --no-preserve=ownership "$stored" "$root/var/cache/rustmasq"
+key=$(sha256sum < scripts/rust-metadata)
+! compgen -G "$stored/stock/*-${key:0:12}" > /dev/null ||
+	"${enter[@]}" cp -a --no-preserve=ownership "$stored" "$root/var/cache/rustmasq"
 # apt has no sources there: what the packages need and do not depend on is not installed.
 check "apt installs the packages" in_system sh -c 'apt-get -o APT::Sandbox::User=root install --yes /debs/*.deb'
 if [[ $(ls "$stored/stock" 2> /dev/null) != $(ls "$root/var/cache/rustmasq/stock") ]]; then
