@@ -62,7 +62,8 @@ if [[ $(ls "$stored/stock" 2> /dev/null) != $(ls "$root/var/cache/rustmasq/stock
 	"${enter[@]}" cp -a "$root/var/cache/rustmasq" "$stored"
 fi
 release=$(basename "$root"/lib/modules/*)
-check_equal "dkms has built the module and installed it" "rustmasq/$version, $release, x86_64: installed" "$(in_system dkms status)"
+check_equal "dkms has built and installed the module" "rustmasq/$version, $release, x86_64: installed" \
+	"$(in_system dkms status)"
 for page in libxt_RUSTMASQ rustmasq rustmasq-status rustmasq-watch; do
 	check "the manual page $page is installed" test -s "$root/usr/share/man/man8/$page.8.gz"
 done
