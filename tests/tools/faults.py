@@ -26,6 +26,7 @@ import collections
 import contextlib
 import ctypes
 import errno
+import glob
 import itertools
 import os
 import platform
@@ -109,13 +110,19 @@ class Failslab:
             write(f"/sys/kernel/slab/{name}/failslab", 1)
         self.code = 0, 0
         self.set(probability=0, interval=1, verbose=0, ignore_gfp_wait="N", cache_filter="Y", times=MANY)
-        # fail-nth counts these kinds of failures, too. An address range that is never on the stack excludes them.
-        for other in ("fail_page_alloc", "fail_skb_realloc"):
-            self.limit(other, 1, 1)
+        # fail-nth counts the other kinds of failures, too, such as a memory pool's while a program is read from the
+        # disk. An address range that is never on the stack excludes them.
+        for kind in set(self.kinds()) - {"failslab"}:
+            self.limit(kind, 1, 1)
 
     def set(self, **knobs):
         for name, value in knobs.items():
             write(f"{DEBUG}/failslab/{name.replace('_', '-')}", value)
+
+    @staticmethod
+    def kinds():
+        """Returns the names of all kinds of failures that the kernel can inject."""
+        return [os.path.basename(os.path.dirname(path)) for path in glob.glob(f"{DEBUG}/fail*/require-start")]
 
     @staticmethod
     def limit(kind, start, end):
@@ -164,7 +171,7 @@ class Failslab:
 
     def reset(self):
         self.set(probability=0, times=1, space=0, cache_filter="N", ignore_gfp_wait="Y")
-        for kind in ("failslab", "fail_page_alloc", "fail_skb_realloc"):
+        for kind in self.kinds():
             self.limit(kind, 0, (1 << 64) - 1)
 
 
