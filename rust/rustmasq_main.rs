@@ -95,6 +95,7 @@ static HOOKS: [&[Hook]; 2] = [&watch::HOOKS, &tftp::HOOKS];
 struct Rustmasq {
     _targets: xtables::Registration<2>,
     _flush: Pin<KBox<Notifier<Flush>>>,
+    _masquerade: masquerade::Registrations,
     _hooks: hook::Registration,
     _helpers: helper::Registration,
 }
@@ -103,6 +104,7 @@ impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let hooks = hook::Registration::register(&HOOKS)?;
         tftp::enable_by_port()?;
+        let masquerade = masquerade::register()?;
         // The flush comes before the targets, so that it sees every event of a rule's flow.
         let flush = Notifier::register(Flush::new())?;
         // From here on rules can name helpers and targets, and hold the module. Init must not fail after
@@ -111,6 +113,7 @@ impl kernel::Module for Rustmasq {
         Ok(Self {
             _targets: TARGETS.register()?,
             _flush: flush,
+            _masquerade: masquerade,
             _hooks: hooks,
             _helpers: helpers,
         })

@@ -4,15 +4,18 @@
  * alphabetical order. They contain no logic, which belongs in Rust; a comment
  * explains each exception.
  */
+#include <linux/bottom_half.h>
 #include <linux/inetdevice.h>
 #include <linux/ipv6.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
+#include <linux/random.h>
 #include <linux/ratelimit.h>
 #include <linux/rculist.h>
 #include <linux/rcupdate.h>
 #include <linux/rtnetlink.h>
+#include <linux/siphash.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
 #include <net/dst_metadata.h>
@@ -21,6 +24,7 @@
 #include <net/netfilter/nf_conntrack_helper.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netfilter/nf_nat.h>
+#include <net/netns/generic.h>
 #include <net/route.h>
 
 #include "counters.h"
@@ -116,6 +120,16 @@ __rustmasq_helper struct inet6_ifaddr *rustmasq_inet6_ifaddr_next(struct inet6_i
 				     struct inet6_ifaddr, if_list);
 }
 
+__rustmasq_helper u8 rustmasq_nf_ct_tcp_state(const struct nf_conn *ct)
+{
+	return READ_ONCE(ct->proto.tcp.state);
+}
+
+__rustmasq_helper u32 rustmasq_nf_ct_tcp_original_end(const struct nf_conn *ct)
+{
+	return READ_ONCE(ct->proto.tcp.seen[IP_CT_DIR_ORIGINAL].td_end);
+}
+
 __rustmasq_helper u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entries *e)
 {
 	return e->num_hook_entries;
@@ -157,6 +171,16 @@ __rustmasq_helper void rustmasq_hooks_unlock(void)
 	mutex_unlock(&rustmasq_hooks_mutex);
 }
 
+__rustmasq_helper u32 rustmasq_get_random_u32_below(u32 ceil)
+{
+	return get_random_u32_below(ceil);
+}
+
+__rustmasq_helper u32 rustmasq_hsiphash(const void *data, size_t len, const hsiphash_key_t *key)
+{
+	return hsiphash(data, len, key);
+}
+
 __rustmasq_helper struct inet6_dev *rustmasq_in6_dev_get_rcu(const struct net_device *dev)
 {
 	return __in6_dev_get(dev);
@@ -182,9 +206,24 @@ __rustmasq_helper bool rustmasq_ipv6_mod_enabled(void)
 	return ipv6_mod_enabled();
 }
 
+__rustmasq_helper void rustmasq_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+__rustmasq_helper void rustmasq_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+
 __rustmasq_helper struct net *rustmasq_maybe_get_net(struct net *net)
 {
 	return maybe_get_net(net);
+}
+
+__rustmasq_helper void *rustmasq_net_generic(const struct net *net, unsigned int id)
+{
+	return net_generic(net, id);
 }
 
 __rustmasq_helper struct net_device *

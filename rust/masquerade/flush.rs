@@ -166,7 +166,7 @@ impl Arrivals {
     fn settle_all(&mut self, context: &mut ProcessContext) -> Self {
         let mut waiting = Self::NONE;
         let mut last = None;
-        while let Some(net) = Net::next_after(last, |id| self.affects(id), context) {
+        while let Some(net) = Net::next_after(last, |net| self.affects(net.id()), context) {
             let id = net.id();
             self.settle(id, &mut waiting, |arrival| {
                 net.with_device(arrival.device, |device| device.readiness(arrival.family))
@@ -283,7 +283,7 @@ impl Pending {
         is_stale: impl Fn(&Net, &MasqueradedFlow) -> bool,
     ) {
         let mut last = None;
-        while let Some(net) = Net::next_after(last, |id| self.affects(id), context) {
+        while let Some(net) = Net::next_after(last, |net| self.affects(net.id()), context) {
             let is_stale = |conn: &ConfirmedConn<'_>| {
                 let Some(device) = conn.masqueraded_to() else {
                     return false;

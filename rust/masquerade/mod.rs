@@ -2,24 +2,31 @@
 
 //! The target RUSTMASQ, which gives a flow the source address of the device that it leaves by.
 
+mod claims;
 mod flush;
+mod moved;
 mod options;
+mod per_net;
+mod pool;
+mod pools;
+mod port_states;
+mod ports;
 mod source;
 
 pub(crate) use flush::Flush;
+pub(crate) use per_net::{
+    register,
+    Registrations, //
+};
 
 use crate::{
     net::log,
     netfilter::{
         conntrack::{
             self,
-            FlowState,
-            UnsettledFlow, //
+            FlowState, //
         },
-        nat::{
-            self,
-            NatRange, //
-        },
+        nat,
         xtables::{
             SourceNatTarget,
             TargetContext, //
@@ -33,16 +40,13 @@ use kernel::prelude::*;
 use options::Options;
 use source::SelectSource;
 
-/// The first port that needs no privilege (`PROT_SOCK`).
-const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
-
 /// The target for one family.
 pub(crate) struct Masquerade<F>(PhantomData<F>);
 
 impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
     type Family = F;
     type Rule = uapi::xt_rustmasq_info;
-    type Options = NatRange;
+    type Options = Options;
 
     const NAME: &'static CStr = c"RUSTMASQ";
     const REVISION: u8 = 0;
@@ -51,18 +55,17 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
     /// Parses a rule's options.
     ///
     /// Returns EINVAL, and logs the field, for a rule that the iptables extension would not send.
-    fn check(rule: &uapi::xt_rustmasq_info) -> Result<NatRange> {
-        let options = Options::parse(rule).map_err(|refusal| {
+    fn check(rule: &uapi::xt_rustmasq_info) -> Result<Options> {
+        Options::parse(rule).map_err(|refusal| {
             if log::rule_rate_permits() {
                 pr_warn!("rule refused: {refusal}\n");
             }
             EINVAL
-        })?;
-        Ok(options.nat_range())
+        })
     }
 
     /// Follows `nf_nat_masquerade_ipv4`, for both families.
-    fn target(range: &NatRange, context: TargetContext<'_, F>) -> Verdict {
+    fn target(options: &Options, context: TargetContext<'_, F>) -> Verdict {
         let TargetContext {
             packet,
             flow,
@@ -84,21 +87,16 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             }
             return Verdict::Drop;
         };
-        let mut range = *range;
-        if range.randomizes_all_ports() && without_input && keeps_port(&flow, source) {
-            range = range.without_random();
+        match ports::choose(&flow, source, options, without_input) {
+            Some(range) => nat::masquerade(flow, source, range, out),
+            None => {
+                conntrack::count_drop(out.net());
+                if log::packet_rate_permits() {
+                    let name = out.name();
+                    pr_warn!("{name}: all ports are taken towards a destination: a new flow was dropped\n");
+                }
+                Verdict::Drop
+            }
         }
-        nat::masquerade(flow, source, range, out)
     }
-}
-
-/// Returns whether a flow of this host keeps its port although others get a random one.
-///
-/// It does if it has the address `source` already and its port is below 1024. Nothing tells it apart but the
-/// port then, which the other end may insist on: a DHCPv6 server answers to port 546.
-fn keeps_port<F: SelectSource>(flow: &UnsettledFlow<'_, F>, source: F::Address) -> bool {
-    flow.original_source() == source
-        && flow
-            .original_source_port()
-            .is_some_and(|port| port < FIRST_UNPRIVILEGED_PORT)
 }

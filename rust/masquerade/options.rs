@@ -3,10 +3,7 @@
 //! A rule's options, parsed once from the binary form that userspace sends.
 
 use crate::{
-    netfilter::nat::{
-        NatRange,
-        PortRange, //
-    },
+    netfilter::nat::PortRange,
     uapi, //
 };
 use core::num::NonZeroU16;
@@ -89,11 +86,6 @@ impl Options {
             random: has(uapi::XT_RUSTMASQ_RANDOM),
             random_fully: has(uapi::XT_RUSTMASQ_RANDOM_FULLY),
         })
-    }
-
-    /// Returns the range to give to the kernel's NAT, which chooses the port.
-    pub(super) fn nat_range(&self) -> NatRange {
-        NatRange::new(self.to_ports, self.random, self.random_fully)
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! Evidence of the context that code runs in.
 
+use crate::bindings;
 use kernel::{
     task::might_sleep,
     types::NotThreadSafe, //
@@ -37,5 +38,27 @@ impl ProcessContext {
     #[track_caller]
     pub(crate) fn assert_may_sleep(&mut self) {
         might_sleep();
+    }
+}
+
+/// Evidence that no softirq runs on this CPU until the value is dropped (`local_bh_disable`).
+///
+/// A lock that a hook takes must be taken with it elsewhere: a hook may run in a softirq, which would wait for the
+/// code that it interrupted.
+pub(crate) struct BottomHalvesOff(NotThreadSafe);
+
+impl BottomHalvesOff {
+    /// Turns softirqs off on this CPU. Any context but hard interrupts; may be nested.
+    pub(crate) fn new() -> Self {
+        // SAFETY: The function takes no arguments; `drop` turns softirqs on again, on the same CPU.
+        unsafe { bindings::rustmasq_local_bh_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for BottomHalvesOff {
+    fn drop(&mut self) {
+        // SAFETY: `new` turned softirqs off, on this thread, for the value is not `Send`.
+        unsafe { bindings::rustmasq_local_bh_enable() };
     }
 }

@@ -9,12 +9,17 @@
 //! the whole crate, but code that denies `unsafe` can do nothing with a raw pointer.
 
 pub(crate) mod address;
+pub(crate) mod clock;
 pub(crate) mod context;
 pub(crate) mod device;
 pub(crate) mod log;
 pub(crate) mod namespace;
 pub(crate) mod notifier;
+pub(crate) mod pernet;
+pub(crate) mod random;
+pub(crate) mod rcu;
 pub(crate) mod skb;
+pub(crate) mod work;
 
 pub(crate) use address::{
     AnyAddress,

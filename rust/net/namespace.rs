@@ -34,6 +34,11 @@ pub(crate) struct Net(Opaque<bindings::net>);
 pub(crate) struct NetId(u64);
 
 impl NetId {
+    /// Returns the number.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
     /// Returns a number that need not belong to a namespace, for tests of logic.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) const fn for_test(number: u64) -> Self {
@@ -149,7 +154,7 @@ impl Net {
     /// created meanwhile. Process context; sleeps.
     pub(crate) fn next_after(
         last: Option<NetId>,
-        wanted: impl Fn(NetId) -> bool,
+        wanted: impl Fn(&Net) -> bool,
         context: &mut ProcessContext,
     ) -> Option<NetRef> {
         context.assert_may_sleep();
@@ -167,7 +172,7 @@ impl Net {
             // ends before we release the semaphore.
             let net = unsafe { Net::from_raw(kernel::container_of!(link, bindings::net, list)) };
             let id = net.id();
-            if last < Some(id) && next.as_ref().is_none_or(|next| id < next.id()) && wanted(id) {
+            if last < Some(id) && next.as_ref().is_none_or(|next| id < next.id()) && wanted(net) {
                 // A namespace without references is being removed, together with its entries.
                 next = NetRef::get(net).or(next);
             }

@@ -5,9 +5,11 @@
 //! C header: [`include/net/netfilter/nf_conntrack.h`](srctree/include/net/netfilter/nf_conntrack.h)
 
 use super::tuple::{
+    self,
     Direction,
     End,
     Ends,
+    NatPortPlace,
     Tuple, //
 };
 use crate::{
@@ -186,6 +188,19 @@ impl<F: Family> Conn<'_, F> {
         unsafe { Tuple::from_raw(self.raw_tuple(direction)) }
     }
 
+    /// Returns 24 bits that tell the original tuple from others, the low ones.
+    #[inline(always)]
+    pub(crate) fn original_tag(&self) -> u64 {
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
+        unsafe { tuple::tag_of_raw(self.raw_tuple(Direction::Original)) }
+    }
+
+    /// Returns source address, source port and protocol of the original tuple as words, for a hash.
+    pub(crate) fn original_source_words(&self) -> [u64; 3] {
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
+        unsafe { tuple::source_words_of_raw(self.raw_tuple(Direction::Original)) }
+    }
+
     /// Returns C's tuple of one direction, which is valid as long as the entry.
     ///
     /// A clone of the packet may write to it until the entry is confirmed, so reads must be volatile.
@@ -197,13 +212,27 @@ impl<F: Family> Conn<'_, F> {
 
     /// Returns the source address of the original tuple.
     pub(crate) fn original_source(&self) -> F::Address {
-        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it
-        // fills it in, so all bytes are initialised. The read is volatile, as every read of a tuple: other
-        // CPUs can have the entry, too.
-        F::from_raw(&unsafe {
-            let source = &raw const (*self.as_raw()).tuplehash[0].tuple.src.u3;
-            RawAddress::from_raw(source.read_volatile())
-        })
+        let tuple = self.raw_tuple(Direction::Original);
+        // SAFETY: The entry is valid by the type's invariant, and so is a part of its tuple.
+        unsafe { Self::address(&raw const (*tuple).src.u3) }
+    }
+
+    /// Returns the destination address of the reply tuple, which source NAT may change.
+    pub(super) fn reply_destination(&self) -> F::Address {
+        let tuple = self.raw_tuple(Direction::Reply);
+        // SAFETY: The entry is valid by the type's invariant, and so is a part of its tuple.
+        unsafe { Self::address(&raw const (*tuple).dst.u3) }
+    }
+
+    /// Reads an address of a tuple of the entry.
+    ///
+    /// # Safety
+    ///
+    /// `address` must be a part of a tuple of a valid entry.
+    unsafe fn address(address: *const bindings::nf_inet_addr) -> F::Address {
+        // SAFETY: The caller guarantees a part of a tuple, and conntrack zeroes a tuple before it fills it in, so all
+        // bytes are initialised. The read is volatile, as every read of a tuple: other CPUs can have the entry, too.
+        F::from_raw(&unsafe { RawAddress::from_raw(address.read_volatile()) })
     }
 
     /// Returns the source port of the original tuple in host order, if NAT translates the protocol's ports.
@@ -246,26 +275,59 @@ impl<F: Family> Conn<'_, F> {
     /// The flow is looked up in the namespace and the zone of this entry, as NAT does (`nf_conntrack_tuple_taken`).
     /// Any context but hard interrupts.
     pub(crate) fn holder(&self, tuple: &Tuple) -> Option<End> {
-        // SAFETY: The entry is valid by the type's invariant, and so are its namespace and its zone, which lives as
-        // long as the entry. All of the tuple is initialised by its type's invariant. The function takes the RCU read
-        // lock itself, and returns null or a part of an entry with a reference, which is ours to put.
-        let hash = unsafe {
-            let zone = bindings::rustmasq_nf_ct_zone(self.as_raw());
-            bindings::nf_conntrack_find_get(self.net().as_raw(), zone, tuple.as_raw())
+        let holder = Found::find(self.net(), self.zone_of_both(), tuple)?;
+        // SAFETY: The entry is valid by the type's invariant, and its tuples are complete and do not change.
+        let original =
+            unsafe { Tuple::from_raw(&raw const (*holder.ct.as_ptr()).tuplehash[0].tuple) };
+        (holder.ct != self.ct).then(|| original.ends().source)
+    }
+
+    /// Returns whether the reply tuple `reply` is taken by another flow (`nf_conntrack_tuple_taken`).
+    ///
+    /// One with the same original tuple as this flow does not count: it is the same flow, and conntrack merges
+    /// the two. Costs a look-up. Any context but hard interrupts.
+    pub(crate) fn is_taken(&self, reply: &Tuple) -> bool {
+        // SAFETY: The entry is valid by the type's invariant, and so is `reply`. The function takes the RCU read lock
+        // itself and reads both during the call only. It may free expired entries, which is allowed wherever packets
+        // are, but not this one, to which the packet holds a reference.
+        unsafe { bindings::nf_conntrack_tuple_taken(reply.as_raw(), self.as_raw()) != 0 }
+    }
+
+    /// Returns the flow's zone.
+    pub(crate) fn zone_of_both(&self) -> Zone {
+        // SAFETY: The entry is valid by the type's invariant.
+        unsafe { Zone::of_raw(self.as_raw()) }
+    }
+
+    /// Ends the TCP connection that has the reply tuple `reply`, if it is over and this flow, whose packet is a SYN, can
+    /// follow it.
+    ///
+    /// It can if its sequence number is beyond that of the old connection, so that nobody takes old segments for
+    /// new ones. Follows `nf_nat_used_tuple_harder`. Returns whether the tuple is free now. A hook.
+    pub(crate) fn succeed(&self, reply: &Tuple) -> bool {
+        const SYN_SENT: u8 = bindings::tcp_conntrack_TCP_CONNTRACK_SYN_SENT as u8;
+        // SAFETY: The entry is valid by the type's invariant; its packet's handler is alone with it.
+        let (state, end) = unsafe {
+            (
+                bindings::rustmasq_nf_ct_tcp_state(self.as_raw()),
+                bindings::rustmasq_nf_ct_tcp_original_end(self.as_raw()),
+            )
         };
-        if hash.is_null() {
-            return None;
+        let Some(old) = Found::find(self.net(), self.zone_of_both(), reply) else {
+            return true;
+        };
+        if state != SYN_SENT || !old.is_over() {
+            return false;
         }
-        // SAFETY: The reference above keeps the entry until it is put, after the last use. It is in conntrack's table,
-        // so it is confirmed, and its tuples are complete and do not change. To put the last reference frees the
-        // entry, which is allowed wherever packets are.
-        let (holder, original) = unsafe {
-            let ct = bindings::rustmasq_nf_ct_tuplehash_to_ctrack(hash);
-            let original = Tuple::from_raw(&raw const (*ct).tuplehash[0].tuple);
-            bindings::rustmasq_nf_ct_put(ct);
-            (ct, original)
-        };
-        (holder != self.as_raw()).then(|| original.ends().source)
+        // SAFETY: The entry is valid by the type's invariant, and one of TCP, as `is_over` says.
+        let old_end = unsafe { bindings::rustmasq_nf_ct_tcp_original_end(old.ct.as_ptr()) };
+        // CAST: Sequence numbers are compared by the sign of their difference (RFC 9293, section 3.4).
+        if (end.wrapping_sub(old_end) as i32) <= 0 {
+            return false;
+        }
+        // SAFETY: The entry is valid and confirmed by the type's invariant. The function takes it out of the table,
+        // unless somebody else has, and gives up the table's reference, not ours.
+        unsafe { bindings::nf_ct_delete(old.ct.as_ptr(), 0, 0) }
     }
 
     fn is_confirmed(&self) -> bool {
@@ -280,6 +342,123 @@ impl<F: Family> Conn<'_, F> {
     /// Returns C's pointer.
     pub(super) fn as_raw(&self) -> *mut bindings::nf_conn {
         self.ct.as_ptr()
+    }
+}
+
+/// A conntrack zone, with the directions that it holds for.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) struct Zone {
+    id: u16,
+    flags: u8,
+    directions: u8,
+}
+
+impl Zone {
+    /// Returns an entry's zone.
+    ///
+    /// # Safety
+    ///
+    /// `ct` must be a valid entry.
+    pub(super) unsafe fn of_raw(ct: *const bindings::nf_conn) -> Self {
+        // SAFETY: The caller guarantees a valid entry. Its zone was written when it was made, and does not change.
+        let zone = unsafe { &*bindings::rustmasq_nf_ct_zone(ct) };
+        Self {
+            id: zone.id,
+            flags: zone.flags,
+            directions: zone.dir,
+        }
+    }
+
+    fn to_raw(self) -> bindings::nf_conntrack_zone {
+        bindings::nf_conntrack_zone {
+            id: self.id,
+            flags: self.flags,
+            dir: self.directions,
+        }
+    }
+}
+
+/// The use of a reply tuple, as conntrack's table has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Use {
+    /// No flow has it.
+    Free,
+    /// A flow has it, or another one has it as its original tuple.
+    Taken,
+    /// A TCP connection has it that is over (TIME_WAIT or later) and whose source is translated.
+    Over,
+}
+
+/// Looks a reply tuple up in conntrack's table.
+///
+/// Follows `nf_nat_used_tuple_harder`. Any context but hard interrupts.
+pub(crate) fn look_up(net: &Net, zone: Zone, reply: &Tuple) -> Use {
+    Found::find(net, zone, reply).map_or(Use::Free, |found| {
+        if found.is_over() {
+            Use::Over
+        } else {
+            Use::Taken
+        }
+    })
+}
+
+/// An entry that was found in conntrack's table.
+///
+/// # Invariants
+///
+/// A valid and confirmed entry, to which the value owns a reference.
+struct Found {
+    ct: NonNull<bindings::nf_conn>,
+    /// The tuple that was looked for is the entry's reply tuple.
+    by_reply: bool,
+}
+
+impl Found {
+    fn find(net: &Net, zone: Zone, tuple: &Tuple) -> Option<Self> {
+        // SAFETY: The namespace is valid by its type's invariant, and zone and tuple live for the call. The function
+        // takes the RCU read lock itself, and returns null or a part of an entry with a reference, which is ours.
+        let hash = unsafe {
+            bindings::nf_conntrack_find_get(net.as_raw(), &zone.to_raw(), tuple.as_raw())
+        };
+        if hash.is_null() {
+            return None;
+        }
+        // SAFETY: The reference keeps the entry. It is in conntrack's table, so its tuples do not change.
+        unsafe {
+            let ct = bindings::rustmasq_nf_ct_tuplehash_to_ctrack(hash);
+            let reply = bindings::ip_conntrack_dir_IP_CT_DIR_REPLY as u8;
+            // INVARIANT: An entry in the table is confirmed.
+            Some(Self {
+                ct: NonNull::new_unchecked(ct),
+                by_reply: (*hash).tuple.dst.dir == reply,
+            })
+        }
+    }
+
+    /// Returns whether NAT may end the flow to give its port to another one (`nf_nat_may_kill`).
+    fn is_over(&self) -> bool {
+        const TIME_WAIT: u8 = bindings::tcp_conntrack_TCP_CONNTRACK_TIME_WAIT as u8;
+        const REFUSE: c_uint = bindings::ip_conntrack_status_IPS_FIXED_TIMEOUT
+            | bindings::ip_conntrack_status_IPS_DYING
+            | bindings::ip_conntrack_status_IPS_OFFLOAD
+            | bindings::ip_conntrack_status_IPS_HW_OFFLOAD;
+        const NEED: c_uint = bindings::ip_conntrack_status_IPS_SRC_NAT;
+        // SAFETY: The entry is valid by the type's invariant.
+        let (status, tcp, state) = unsafe {
+            let ct = self.ct.as_ptr();
+            let protocol = (*ct).tuplehash[1].tuple.dst.protonum;
+            let tcp = c_uint::from(protocol) == bindings::IPPROTO_TCP;
+            (status(self.ct), tcp, bindings::rustmasq_nf_ct_tcp_state(ct))
+        };
+        self.by_reply && tcp && state >= TIME_WAIT && status & (REFUSE | NEED) == NEED
+    }
+}
+
+impl Drop for Found {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours to put. To put the last one frees the entry, which is allowed wherever packets
+        // are.
+        unsafe { bindings::rustmasq_nf_ct_put(self.ct.as_ptr()) };
     }
 }
 
@@ -340,6 +519,38 @@ impl<'hook, F: Family> FlowState<'hook, F> {
 /// The entry was neither confirmed nor had its source NAT set up when the value was made, by a target in
 /// the table `nat`, chain POSTROUTING. There is one such value for a call of the target.
 pub(crate) struct UnsettledFlow<'hook, F: Family>(Conn<'hook, F>);
+
+impl<F: Family> UnsettledFlow<'_, F> {
+    /// Returns the reply tuple that the flow gets if it leaves with the source address `source` and its own port.
+    pub(crate) fn reply_to(&self, source: F::Address) -> Tuple {
+        self.tuple(Direction::Reply).with_destination::<F>(source)
+    }
+
+    /// Changes the port of the reply tuple that source NAT may change, unless the entry is confirmed by now.
+    ///
+    /// `nf_nat_setup_info` takes it for the flow's own port then.
+    pub(super) fn set_nat_port(&self, port: u16) {
+        let place = self.tuple(Direction::Reply).nat_port_place();
+        if self.is_confirmed() {
+            return;
+        }
+        let reply = self.raw_tuple(Direction::Reply).cast_mut();
+        // SAFETY: The entry is valid by the type's invariant. Before it is confirmed, whoever handles its packet is
+        // alone with it, and NAT changes the reply tuple in the same way (`nf_conntrack_alter_reply`). A clone of the
+        // packet may read meanwhile, so the write is volatile. `all` is an integer in both unions.
+        unsafe {
+            match place {
+                Some(NatPortPlace::Destination) => {
+                    (&raw mut (*reply).dst.u.all).write_volatile(port.to_be());
+                }
+                Some(NatPortPlace::Identifier) => {
+                    (&raw mut (*reply).src.u.all).write_volatile(port.to_be());
+                }
+                None => {}
+            }
+        }
+    }
+}
 
 impl<'hook, F: Family> core::ops::Deref for UnsettledFlow<'hook, F> {
     type Target = Conn<'hook, F>;

@@ -12,6 +12,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod expect;
+pub(crate) mod flow_end;
 pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod nat;

@@ -15,81 +15,148 @@ use crate::{
         Family, //
     },
 };
-use core::num::NonZeroU16;
+use core::num::{
+    NonZeroU16,
+    NonZeroU32, //
+};
 use kernel::prelude::*;
 
-/// A range of ports or query identifiers, neither empty nor reversed, without 0.
+/// A range of ports or query identifiers, neither empty nor reversed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct PortRange {
-    first: NonZeroU16,
-    last: NonZeroU16,
+    first: u16,
+    last: u16,
 }
 
 impl PortRange {
+    /// The ports of privileged services, for a flow from one of these.
+    pub(crate) const BELOW_512: Self = Self {
+        first: 1,
+        last: 511,
+    };
+    /// The other privileged ports, for a flow from one of these; without those of old services.
+    pub(crate) const BELOW_1024: Self = Self {
+        first: 600,
+        last: 1023,
+    };
+    /// The ports that need no privilege.
+    pub(crate) const UNPRIVILEGED: Self = Self {
+        first: 1024,
+        last: u16::MAX,
+    };
+    /// All query identifiers; unlike a port, one may be 0.
+    pub(crate) const IDENTIFIERS: Self = Self {
+        first: 0,
+        last: u16::MAX,
+    };
+
     /// Returns the range from `first` to `last`, both included and in host order.
     ///
     /// Returns `None` if `last` is less than `first`.
     pub(crate) fn new(first: NonZeroU16, last: NonZeroU16) -> Option<Self> {
-        (first <= last).then_some(Self { first, last })
+        (first <= last).then_some(Self {
+            first: first.get(),
+            last: last.get(),
+        })
     }
 
     /// Returns the first port, in host order.
     pub(crate) fn first(self) -> u16 {
-        self.first.get()
+        self.first
     }
 
     /// Returns the last port, in host order.
     pub(crate) fn last(self) -> u16 {
-        self.last.get()
+        self.last
+    }
+
+    /// Returns the number of ports.
+    pub(crate) fn count(self) -> NonZeroU32 {
+        NonZeroU32::MIN.saturating_add(u32::from(self.last - self.first))
+    }
+
+    /// Returns the port at a place, counted from 0; one beyond the end counts from the start again.
+    pub(crate) fn nth(self, place: u32) -> u16 {
+        // CAST: The remainder is at most the difference of two ports.
+        self.first.wrapping_add((place % self.count()) as u16)
+    }
+
+    /// Returns whether the range has the port.
+    pub(crate) fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
     }
 }
 
-/// The range that a rule gives to the kernel's NAT, without the address (`struct nf_nat_range2`).
-///
-/// It is made once for each rule, in the form that C takes.
+/// The range that is given to the kernel's NAT, without the address (`struct nf_nat_range2`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct NatRange {
-    flags: c_uint,
+    /// Not 0, so that an `Option` of the range is as large as the range.
+    flags: NonZeroU32,
     first: bindings::__be16,
     last: bindings::__be16,
 }
 
 impl NatRange {
-    /// Returns the range for a rule's options.
+    /// The flag of every range: the address is given (`NF_NAT_RANGE_MAP_IPS`).
+    const ONE_ADDRESS: NonZeroU32 = match NonZeroU32::new(bindings::NF_NAT_RANGE_MAP_IPS) {
+        Some(flag) => flag,
+        None => NonZeroU32::MIN,
+    };
+
+    /// Returns the range for a rule's options, from which the kernel chooses.
     ///
     /// Without `ports` a flow keeps its own port if that is free, and else gets one of the same class
     /// (below 512, below 1024, or above). With `random` the search starts at a random port
-    /// (`NF_NAT_RANGE_PROTO_RANDOM`); `random_fully` is the same under its newer name.
-    pub(crate) fn new(ports: Option<PortRange>, random: bool, random_fully: bool) -> Self {
+    /// (`NF_NAT_RANGE_PROTO_RANDOM`, which is the same to it as `NF_NAT_RANGE_PROTO_RANDOM_FULLY`).
+    pub(crate) fn new(ports: Option<PortRange>, random: bool) -> Self {
         let bit = |set: bool, bit: c_uint| if set { bit } else { 0 };
         Self {
-            flags: bindings::NF_NAT_RANGE_MAP_IPS
+            flags: Self::ONE_ADDRESS
                 | bit(ports.is_some(), bindings::NF_NAT_RANGE_PROTO_SPECIFIED)
-                | bit(random, bindings::NF_NAT_RANGE_PROTO_RANDOM)
-                | bit(random_fully, bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+                | bit(random, bindings::NF_NAT_RANGE_PROTO_RANDOM),
             first: ports.map_or(0, |ports| ports.first().to_be()),
             last: ports.map_or(0, |ports| ports.last().to_be()),
         }
     }
 
-    /// Returns whether each flow gets a random port, without a range to choose it from.
-    pub(crate) fn randomizes_all_ports(self) -> bool {
-        self.flags & bindings::NF_NAT_RANGE_PROTO_SPECIFIED == 0
-            && self.flags & bindings::NF_NAT_RANGE_PROTO_RANDOM_ALL != 0
-    }
-
-    /// Returns the range with which a flow keeps its own port if that is free.
-    pub(crate) fn without_random(self) -> Self {
+    /// Returns the range of the flow's own port, which no other flow has.
+    ///
+    /// `nf_nat_setup_info` takes a port that is the flow's own and the only one of the range without a look-up of
+    /// its own, which would be the second one.
+    pub(crate) fn own(port: u16) -> Self {
         Self {
-            flags: self.flags & !bindings::NF_NAT_RANGE_PROTO_RANDOM_ALL,
-            ..self
+            flags: Self::ONE_ADDRESS | bindings::NF_NAT_RANGE_PROTO_SPECIFIED,
+            first: port.to_be(),
+            last: port.to_be(),
         }
     }
 
+    /// Returns the range of another port, which no other flow has, and makes it the flow's own.
+    ///
+    /// The flow is about to leave with the source address `source`.
+    #[inline(never)]
+    pub(crate) fn other<F: Family>(
+        flow: &UnsettledFlow<'_, F>,
+        source: F::Address,
+        port: u16,
+    ) -> Self {
+        let range = Self::own(port);
+        if flow.reply_destination() == source {
+            // Only the port changes, and NAT would see no change: let its random search find the only port.
+            return Self {
+                flags: range.flags | bindings::NF_NAT_RANGE_PROTO_RANDOM,
+                ..range
+            };
+        }
+        flow.set_nat_port(port);
+        range
+    }
+
     /// Returns C's form of the range, with `source` as its only address.
+    #[inline(always)]
     fn into_raw<F: Family>(self, source: F::Address) -> bindings::nf_nat_range2 {
         let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
-        raw.flags = self.flags;
+        raw.flags = self.flags.get();
         raw.min_addr = F::to_raw(source).into_raw();
         raw.max_addr = raw.min_addr;
         raw.min_proto = bindings::nf_conntrack_man_proto { all: self.first };
@@ -156,7 +223,7 @@ mod tests {
 
     #[test]
     fn ports_are_in_network_order() {
-        let range = NatRange::new(range(0x1234, 0xabcd), false, false);
+        let range = NatRange::new(range(0x1234, 0xabcd), false);
         let raw = range.into_raw::<Ipv4>(Ipv4Addr::LOCALHOST);
         // SAFETY: `into_raw` wrote the member `all` of both unions.
         let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
@@ -166,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_source_is_the_only_address() {
-        let range = NatRange::new(None, false, false);
+        let range = NatRange::new(None, false);
         let raw = range.into_raw::<Ipv4>(Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(raw.flags, bindings::NF_NAT_RANGE_MAP_IPS);
         // SAFETY: `Family::to_raw` initialised all bytes of both unions.
@@ -177,27 +244,33 @@ mod tests {
 
     #[test]
     fn flags_follow_the_options() {
-        let flags = |range: NatRange| range.flags & !bindings::NF_NAT_RANGE_MAP_IPS;
+        let flags = |range: NatRange| range.flags.get() & !bindings::NF_NAT_RANGE_MAP_IPS;
         let expected = bindings::NF_NAT_RANGE_PROTO_SPECIFIED | bindings::NF_NAT_RANGE_PROTO_RANDOM;
-        assert_eq!(flags(NatRange::new(range(1, 2), true, false)), expected);
-        let expected = bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
-        assert_eq!(flags(NatRange::new(None, false, true)), expected);
+        assert_eq!(flags(NatRange::new(range(1, 2), true)), expected);
+        assert_eq!(flags(NatRange::new(None, false)), 0);
     }
 
     #[test]
-    fn a_range_without_random_keeps_the_rest() {
-        for (random, random_fully) in [(true, false), (false, true), (true, true)] {
-            let random = NatRange::new(None, random, random_fully);
-            assert!(random.randomizes_all_ports());
-            assert_eq!(random.without_random(), NatRange::new(None, false, false));
-        }
-        let ports = NatRange::new(range(1, 2), true, true);
-        assert!(!ports.randomizes_all_ports());
+    fn a_range_of_one_port_specifies_it() {
+        let raw = NatRange::own(0x1234).into_raw::<Ipv4>(Ipv4Addr::LOCALHOST);
+        let expected = bindings::NF_NAT_RANGE_MAP_IPS | bindings::NF_NAT_RANGE_PROTO_SPECIFIED;
+        assert_eq!(raw.flags, expected);
+        // SAFETY: `into_raw` wrote the member `all` of both unions.
+        let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
+        assert_eq!((u16::from_be(first), u16::from_be(last)), (0x1234, 0x1234));
+    }
+
+    #[test]
+    fn places_count_from_the_first_port() {
+        assert_eq!(PortRange::IDENTIFIERS.count().get(), 65536);
+        assert_eq!(PortRange::IDENTIFIERS.nth(65535), 65535);
+        assert_eq!(PortRange::BELOW_512.nth(0), 1);
+        assert_eq!(PortRange::BELOW_512.nth(510), 511);
+        assert_eq!(PortRange::BELOW_512.nth(511), 1);
         assert_eq!(
-            ports.without_random(),
-            NatRange::new(range(1, 2), false, false)
+            range(80, 80).map(|range| (range.count().get(), range.nth(7))),
+            Some((1, 80))
         );
-        assert!(!NatRange::new(None, false, false).randomizes_all_ports());
     }
 
     #[test]

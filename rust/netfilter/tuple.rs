@@ -85,6 +85,77 @@ enum Icmp {
     Other,
 }
 
+/// Reads the words of a tuple of an entry, each by a volatile read.
+///
+/// # Safety
+///
+/// `raw` must be a tuple of a valid entry.
+unsafe fn words(raw: *const bindings::nf_conntrack_tuple) -> [u64; 5] {
+    const {
+        assert!(size_of::<bindings::nf_conntrack_tuple>() == size_of::<[u64; 5]>());
+        assert!(core::mem::offset_of!(bindings::nf_conn, tuplehash) % align_of::<u64>() == 0);
+        assert!(
+            core::mem::offset_of!(bindings::nf_conntrack_tuple_hash, tuple) % align_of::<u64>()
+                == 0
+        );
+        assert!(size_of::<bindings::nf_conntrack_tuple_hash>() % align_of::<u64>() == 0);
+        assert!(align_of::<bindings::nf_conn>() >= align_of::<u64>());
+    };
+    let raw = raw.cast::<u64>();
+    // SAFETY: The caller guarantees a tuple of an entry, which has five words, and is aligned as the lines above check.
+    core::array::from_fn(|n| unsafe { raw.add(n).read_volatile() })
+}
+
+/// Returns 24 bits that tell a tuple of an entry from others, the low ones.
+///
+/// # Safety
+///
+/// `raw` must be a tuple of a valid entry, and all bytes of its unions must be initialised.
+pub(super) unsafe fn tag_of_raw(raw: *const bindings::nf_conntrack_tuple) -> u64 {
+    // SAFETY: The caller guarantees it.
+    let [a, b, c, d, e] = unsafe { words(raw) };
+    // The multiplication carries all bits to the highest ones.
+    (a ^ b ^ c.rotate_left(24) ^ d ^ e).wrapping_mul(FACTOR) >> 40
+}
+
+/// Returns source address, source port, family and protocol of a tuple of an entry as words, for a hash.
+///
+/// # Safety
+///
+/// `raw` must be a tuple of a valid entry, and all bytes of its unions must be initialised.
+pub(super) unsafe fn source_words_of_raw(raw: *const bindings::nf_conntrack_tuple) -> [u64; 3] {
+    // SAFETY: The caller guarantees it.
+    let [high, low, ports, ..] = unsafe { words(raw) };
+    // SAFETY: The caller guarantees a tuple of a valid entry; the read is volatile, as every read of a tuple.
+    let protocol = unsafe { (&raw const (*raw).dst.protonum).read_volatile() };
+    // The first half of the third word, which is the first in memory, is the port and the family.
+    let port = u64::from_le(ports) & 0xffff_ffff;
+    [high, low, port << 8 | u64::from(protocol)]
+}
+
+/// An odd number without a pattern: 2^64 divided by the golden ratio (Knuth).
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Mixes the words of a tuple and the key.
+///
+/// The rotations keep the parts that differ most, the ports and IPv4's addresses, from covering one another.
+fn fingerprint(words: &[u64; 5], key: u64) -> u64 {
+    let [a, b, c, d, e] = *words;
+    let source = a ^ b.rotate_left(32) ^ key;
+    let rest = c ^ d.rotate_left(20) ^ e.rotate_left(48);
+    let product = u128::from(source) * u128::from(rest);
+    // CAST: The two halves of the product.
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// The place of the port that source NAT may change, in a reply tuple.
+pub(super) enum NatPortPlace {
+    /// The port of the destination.
+    Destination,
+    /// The identifier of an ICMP answer, which C stores with the source.
+    Identifier,
+}
+
 /// A copy of a tuple.
 ///
 /// Its family (`l3num`) can be any number, because ctnetlink accepts any; a tuple that is not of IPv4 is
@@ -96,19 +167,20 @@ enum Icmp {
 pub(crate) struct Tuple(bindings::nf_conntrack_tuple);
 
 impl Tuple {
-    /// Copies a tuple.
+    /// Copies a tuple of an entry.
     ///
     /// A clone of a packet, on another CPU, may write to the tuple of an unconfirmed entry meanwhile. The
     /// copy is volatile for that reason; any mixture of old and new bytes is a value of the type.
     ///
     /// # Safety
     ///
-    /// `raw` must be valid for reads, and all bytes of the tuple's unions must be initialised.
+    /// `raw` must be a tuple of a valid entry, and all bytes of the tuple's unions must be initialised.
     pub(super) unsafe fn from_raw(raw: *const bindings::nf_conntrack_tuple) -> Self {
+        // SAFETY: The caller guarantees a tuple of an entry, which is as large as the words and aligned for them.
+        let words = unsafe { words(raw) };
         // INVARIANT: The caller guarantees initialised bytes.
-        // SAFETY: The caller guarantees a pointer that is valid for reads. The structure consists of
-        // integers, for which any bytes are a value.
-        Self(unsafe { raw.read_volatile() })
+        // SAFETY: The structure consists of integers, for which any bytes are a value.
+        Self(unsafe { core::mem::transmute::<[u64; 5], bindings::nf_conntrack_tuple>(words) })
     }
 
     /// Returns the packet's own tuple (`nf_ct_get_tuplepr`).
@@ -144,6 +216,16 @@ impl Tuple {
         self.0.dst.protonum
     }
 
+    /// Returns whether the protocol is ICMP or ICMPv6.
+    pub(crate) fn is_icmp(&self) -> bool {
+        self.icmp().is_some()
+    }
+
+    /// Returns whether the protocol is TCP.
+    pub(crate) fn is_tcp(&self) -> bool {
+        c_uint::from(self.protocol()) == bindings::IPPROTO_TCP
+    }
+
     /// Returns whether the protocol is UDP.
     pub(crate) fn is_udp(&self) -> bool {
         c_uint::from(self.protocol()) == bindings::IPPROTO_UDP
@@ -168,6 +250,76 @@ impl Tuple {
         let mut sent = self.inverted()?;
         sent.0.src.u = original.0.src.u;
         sent.inverted()
+    }
+
+    /// Returns this reply tuple as it would be if the flow left with the source address `address`.
+    pub(crate) fn with_destination<F: Family>(mut self, address: F::Address) -> Self {
+        // INVARIANT: `Family::to_raw` initialises all bytes.
+        self.0.dst.u3 = F::to_raw(address).into_raw();
+        self
+    }
+
+    /// Returns the port, or query identifier, that source NAT may change, of a reply tuple, in host order.
+    ///
+    /// Returns `None` if the kernel's NAT chooses none for the protocol (`nf_nat_l4proto_unique_tuple`), or only
+    /// for expected flows.
+    pub(crate) fn nat_port(&self) -> Option<u16> {
+        // SAFETY: `all` is an integer in both unions, and the type's invariant says that its bytes are
+        // initialised.
+        let (source, destination) = unsafe { (self.0.src.u.all, self.0.dst.u.all) };
+        Some(u16::from_be(match self.nat_port_place()? {
+            NatPortPlace::Destination => destination,
+            NatPortPlace::Identifier => source,
+        }))
+    }
+
+    /// Changes the [`nat_port`](Self::nat_port) of this reply tuple, if it has one; in host order.
+    pub(crate) fn set_nat_port(&mut self, port: u16) {
+        match self.nat_port_place() {
+            Some(NatPortPlace::Destination) => self.0.dst.u.all = port.to_be(),
+            Some(NatPortPlace::Identifier) => self.0.src.u.all = port.to_be(),
+            None => {}
+        }
+    }
+
+    /// Returns where a reply tuple has its [`nat_port`](Self::nat_port).
+    pub(super) fn nat_port_place(&self) -> Option<NatPortPlace> {
+        match (c_uint::from(self.protocol()), self.icmp()) {
+            (bindings::IPPROTO_TCP | bindings::IPPROTO_UDP | bindings::IPPROTO_SCTP, _) => {
+                Some(NatPortPlace::Destination)
+            }
+            (_, Some(Icmp::Answer)) => Some(NatPortPlace::Identifier),
+            _ => None,
+        }
+    }
+
+    /// Returns a copy.
+    pub(crate) fn copy(&self) -> Self {
+        // SAFETY: The tuple consists of integers. The invariant holds for the copy as well.
+        Self(unsafe { core::ptr::read(&self.0) })
+    }
+
+    /// Returns whether the two tuples are the same, direction included.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+
+    fn words(&self) -> [u64; 5] {
+        // SAFETY: The tuple is as large as the array, which `words` checks. Its fields add up to that size, so it has
+        // no padding, and all bytes of its unions are initialised by the type's invariant.
+        unsafe { (&raw const self.0).cast::<[u64; 5]>().read_unaligned() }
+    }
+
+    /// Returns a hash of the tuple that nobody can predict who does not know `key`.
+    ///
+    /// It serves to tell tuples apart for a short time; who sees results of it can find the key.
+    pub(crate) fn fingerprint(&self, key: u64) -> u64 {
+        // SAFETY: The tuple is as large as the array, which `words` checks. Its fields add up to that size, so it has
+        // no padding, and all bytes of its unions are initialised by the type's invariant.
+        fingerprint(
+            &unsafe { (&raw const self.0).cast::<[u64; 5]>().read_unaligned() },
+            key,
+        )
     }
 
     /// Returns the two ends.

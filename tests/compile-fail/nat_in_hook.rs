@@ -19,7 +19,7 @@ impl HookHandler for Translate {
     fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
         if let (Some(flow), Some(out)) = (context.conntrack().new_flow(), context.output()) {
             let source = flow.original_source();
-            return nat::masquerade::<F>(flow, source, NatRange::new(None, false, false), out);
+            return nat::masquerade::<F>(flow, source, NatRange::new(None, false), out);
         }
         Verdict::Accept
     }

@@ -345,9 +345,16 @@ an_offloaded_flow() {
 
 check_same no_options a_range_of_ports a_range_that_includes_the_source_port a_single_port \
 	random_ports fully_random_ports random_ICMP_identifiers a_random_port_of_a_range \
-	an_unanswered_UDP_flow a_long_UDP_flow source_ports_keep_their_class the_only_port_is_taken \
+	an_unanswered_UDP_flow a_long_UDP_flow source_ports_keep_their_class \
 	a_TCP_connection_is_closed a_TCP_connection_is_reset a_TCP_connection_is_refused \
 	ICMP_errors fragments choice_of_the_address flows_of_the_router_itself hairpin_NAT an_offloaded_flow
+
+# RUSTMASQ refuses the flow; MASQUERADE lets it go on, and conntrack drops it at its confirmation.
+except=statistics
+check_same the_only_port_is_taken
+except=
+check_equal "the only port is taken: RUSTMASQ drops a flow before conntrack confirms it" \
+	$'drop=2' "$(grep -v found <<< "${noted[RUSTMASQ the_only_port_is_taken statistics]}")"
 
 # --- Wrong rules: the comparison notices a difference in each property
 

@@ -256,13 +256,17 @@ for kind in "${kinds[@]}"; do
 	check_match "$what: the translated flow's client times out" 'timed out' "$(< "$scratch/translated-log")"
 	tries=$(target_packets "$target")
 	check "$what: the rule counted the first packet and each retransmission ($tries)" test "$tries" -ge 1
-	check_equal "$what: conntrack -S counts as many in insert_failed" \
-		"$tries" $(($(conntrack_statistic router insert_failed) - failed))
+	# RUSTMASQ refuses the flow before conntrack would confirm it.
+	confirmed=$tries
+	[[ $target != RUSTMASQ ]] || confirmed=0
+	check_equal "$what: conntrack -S counts $confirmed in insert_failed" \
+		"$confirmed" $(($(conntrack_statistic router insert_failed) - failed))
 	check_equal "$what: conntrack -S counts as many in drop" "$tries" $(($(conntrack_statistic router drop) - drop))
 	check_equal "$what: conntrack has no entry of the translated flow" "" "$(entry_with_mark 2)"
 	check_equal "$what: the watch reports as many flows that began" \
 		"$tries" "$(new_flow_events "${source_of[$place]}:54321" | wc -l)"
-	check_equal "$what: the watch reports that each would have the unmatched flow's reply tuple" \
+	[[ $target == RUSTMASQ ]] ||
+		check_equal "$what: the watch reports that each would have the unmatched flow's reply tuple" \
 		"original=${source_of[$place]}:54321->203.0.113.2:$port reply=203.0.113.2:$port->203.0.113.1:12345 moved=${translated_move[$place]}" \
 		"$(confirm_events 2 | while read -r event; do
 			fields "$event" original reply moved

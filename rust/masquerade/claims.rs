@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Choices of ports that are in flight: made, but not in conntrack's table yet.
+//!
+//! A flow enters the table when its packet has passed all hooks. Until then a look-up does not find its port, and
+//! another CPU could choose it for a flow to the same destination; conntrack drops the one that comes second. So
+//! who chooses a port claims it here first, and looks it up then. Of two who want the same, the second finds
+//! the claim of the first, here or, if that has expired, in conntrack's table.
+//!
+//! The table is small and forgets: a claim that another one overwrites protects no more. That takes two claims
+//! out of a thousand slots at the same moment. A claim that is found by mistake costs a port that is not
+//! kept, nothing else.
+
+use crate::net::clock;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Full,
+        Relaxed, //
+    },
+};
+
+/// The binary logarithm of the number of slots.
+const SLOT_BITS: u32 = 10;
+/// The time for which a claim stands, in ticks: a packet that takes longer from source NAT to its end is rare.
+const LIFETIME: u16 = 25;
+/// How often a claim is tried if others write to its slot.
+const TRIES: usize = 4;
+
+/// The table of claims.
+pub(super) struct Claims {
+    slots: [Atomic<u64>; 1 << SLOT_BITS],
+}
+
+/// A claim, in the form of a slot.
+///
+/// From the highest bit on: 24 bits that tell reply tuples of one slot apart, 24 bits that tell flows apart that
+/// want the same reply tuple, and the low 16 bits of the time in ticks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Claim(u64);
+
+impl Claim {
+    /// Returns the claim of a reply tuple for a flow, by the fingerprint of the one and the tag of the other.
+    fn new(reply: u64, flow: u64, time: u64) -> Self {
+        Self(reply << 40 | flow << 16 | time & 0xffff)
+    }
+
+    /// Returns whether this claim, found in the slot, forbids the claim `new`.
+    fn forbids(self, new: Self) -> bool {
+        let differ = self.0 ^ new.0;
+        // The first comparison nearly always decides.
+        differ >> 40 == 0 && differ << 24 >> 40 != 0 && new.age(self) <= LIFETIME
+    }
+
+    /// Returns the time since the claim `other`, in ticks.
+    fn age(self, other: Self) -> u16 {
+        // CAST: The time is in the low bits.
+        (self.0 as u16).wrapping_sub(other.0 as u16)
+    }
+}
+
+impl Claims {
+    /// Returns a table without claims.
+    pub(super) const fn new() -> Self {
+        Self {
+            slots: [const { Atomic::new(0) }; 1 << SLOT_BITS],
+        }
+    }
+
+    /// Claims a reply tuple, of which this is the fingerprint, for a flow, of which this is the original tuple's tag.
+    ///
+    /// All callers take the same secret key for the fingerprint. Returns false if another flow has claimed the reply tuple a
+    /// moment ago. Any context.
+    pub(super) fn claim(&self, reply: u64, flow: u64) -> bool {
+        claim_slot(self.slot(reply), Claim::new(reply, flow, clock::ticks()))
+    }
+
+    /// Returns the slot of a reply tuple, by its fingerprint.
+    #[inline(always)]
+    fn slot(&self, reply: u64) -> &Atomic<u64> {
+        // The fingerprints of neighbours differ in their middle bits. Multiplication by an odd number (Knuth's, from the
+        // golden ratio) carries all of them to the highest ones.
+        let mixed = reply.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // CAST: The number of a slot.
+        &self.slots[(mixed >> (64 - SLOT_BITS)) as usize]
+    }
+
+    /// Returns whether this flow itself has claimed the reply tuple a moment ago, by another packet. Any context.
+    pub(super) fn is_claimed_by(&self, reply: u64, flow: u64) -> bool {
+        let found = Claim(self.slot(reply).load(Relaxed));
+        let now = Claim::new(reply, flow, clock::ticks());
+        (found.0 ^ now.0) >> 16 == 0 && now.age(found) <= LIFETIME
+    }
+}
+
+/// Writes the claim `new` to the slot, unless another flow's claim stands there for the same reply tuple.
+#[inline(always)]
+fn claim_slot(slot: &Atomic<u64>, new: Claim) -> bool {
+    let found = slot.load(Relaxed);
+    // The order is full: the look-up comes after the claim.
+    !Claim(found).forbids(new)
+        && (slot.cmpxchg(found, new.0, Full).is_ok() || claim_busy_slot(slot, new))
+}
+
+/// Does the same for a slot that others write to at the same time.
+#[cold]
+fn claim_busy_slot(slot: &Atomic<u64>, new: Claim) -> bool {
+    for _ in 0..TRIES {
+        let found = slot.load(Relaxed);
+        if Claim(found).forbids(new) {
+            return false;
+        }
+        if slot.cmpxchg(found, new.0, Full).is_ok() {
+            return true;
+        }
+    }
+    // So many write to the slot that the claim would not stay. The look-up has to do.
+    true
+}
+
+#[kunit_tests(rustmasq_claims)]
+mod tests {
+    use super::*;
+
+    const REPLY: u64 = 0xabcdef;
+    const FLOW: u64 = 0x123456;
+    const NOW: u64 = 0x7_fff0;
+
+    fn slot() -> Atomic<u64> {
+        let slot = Atomic::new(0);
+        assert!(claim_slot(&slot, Claim::new(REPLY, FLOW, NOW)));
+        slot
+    }
+
+    #[test]
+    fn a_claim_has_its_parts_in_place() {
+        assert_eq!(Claim::new(REPLY, FLOW, NOW), Claim(0xabcd_ef12_3456_fff0));
+        let all = Claim::new(u64::MAX, 0xff_ffff, u64::MAX);
+        assert_eq!(all, Claim(u64::MAX));
+    }
+
+    #[test]
+    fn another_flow_is_refused_while_the_claim_stands() {
+        let lifetime = u64::from(LIFETIME);
+        for (ticks, free) in [(0, false), (lifetime, false), (lifetime + 1, true)] {
+            let other = Claim::new(REPLY, FLOW + 1, NOW + ticks);
+            assert_eq!(claim_slot(&slot(), other), free);
+        }
+    }
+
+    #[test]
+    fn a_refused_claim_leaves_the_first_one() {
+        let slot = slot();
+        assert!(!claim_slot(&slot, Claim::new(REPLY, FLOW + 1, NOW)));
+        assert_eq!(Claim(slot.load(Relaxed)), Claim::new(REPLY, FLOW, NOW));
+    }
+
+    #[test]
+    fn the_same_flow_is_not_refused() {
+        assert!(claim_slot(&slot(), Claim::new(REPLY, FLOW, NOW + 1)));
+    }
+
+    #[test]
+    fn another_reply_tuple_is_not_refused() {
+        assert!(claim_slot(&slot(), Claim::new(REPLY + 1, FLOW + 1, NOW)));
+    }
+}

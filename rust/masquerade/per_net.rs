@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the target keeps for each namespace, and the registrations for that.
+
+use super::{
+    pool::Destination,
+    pools::Pools,
+    ports, //
+};
+use crate::{
+    net::{
+        namespace::Net,
+        pernet::{
+            self,
+            NetData,
+            PerNet, //
+        },
+        work::{
+            self,
+            Work, //
+        },
+        ProcessContext, //
+    },
+    netfilter::flow_end::{
+        self,
+        EndedFlow,
+        FlowEnd,
+        FlowEndHandler, //
+    },
+};
+use kernel::{
+    prelude::*,
+    time::Msecs, //
+};
+
+/// The time between two looks after the pools.
+const PERIOD: Msecs = 1000;
+
+static PER_NET: PerNet<State> = PerNet::new();
+static FLOW_END: FlowEnd<Ends> = FlowEnd::new();
+static WORK: Work<Maintenance> = Work::new();
+
+/// The data of a namespace.
+pub(super) struct State {
+    /// The pools of crowded destinations.
+    pub(super) pools: Pools,
+}
+
+impl State {
+    /// Returns the namespace's data. Any context.
+    #[inline(always)]
+    pub(super) fn of(net: &Net) -> Option<&Self> {
+        PER_NET.of(net)
+    }
+}
+
+impl NetData for State {
+    fn pernet() -> &'static PerNet<Self> {
+        &PER_NET
+    }
+
+    fn new() -> Self {
+        Self {
+            pools: Pools::new(),
+        }
+    }
+
+    fn pre_exit(&self) {
+        self.pools.close();
+    }
+
+    fn exit(&self, context: &mut ProcessContext) {
+        self.pools.free(context);
+    }
+}
+
+/// Hears of the ends of flows while there are pools.
+pub(super) struct Ends;
+
+impl FlowEndHandler for Ends {
+    fn flow_end() -> &'static FlowEnd<Self> {
+        &FLOW_END
+    }
+
+    fn flow_ended(flow: &EndedFlow<'_>) {
+        let Some(state) = State::of(flow.net()).filter(|state| !state.pools.is_empty()) else {
+            return;
+        };
+        let reply = flow.reply();
+        if let (Some(port), Some(key)) = (reply.nat_port(), ports::pools_key()) {
+            let destination = Destination::of(&reply, flow.zone());
+            state
+                .pools
+                .for_each_of(&destination, key, |pool| pool.release(port));
+        }
+    }
+}
+
+/// Looks after all pools, while there are any.
+pub(super) struct Maintenance;
+
+impl work::Handler for Maintenance {
+    fn work() -> &'static Work<Self> {
+        &WORK
+    }
+
+    fn run(context: &mut ProcessContext) -> Option<Msecs> {
+        // It may have been stopped by a run that saw no pools, while one was made.
+        FLOW_END.listen();
+        let mut any = false;
+        let mut last = None;
+        let wanted = |net: &Net| State::of(net).is_some_and(|state| !state.pools.is_empty());
+        while let Some(net) = Net::next_after(last, wanted, context) {
+            last = Some(net.id());
+            if let Some(state) = State::of(&net) {
+                // Without memory, the next run does it.
+                any |= state.pools.maintain(&net, context).unwrap_or(true);
+            }
+        }
+        if !any {
+            FLOW_END.stop();
+        }
+        ports::set_crowded(any);
+        any.then_some(PERIOD)
+    }
+}
+
+/// Prepares for a pool: its flows' ends are heard from now on. Returns whether that is so. Any context.
+pub(super) fn expect_pool() -> bool {
+    FLOW_END.listen()
+}
+
+/// Lets a new pool be looked after. Any context.
+pub(super) fn look_after_pools() {
+    WORK.queue(0);
+}
+
+/// The registrations, which are dropped in this order: the work, which listens to the ends of flows, goes first.
+pub(crate) struct Registrations {
+    _work: work::Registration<Maintenance>,
+    _ends: flow_end::Registration<Ends>,
+    _per_net: pernet::Registration<State>,
+}
+
+/// Registers what the choice of ports needs, before the first rule can be added.
+///
+/// Process context.
+pub(crate) fn register() -> Result<Registrations> {
+    ports::make_secrets();
+    let per_net = PER_NET.register()?;
+    let ends = FLOW_END.register()?;
+    Ok(Registrations {
+        _work: WORK.register()?,
+        _ends: ends,
+        _per_net: per_net,
+    })
+}

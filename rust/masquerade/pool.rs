@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pool of one crowded destination: which of its ports are in use.
+//!
+//! A pool knows of all flows to the destination that were set up through it and of all that have ended. It does not
+//! know of flows that others set up, as the host's own, so each port that it gives is looked up as well; one that is
+//! taken stays marked. What it believes wrongly to be in use is found out by an audit.
+
+use super::port_states::PortStates;
+use crate::{
+    net::{
+        clock,
+        context::BottomHalvesOff,
+        namespace::Net,
+        random,
+        ProcessContext, //
+    },
+    netfilter::{
+        conntrack::{
+            self,
+            Use,
+            Zone, //
+        },
+        nat::PortRange,
+        tuple::Tuple, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            AtomicFlag,
+            Relaxed,
+            Release, //
+        },
+        new_spinlock,
+        SpinLock, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
+};
+
+/// The time between two generations of freed ports, in seconds: a port rests for four to five of them.
+const GENERATION: i64 = 15;
+/// A pool goes when it was hardly used for so many generations.
+const IDLE_GENERATIONS: u32 = 4;
+/// The number of ports that an audit looks at in one go.
+const CHUNK: usize = 512;
+/// The ticks after which no choice is in flight that was made before the pool.
+const SETTLED_AFTER: u64 = 50;
+
+/// The flows that share the ports of a pool: where they go, and which address they leave with.
+pub(super) struct Destination {
+    /// The reply tuple that they have in common, with the port 0.
+    reply: Tuple,
+    zone: Zone,
+}
+
+impl Destination {
+    /// Returns the destination of a flow with the reply tuple `reply`.
+    pub(super) fn of(reply: &Tuple, zone: Zone) -> Self {
+        let mut reply = reply.copy();
+        reply.set_nat_port(0);
+        Self { reply, zone }
+    }
+
+    /// Returns a copy.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            reply: self.reply.copy(),
+            zone: self.zone,
+        }
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.zone == other.zone && self.reply.is_same(&other.reply)
+    }
+
+    /// Returns a number for a hash table, which nobody can predict who does not know `key`.
+    pub(super) fn fingerprint(&self, key: u64) -> u64 {
+        self.reply.fingerprint(key)
+    }
+
+    /// Returns the reply tuple of a flow with the port.
+    fn reply_to(&self, port: u16) -> Tuple {
+        let mut reply = self.reply.copy();
+        reply.set_nat_port(port);
+        reply
+    }
+}
+
+/// A pool.
+#[pin_data]
+pub(super) struct Pool {
+    destination: Destination,
+    range: PortRange,
+    #[pin]
+    states: SpinLock<PortStates>,
+    /// When the pool was made, in ticks.
+    made: u64,
+    /// The pool knows of the flows that were there before it.
+    complete: AtomicFlag,
+    /// When the last generation began, in seconds.
+    turned: Atomic<i64>,
+    /// The number of generations for which the pool was hardly used.
+    idle: Atomic<u32>,
+}
+
+impl Pool {
+    /// Returns a new pool, which knows of no flow. Any context.
+    pub(super) fn new(destination: Destination, range: PortRange) -> Result<Pin<KBox<Self>>> {
+        let flags = GFP_ATOMIC | __GFP_NOWARN;
+        let states = PortStates::new(range, flags)?;
+        KBox::pin_init(
+            pin_init!(Self {
+                destination,
+                range,
+                states <- new_spinlock!(states),
+                made: clock::ticks(),
+                complete: AtomicFlag::new(false),
+                turned: Atomic::new(clock::seconds()),
+                idle: Atomic::new(0),
+            }),
+            flags,
+        )
+    }
+
+    pub(super) fn range(&self) -> PortRange {
+        self.range
+    }
+
+    pub(super) fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Returns whether all choices that were made without the pool are in conntrack's table by now.
+    pub(super) fn is_settled(&self) -> bool {
+        clock::ticks().wrapping_sub(self.made) > SETTLED_AFTER
+    }
+
+    /// Returns whether the pool knows of the flows that were there before it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.load(Acquire)
+    }
+
+    /// Calls `f` with the states of the ports.
+    fn with<R>(&self, f: impl FnOnce(&mut PortStates) -> R) -> R {
+        let _no_softirq = BottomHalvesOff::new();
+        // A variable, which goes before the one above: softirqs must stay off until the lock is free.
+        let mut states = self.states.lock();
+        f(&mut states)
+    }
+
+    /// Takes a port: the first of `wanted` that is free; else a random free one or, if there is none, the one that was
+    /// freed first. Any context.
+    pub(super) fn take(&self, mut wanted: impl Iterator<Item = u16>) -> Option<u16> {
+        self.with(|states| {
+            wanted
+                .find(|port| states.take(*port))
+                .or_else(|| states.take_any(random::below))
+        })
+    }
+
+    /// Takes a port whose TCP connection was over when it was last looked at. Any context.
+    pub(super) fn take_reusable(&self) -> Option<u16> {
+        self.with(|states| states.take_reusable(random::below))
+    }
+
+    /// Marks a port as in use. Any context.
+    pub(super) fn mark(&self, port: u16) {
+        self.with(|states| states.found_in_use(port, false));
+    }
+
+    /// Gives back a port whose flow has ended. Any context.
+    pub(super) fn release(&self, port: u16) {
+        self.with(|states| states.release(port));
+    }
+
+    /// Returns whether nothing is left to be taken.
+    fn is_full(&self) -> bool {
+        self.with(|states| states.free() + states.recent() == 0)
+    }
+
+    /// Begins a generation if it is time to. Returns whether the pool is of no use any more.
+    pub(super) fn turn(&self) -> bool {
+        let now = clock::seconds();
+        if now - self.turned.load(Relaxed) < GENERATION {
+            return false;
+        }
+        self.turned.store(now, Relaxed);
+        let used = self.with(|states| {
+            states.turn();
+            states.in_use()
+        });
+        let idle = if used < self.range.count().get() / 4 {
+            self.idle.load(Relaxed) + 1
+        } else {
+            0
+        };
+        self.idle.store(idle, Relaxed);
+        idle >= IDLE_GENERATIONS
+    }
+
+    /// Returns whether the pool needs an [`audit`](Self::audit).
+    pub(super) fn needs_audit(&self) -> bool {
+        !self.is_complete() || self.is_full()
+    }
+
+    /// Compares a part of the ports with conntrack's table. Returns the number of the next part, if there is one.
+    ///
+    /// The caller holds the RCU read lock; `suspects` gets the ports that no flow has although they are marked. Any
+    /// context.
+    pub(super) fn audit(&self, net: &Net, part: u32, suspects: &mut Suspects) -> Option<u32> {
+        let first = part * CHUNK as u32;
+        let count = self.range.count().get();
+        for place in first..count.min(first + CHUNK as u32) {
+            let port = self.range.nth(place);
+            match conntrack::look_up(net, self.destination.zone, &self.destination.reply_to(port)) {
+                Use::Taken => self.with(|states| states.found_in_use(port, false)),
+                Use::Over => self.with(|states| states.found_in_use(port, true)),
+                Use::Free => {
+                    if self.with(|states| states.is_in_use(port)) {
+                        suspects.add(port);
+                    }
+                }
+            }
+        }
+        let more = first + (CHUNK as u32) < count;
+        if !more {
+            self.complete.store(true, Release);
+        }
+        more.then_some(part + 1)
+    }
+
+    /// Frees those suspects that still no flow has.
+    pub(super) fn acquit(&self, net: &Net, suspects: &Suspects) {
+        for port in suspects.ports() {
+            let reply = self.destination.reply_to(port);
+            if conntrack::look_up(net, self.destination.zone, &reply) == Use::Free {
+                self.release(port);
+            }
+        }
+    }
+}
+
+/// Ports that are marked although no flow has them. A flow may be on its way: who asks again a moment later knows.
+pub(super) struct Suspects {
+    ports: KVec<u16>,
+}
+
+impl Suspects {
+    /// The time after which a flow that was on its way is in conntrack's table.
+    const PAUSE: Delta = Delta::from_millis(100);
+
+    /// Returns room for the suspects of one part. Process context.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            ports: KVec::with_capacity(CHUNK, GFP_KERNEL)?,
+        })
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.ports.clear();
+    }
+
+    fn add(&mut self, port: u16) {
+        // What does not fit is found by the next audit.
+        let _ = self.ports.push_within_capacity(port);
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.ports.iter().copied()
+    }
+
+    /// Waits, if there are suspects. Returns whether there are.
+    pub(super) fn wait(&self, context: &mut ProcessContext) -> bool {
+        if self.ports.is_empty() {
+            return false;
+        }
+        context.assert_may_sleep();
+        fsleep(Self::PAUSE);
+        true
+    }
+}

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The choice of a flow's outside port.
+//!
+//! 1. The flow's own port, if the rule allows it and no other flow to the same destination has it.
+//! 2. The port that belongs to the inside endpoint: all destinations get the same one, if it is free there, so that
+//!    the mapping does not depend on the destination (RFC 4787, REQ-1). A keyed hash makes it, which nobody outside
+//!    can compute (RFC 6056). With `--random` a random port instead.
+//! 3. A few random ports.
+//! 4. Then the destination is crowded and gets a [pool](super::pool): any port that is free, each with the same
+//!    probability; else the one that was freed first; else that of a TCP connection that is over, for a SYN that can
+//!    follow it; else the flow is refused.
+//!
+//! Without `--to-ports` a port below 1024 stays in its class while that has a free one.
+
+use super::{
+    claims::Claims,
+    moved::Moved,
+    options::Options,
+    per_net::{
+        expect_pool,
+        look_after_pools,
+        State, //
+    },
+    pool::{
+        Destination,
+        Pool, //
+    },
+    pools::Pools, //
+};
+use crate::{
+    net::{
+        namespace::Net,
+        random::{
+            self,
+            KeyedHash, //
+        },
+        Family, //
+    },
+    netfilter::{
+        conntrack::UnsettledFlow,
+        nat::{
+            NatRange,
+            PortRange, //
+        },
+        tuple::Tuple, //
+    },
+};
+use core::num::NonZeroU16;
+use kernel::sync::{
+    atomic::{
+        AtomicFlag,
+        Relaxed, //
+    },
+    SetOnce, //
+};
+
+/// How many random ports are tried without a pool.
+const RANDOM_TRIES: usize = 2;
+/// How many ports of a pool are tried that others than us turn out to have.
+const TRIES: usize = 64;
+/// How many TCP connections are looked at for one that is over.
+const REUSE_TRIES: usize = 4;
+/// The first port that needs no privilege (`PROT_SOCK`).
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+static CLAIMS: Claims = Claims::new();
+static MOVED: Moved = Moved::new();
+static SECRETS: SetOnce<Secrets> = SetOnce::new();
+/// There is a pool somewhere, or [`MOVED`] is not empty. While it is false, a flow that keeps its port pays for nothing.
+static SPECIAL: AtomicFlag = AtomicFlag::new(false);
+
+/// Random numbers that the choices depend on, the same as long as the module is loaded.
+struct Secrets {
+    /// Leads from an inside endpoint to its port.
+    endpoint: KeyedHash,
+    /// The key of [`CLAIMS`].
+    claims: u64,
+    /// Leads from a destination to its pools.
+    pools: u64,
+    /// The key of [`MOVED`].
+    moved: u64,
+}
+
+/// Makes the secrets. Called once, before the first rule can be added.
+pub(super) fn make_secrets() {
+    SECRETS.populate(Secrets {
+        endpoint: KeyedHash::random(),
+        claims: random::number(),
+        pools: random::number(),
+        moved: random::number(),
+    });
+}
+
+/// Returns the key that leads from a destination to its pools.
+pub(super) fn pools_key() -> Option<u64> {
+    SECRETS.as_ref().map(|secrets| secrets.pools)
+}
+
+/// Says whether there is a pool in any namespace.
+pub(super) fn set_crowded(crowded: bool) {
+    SPECIAL.store(crowded || !MOVED.is_empty(), Relaxed);
+}
+
+/// Chooses the port of a flow that leaves with the source address `source`.
+///
+/// `without_input` says that this host sent the packet. Returns `None` if all ports are taken. Costs a look-up for
+/// each port that is tried. Context: a hook.
+pub(super) fn choose<F: Family>(
+    flow: &UnsettledFlow<'_, F>,
+    source: F::Address,
+    options: &Options,
+    without_input: bool,
+) -> Option<NatRange> {
+    let random = (options.random || options.random_fully)
+        && !(without_input && options.to_ports.is_none() && keeps_port(flow, source));
+    let reply = flow.reply_to(source);
+    // A protocol without ports.
+    let (Some(own), Some(secrets)) = (reply.nat_port(), SECRETS.as_ref()) else {
+        return Some(NatRange::new(options.to_ports, random));
+    };
+    let attempt = Attempt {
+        flow,
+        reply,
+        secrets,
+    };
+    let keep = !random && options.to_ports.is_none_or(|range| range.contains(own));
+    let plain = keep && (!SPECIAL.load(Relaxed) || attempt.is_plain());
+    if plain && attempt.succeeds() {
+        return Some(NatRange::own(own));
+    }
+    let wish = Wish {
+        own: keep.then_some(own),
+        tried: plain,
+        random,
+    };
+    choose_other(attempt, wish, options.to_ports).map(|found| match found {
+        Found::Port(port) if port == own => NatRange::own(own),
+        Found::Port(port) => NatRange::other(flow, source, port),
+        Found::Kernel => NatRange::new(options.to_ports, random),
+    })
+}
+
+/// A choice among several ports.
+enum Found {
+    /// This port.
+    Port(u16),
+    /// One that the kernel chooses.
+    Kernel,
+}
+
+/// The ports that a flow would like.
+#[derive(Clone, Copy)]
+struct Wish {
+    /// Its own, if it may keep that.
+    own: Option<u16>,
+    /// Its own has been tried.
+    tried: bool,
+    /// A random one, instead of that of its inside endpoint.
+    random: bool,
+}
+
+/// Chooses the port of a flow that does not get its own at once. Returns `None` if all are taken.
+#[inline(never)]
+fn choose_other<F: Family>(
+    mut attempt: Attempt<'_, '_, F>,
+    wish: Wish,
+    to_ports: Option<PortRange>,
+) -> Option<Found> {
+    let class = class(&attempt.reply);
+    // From a class below 1024 a flow goes to the next one if its own is full.
+    let ranges: &[PortRange] = match &to_ports {
+        Some(range) => core::slice::from_ref(range),
+        None => class,
+    };
+    let mut wish = wish;
+    for range in ranges {
+        if let Some(found) = choose_from(&mut attempt, wish, *range) {
+            return Some(found);
+        }
+        wish.own = None;
+    }
+    None
+}
+
+/// Chooses a port of the range. Returns `None` if all are taken.
+fn choose_from<F: Family>(
+    attempt: &mut Attempt<'_, '_, F>,
+    wish: Wish,
+    range: PortRange,
+) -> Option<Found> {
+    let Some(State { pools }) = State::of(attempt.flow.net()) else {
+        return Some(Found::Kernel);
+    };
+    let candidates = Candidates {
+        wish,
+        range,
+        moved: attempt.moved(),
+        of_endpoint: (!wish.random).then(|| attempt.port_of_endpoint(range)),
+    };
+    if !pools.is_empty() {
+        if let Some(found) = attempt.take_from_pools(pools, &candidates) {
+            return found.map(|port| attempt.note(port, &candidates));
+        }
+    }
+    match attempt.at_once(&candidates) {
+        Some(Found::Port(port)) => Some(attempt.note(port, &candidates)),
+        Some(Found::Kernel) => Some(Found::Kernel),
+        None => crowd(attempt, pools, &candidates),
+    }
+}
+
+/// Makes a pool and takes a port from it. Returns `None` if all are taken.
+#[cold]
+fn crowd<F: Family>(
+    attempt: &mut Attempt<'_, '_, F>,
+    pools: &Pools,
+    candidates: &Candidates,
+) -> Option<Found> {
+    // Another CPU may make the pool in this moment.
+    if expect_pool()
+        && pools
+            .make(
+                &attempt.destination(),
+                candidates.range,
+                attempt.secrets.pools,
+            )
+            .is_ok()
+    {
+        SPECIAL.store(true, Relaxed);
+        look_after_pools();
+    }
+    match attempt.take_from_pools(pools, candidates) {
+        Some(found) => found.map(|port| attempt.note(port, candidates)),
+        None => Some(Found::Kernel),
+    }
+}
+
+/// The ports of a range that suit a flow.
+struct Candidates {
+    wish: Wish,
+    range: PortRange,
+    /// The port that the inside endpoint got towards another destination.
+    moved: Option<u16>,
+    /// The port that belongs to the inside endpoint, unless a random one is wanted.
+    of_endpoint: Option<u16>,
+}
+
+impl Candidates {
+    /// Returns the port that the inside endpoint got towards another destination, if it suits.
+    fn moved(&self) -> Option<u16> {
+        self.moved
+            .filter(|port| !self.wish.random && self.range.contains(*port))
+    }
+
+    /// Returns the ports to take first, the best one first.
+    fn wanted(&self) -> impl Iterator<Item = u16> {
+        [self.moved(), self.wish.own, self.of_endpoint]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// An attempt to give a flow a port.
+struct Attempt<'a, 'hook, F: Family> {
+    flow: &'a UnsettledFlow<'hook, F>,
+    /// The reply tuple that the flow would have.
+    reply: Tuple,
+    secrets: &'a Secrets,
+}
+
+impl<F: Family> Attempt<'_, '_, F> {
+    /// Returns whether there is no pool in the flow's namespace, and the inside endpoint keeps its port elsewhere, as far
+    /// as is known.
+    #[inline(never)]
+    fn is_plain(&self) -> bool {
+        let crowded = State::of(self.flow.net()).is_some_and(|state| !state.pools.is_empty());
+        !crowded && self.moved().is_none()
+    }
+
+    /// Returns the port that the inside endpoint got towards another destination, as far as is known.
+    fn moved(&self) -> Option<u16> {
+        if MOVED.is_empty() {
+            return None;
+        }
+        MOVED.port_of(self.endpoint()).map(NonZeroU16::get)
+    }
+
+    /// Notes which port the inside endpoint got, if it is not the one that it would get elsewhere.
+    fn note(&self, port: u16, candidates: &Candidates) -> Found {
+        let elsewhere = candidates
+            .moved
+            .or(candidates.wish.own)
+            .or(candidates.of_endpoint);
+        if !candidates.wish.random && elsewhere != Some(port) {
+            MOVED.note(self.endpoint(), port);
+            SPECIAL.store(true, Relaxed);
+        }
+        Found::Port(port)
+    }
+
+    /// Returns the fingerprint of the inside endpoint.
+    fn endpoint(&self) -> u64 {
+        let words = self.flow.original_source_words();
+        self.secrets.fingerprint(words, self.flow.net())
+    }
+
+    /// Returns the port that belongs to the inside endpoint.
+    fn port_of_endpoint(&self, range: PortRange) -> u16 {
+        self.secrets
+            .port_of(self.flow.original_source_words(), range)
+    }
+
+    fn destination(&self) -> Destination {
+        Destination::of(&self.reply, self.flow.zone_of_both())
+    }
+
+    /// Takes a port from the destination's pool, if there is one. It is `None` if all are taken.
+    #[inline(never)]
+    fn take_from_pools(&mut self, pools: &Pools, candidates: &Candidates) -> Option<Option<u16>> {
+        let (destination, key) = (self.destination(), self.secrets.pools);
+        pools.with(&destination, candidates.range, key, |pool| {
+            self.take_from_pool(pool, candidates)
+        })
+    }
+
+    /// Claims the reply tuple for the flow, unless another one has it.
+    #[inline(always)]
+    fn succeeds(&self) -> bool {
+        let (reply, flow) = self.fingerprints();
+        // In this order: who comes second finds the first one's claim, or its entry.
+        CLAIMS.claim(reply, flow) && !self.flow.is_taken(&self.reply)
+    }
+
+    /// Returns the fingerprint of the reply tuple and the tag of the flow.
+    #[inline(always)]
+    fn fingerprints(&self) -> (u64, u64) {
+        let key = self.secrets.claims;
+        (self.reply.fingerprint(key), self.flow.original_tag())
+    }
+
+    /// Makes the attempt with the port.
+    fn succeeds_with(&mut self, port: u16) -> bool {
+        self.reply.set_nat_port(port);
+        self.succeeds()
+    }
+
+    /// Tries the ports that need no pool.
+    fn at_once(&mut self, candidates: &Candidates) -> Option<Found> {
+        let wish = &candidates.wish;
+        if let Some(own) = wish.own.filter(|_| !wish.tried) {
+            if self.succeeds_with(own) {
+                // The kernel gives the port that the endpoint has elsewhere, if it still has one, or else its own.
+                return Some(if candidates.moved.is_some() {
+                    Found::Kernel
+                } else {
+                    Found::Port(own)
+                });
+            }
+        }
+        let range = candidates.range;
+        let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
+        candidates
+            .moved()
+            .into_iter()
+            .chain(candidates.of_endpoint)
+            .chain(at_random)
+            .find(|port| self.succeeds_with(*port))
+            .map(Found::Port)
+    }
+
+    /// Takes a port from the pool. Returns `None` if all are taken.
+    fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
+        // Another packet of the same flow, which is on its way, may have one of them.
+        let claimed = candidates.wanted().find(|port| {
+            self.reply.set_nat_port(*port);
+            let (reply, flow) = self.fingerprints();
+            // This packet itself may have claimed it, in vain.
+            CLAIMS.is_claimed_by(reply, flow) && !self.flow.is_taken(&self.reply)
+        });
+        if claimed.is_some() {
+            return claimed;
+        }
+        let mut port = pool.take(candidates.wanted());
+        let tries = if pool.is_complete() {
+            TRIES
+        } else {
+            // The pool does not know yet of the flows that were there before it. What turns out to be taken stays
+            // marked, so all flows together try each port once.
+            // CAST: A number of ports.
+            pool.range().count().get() as usize
+        };
+        for _ in 0..tries {
+            let Some(taken) = port else {
+                return self.after_another(pool);
+            };
+            self.reply.set_nat_port(taken);
+            if self.is_free_for(pool) {
+                return Some(taken);
+            }
+            port = pool.take(core::iter::empty());
+        }
+        None
+    }
+
+    /// Returns whether no flow has the attempt's port, which was free as far as the pool knows.
+    fn is_free_for(&self, pool: &Pool) -> bool {
+        let (reply, flow) = self.fingerprints();
+        // Among those who ask a pool, its states tell who has a port.
+        (CLAIMS.claim(reply, flow) || pool.is_settled()) && !self.flow.is_taken(&self.reply)
+    }
+
+    /// Takes the port of a TCP connection that is over, for a SYN that can follow it.
+    fn after_another(&mut self, pool: &Pool) -> Option<u16> {
+        if !self.reply.is_tcp() {
+            return None;
+        }
+        (0..REUSE_TRIES)
+            .map(|_| {
+                pool.take_reusable()
+                    .unwrap_or_else(|| pool.range().nth(random::below(pool.range().count())))
+            })
+            .find(|port| {
+                self.reply.set_nat_port(*port);
+                self.flow.succeed(&self.reply)
+            })
+            .inspect(|port| pool.mark(*port))
+    }
+}
+
+impl Secrets {
+    /// Returns the port that belongs to an inside endpoint.
+    fn port_of(&self, [high, low, rest]: [u64; 3], range: PortRange) -> u16 {
+        let hash = if low == 0 {
+            // IPv4's address is the lower half of the first word, and one word has room for all.
+            self.endpoint.hash(&[high ^ rest << 32])
+        } else {
+            self.endpoint.hash(&[high, low, rest])
+        };
+        // Multiplication spreads the hash evenly over the range.
+        let place = (u64::from(hash) * u64::from(range.count().get())) >> 32;
+        // CAST: The place is less than the number of ports.
+        range.nth(place as u32)
+    }
+
+    /// Returns a number that tells an inside endpoint of a namespace from others.
+    fn fingerprint(&self, [high, low, rest]: [u64; 3], net: &Net) -> u64 {
+        let address = high ^ low.rotate_left(32) ^ self.moved;
+        let product =
+            u128::from(address) * u128::from(rest ^ net.id().number().rotate_left(40) | 1);
+        // CAST: The two halves of the product.
+        product as u64 ^ (product >> 64) as u64
+    }
+}
+
+/// Returns the ports that a flow may get without `--to-ports`: those of its own port's class, and the classes above.
+///
+/// Follows `nf_nat_l4proto_unique_tuple`, which stays in the class.
+fn class(reply: &Tuple) -> &'static [PortRange] {
+    const CLASSES: [PortRange; 3] = [
+        PortRange::BELOW_512,
+        PortRange::BELOW_1024,
+        PortRange::UNPRIVILEGED,
+    ];
+    match reply.nat_port() {
+        _ if reply.is_icmp() => &[PortRange::IDENTIFIERS],
+        Some(..512) => &CLASSES,
+        Some(512..FIRST_UNPRIVILEGED_PORT) => &CLASSES[1..],
+        _ => &CLASSES[2..],
+    }
+}
+
+/// Returns whether a flow of this host keeps its port although others get a random one.
+///
+/// It does if it has the address `source` already and its port is below 1024. Nothing tells it apart but the
+/// port then, which the other end may insist on: a DHCPv6 server answers to port 546.
+fn keeps_port<F: Family>(flow: &UnsettledFlow<'_, F>, source: F::Address) -> bool {
+    flow.original_source() == source
+        && flow
+            .original_source_port()
+            .is_some_and(|port| port < FIRST_UNPRIVILEGED_PORT)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Data that each network namespace has of its own.
+//!
+//! C headers: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h),
+//! [`include/net/netns/generic.h`](srctree/include/net/netns/generic.h)
+
+use super::{
+    context::ProcessContext,
+    namespace::Net, //
+};
+use crate::bindings;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{
+        AtomicFlag,
+        Full,
+        Release, //
+    },
+    task::might_sleep,
+    types::Opaque, //
+};
+
+/// The data of one namespace.
+///
+/// Its destructor does not run: [`exit`](Self::exit) has to release what it owns. It may still be read after that,
+/// by the ends of the namespace's last flows.
+pub(crate) trait NetData: Sized + Send + Sync + 'static {
+    /// Returns the static that manages the data.
+    fn pernet() -> &'static PerNet<Self>;
+
+    /// Returns the data of a new namespace. Process context.
+    fn new() -> Self;
+
+    /// Called when the namespace begins to go; packets may still come. Must not sleep.
+    fn pre_exit(&self);
+
+    /// Called a grace period after [`pre_exit`](Self::pre_exit), when no packets come any more.
+    fn exit(&self, context: &mut ProcessContext);
+}
+
+/// The data of all namespaces, for statics.
+pub(crate) struct PerNet<T> {
+    ops: Opaque<bindings::pernet_operations>,
+    /// The number under which a namespace has the data, or 0: not registered.
+    id: Opaque<c_uint>,
+    registered: AtomicFlag,
+    data: PhantomData<T>,
+}
+
+// SAFETY: The kernel reads `ops` and changes its list under a lock of its own, and writes `id` at registration alone;
+// `registered` is atomic, and the data are `Sync`.
+unsafe impl<T: NetData> Sync for PerNet<T> {}
+
+impl<T: NetData> PerNet<T> {
+    /// Returns a static that is not registered.
+    pub(crate) const fn new() -> Self {
+        Self {
+            ops: Opaque::new(pin_init::zeroed()),
+            id: Opaque::new(0),
+            registered: AtomicFlag::new(false),
+            data: PhantomData,
+        }
+    }
+
+    /// Gives each namespace its data, until the registration is dropped.
+    ///
+    /// Errors: ENOMEM; EBUSY if they are registered already. Process context.
+    pub(crate) fn register(&'static self) -> Result<Registration<T>> {
+        might_sleep();
+        if self.registered.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        let ops = bindings::pernet_operations {
+            init: Some(Self::init),
+            pre_exit: Some(Self::pre_exit),
+            exit: Some(Self::exit),
+            id: self.id.get(),
+            size: size_of::<T>(),
+            ..pin_init::zeroed()
+        };
+        // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. The callbacks
+        // expect data of `size` bytes under `id`, which the function arranges. Process context.
+        to_result(unsafe {
+            self.ops.get().write(ops);
+            bindings::register_pernet_subsys(self.ops.get())
+        })
+        .inspect_err(|_| self.registered.store(false, Release))?;
+        Ok(Registration(self))
+    }
+
+    /// Returns the namespace's data, or `None` if they are not registered. Any context.
+    #[inline(always)]
+    pub(crate) fn of<'a>(&self, net: &'a Net) -> Option<&'a T> {
+        // SAFETY: The number is written once, before the first namespace gets its data. The namespace is valid by its
+        // type's invariant; under a number other than 0 it has data, which `init` wrote before the namespace became
+        // visible, and which the kernel frees after its last flow and a grace period.
+        unsafe {
+            match self.id.get().read_volatile() {
+                0 => None,
+                id => Some(&*bindings::rustmasq_net_generic(net.as_raw(), id).cast::<T>()),
+            }
+        }
+    }
+
+    /// Makes the data of a new namespace.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for the registered `T::pernet()`.
+    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
+        // SAFETY: The kernel has allocated `size` bytes under `id` for the namespace, aligned for any type, and nobody
+        // reads them yet.
+        unsafe { Self::place(net).write(T::new()) };
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel for the registered `T::pernet()`, after `init`.
+    unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
+        // SAFETY: `init` wrote the data, which the kernel frees after `exit`.
+        unsafe { Self::place(net).as_ref() }.pre_exit();
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel for the registered `T::pernet()`, after `pre_exit`.
+    unsafe extern "C" fn exit(net: *mut bindings::net) {
+        // SAFETY: The kernel calls in process context, outside any atomic section, and this function enters none.
+        let mut context = unsafe { ProcessContext::new() };
+        // SAFETY: `init` wrote the data, which the kernel frees after this call.
+        unsafe { Self::place(net).as_ref() }.exit(&mut context);
+    }
+
+    /// Returns the place of the namespace's data.
+    ///
+    /// # Safety
+    ///
+    /// `T::pernet()` must be registered, and the namespace valid and have room for its data.
+    unsafe fn place(net: *mut bindings::net) -> NonNull<T> {
+        // SAFETY: The caller guarantees it, so the pointer is not null.
+        unsafe {
+            let id = T::pernet().id.get().read_volatile();
+            NonNull::new_unchecked(bindings::rustmasq_net_generic(net, id).cast())
+        }
+    }
+}
+
+/// The registration of the data of all namespaces.
+pub(crate) struct Registration<T: NetData>(&'static PerNet<T>);
+
+impl<T: NetData> Drop for Registration<T> {
+    fn drop(&mut self) {
+        might_sleep();
+        // SAFETY: `register` registered exactly this structure, and `self` is its only registration. Process context.
+        // The module's other registrations, whose callbacks read the data, are gone before this one.
+        unsafe { bindings::unregister_pernet_subsys(self.0.ops.get()) };
+        self.0.registered.store(false, Release);
+    }
+}
