@@ -1,0 +1,112 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# A range of ports or identifiers is used up to its last one: as many clients as it has ports get through, each with
+# another port. One more is refused, counted, and gets the port of the next flow that ends. tests/lib/ports.sh draws the
+# network. MASQUERADE loses some of the same clients.
+# shellcheck source-path=SCRIPTDIR source=../../lib/ports.sh
+. "$(dirname "$0")/../../lib/ports.sh"
+
+# check_full WHAT COUNT FIRST [OPTION...]: checks that COUNT clients get COUNT ports from FIRST on, one each, with the
+# rule in place. OPTIONs are those of flows.py.
+check_full() {
+	local what="IPv$v, $protocol, $1" count=$2 first=$3 before arrived ports freed got
+	before=$(losses) arrived=$(arrived)
+	send_crowd 1 "$count" "${@:4}"
+	crowd_flows | awk '{ print $3 }' | sort -n > "$scratch/ports"
+	ports=$(uniq "$scratch/ports" | wc -l)
+	check_equal "$what: $count clients get through" "$count" "$(wc -l < "$scratch/ports")"
+	check_equal "$what: they have as many ports" "$count $first $((first + count - 1))" \
+		"$ports $(head -n 1 "$scratch/ports") $(tail -n 1 "$scratch/ports")"
+	check_equal "$what: their packets arrive" "$count" "$(($(arrived) - arrived))"
+	check_equal "$what: none is dropped" "$before" "$(losses)"
+	send_crowd $((count + 1)) $((count + 1))
+	check_equal "$what: one client more is refused and counted" "$((${before% *} + 1)) ${before#* }" "$(losses)"
+	freed=$(port_of $((count / 2)))
+	ns_exec router conntrack -D -f "ipv$v" --orig-src "$(client_number $((count / 2)))" > "$scratch/deleted" 2>&1 ||
+		not_ok "$what: a flow can be removed" "$(< "$scratch/deleted")"
+	send_crowd $((count + 2)) $((count + 2))
+	got=$(port_of $((count + 2)))
+	check_equal "$what: the next client gets the port of a flow that was removed" "$freed" "$got"
+}
+
+# take_ports FIRST END: the LAN's host sends a UDP packet from each port from FIRST to END - 1 to the server, by the
+# kernel's packet generator, as they are many.
+take_ports() {
+	local mac file line
+	modprobe pktgen || bail "pktgen"
+	mac=$(ip -n router -br link show lan0 | awk '{ print $3 }')
+	while read -r file line; do
+		ns_exec lan tee "/proc/net/pktgen/$file" <<< "$line" > /dev/null || bail "pktgen: $line"
+	done <<-END
+		kpktgend_0 add_device lan0
+		lan0 dst_mac $mac
+		lan0 dst ${server_of[4]}
+		lan0 udp_src_min $1
+		lan0 udp_src_max $2
+		lan0 udp_dst_min 9
+		lan0 udp_dst_max 9
+		lan0 count $(($2 - $1))
+		pgctrl start
+		kpktgend_0 rem_device_all
+	END
+	check_equal "one client has all ports from $1 to $(($2 - 1))" $(($2 - $1)) \
+		"$(crowd_flows --orig-src 172.18.0.2 | wc -l)"
+}
+
+setup_crowd
+
+# --- A small range of each protocol
+
+for v in 4 6; do
+	for protocol in udp tcp sctp icmp; do
+		crowd_rule RUSTMASQ --to-ports 6000-6019
+		check_full "20 ports" 20 6000
+	done
+done
+v=6 protocol=tcp
+crowd_rule RUSTMASQ --to-ports 4990-5009 --random-fully
+check_full "20 ports with the clients' own, --random-fully" 20 4990
+v=4 protocol=udp
+crowd_rule RUSTMASQ --to-ports 6000-6019 --random
+check_full "20 ports, --random" 20 6000
+crowd_rule RUSTMASQ --to-ports 4990-5009
+check_full "20 ports with the clients' own, one client after the other" 20 4990 --pause 0.1
+
+# --- A large range
+
+count=$((4000 / slow))
+range=10000-$((10000 + count - 1))
+if compared; then
+	crowd_rule MASQUERADE --to-ports $range
+	before=$(losses)
+	send_crowd 1 $count
+	lost=$((count - $(crowd_flows | wc -l)))
+	echo "# of $count clients for $count ports, MASQUERADE loses $lost"
+	check "MASQUERADE loses some of $count clients for $count ports" test $lost -gt 0
+	check "... after it gave them ports that were taken: insert_failed" \
+		test "$(($(conntrack_statistic router insert_failed) - ${before#* }))" -ge $lost
+fi
+crowd_rule RUSTMASQ --to-ports $range
+check_full "$count ports" $count 10000
+
+# --- All ports of the default options, of which one client has all but the last 100
+
+if compared; then
+	limit=/proc/sys/net/netfilter/nf_conntrack_max
+	limit_before=$(< $limit)
+	trap 'echo "$limit_before" > $limit; cleanup' EXIT
+	echo 262144 > $limit
+	crowd_rule RUSTMASQ
+	take_ports 1024 65436
+	before=$(losses)
+	send_crowd 1 100
+	check_equal "default options: 100 clients get the last 100 of all ports" "100 65436 65535" \
+		"$(crowd_flows --orig-port-src 5000 | grep '^10\.' | awk '{ print $3 }' | sort -nu |
+			awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
+	check_equal "... and none is dropped" "$before" "$(losses)"
+	send_crowd 101 101
+	check_equal "... and one client more is refused" "$((${before% *} + 1)) ${before#* }" "$(losses)"
+fi
+
+done_testing
