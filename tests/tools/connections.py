@@ -4,19 +4,28 @@
 
 Usage: tests/tools/connections.py serve ADDRESS PORTS
        tests/tools/connections.py open COUNT ADDRESS PORTS
+       tests/tools/connections.py close SEQUENCE ADDRESS PORT SOURCE,...
 
 serve listens at PORTS ports from 7000 on and prints "ready". At SIGTERM it prints a line "COUNT ADDRESS" for each
 client address that it saw.
 
 open makes COUNT connections to these ports, one after the other, and prints how many of them got an answer.
+
+close makes a connection from PORT of each SOURCE to the first of these ports, with the initial sequence number
+SEQUENCE, closes it in order, so that it is in TIME_WAIT, and prints how many of them got an answer. A SOURCE is like
+that of flows.py.
 """
 
 import collections
+import os
 import selectors
 import signal
 import socket
 import struct
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from flows import expand, set_sequence
 
 FIRST = 7000
 # Seconds.
@@ -88,5 +97,20 @@ def open_all(count, address, ports):
     print(answered)
 
 
+def close_one(sequence, address, source, port):
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.bind((source, port))
+        set_sequence(sock, sequence)
+        sock.connect((address, FIRST))
+        sock.sendall(b"?")
+        return sock.recv(1) == b"?"
+
+
+def close_all(sequence, address, port, sources):
+    sources = [source for word in sources.split(",") for source in expand(word)]
+    print(sum(close_one(int(sequence), address, source, int(port)) for source in sources))
+
+
 if __name__ == "__main__":
-    {"serve": serve, "open": open_all}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "open": open_all, "close": close_all}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,85 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Ports of flows that have ended. When all ports of a range are in TIME_WAIT, a SYN whose sequence number is beyond that
+# of an old connection gets its port, and another one does not. A port that has just been freed comes last: others are
+# given before it. tests/lib/ports.sh draws the network.
+# shellcheck source-path=SCRIPTDIR source=../../lib/ports.sh
+. "$(dirname "$0")/../../lib/ports.sh"
+
+setup_crowd
+ns_start server "$tools/connections.py" serve 203.0.113.2 1 > "$scratch/served"
+wait_until grep -q ready "$scratch/served" || bail "no server"
+
+# in_state STATE: prints how many TCP flows the router has in that state.
+in_state() { tracked -p tcp --state "$1" | wc -l; }
+all_in_state() { [[ $(in_state "$1") == "$2" ]]; }
+
+# finish FIRST LAST SEQUENCE: clients FIRST to LAST each make a connection that begins with the sequence number, and
+# close it in order. Afterwards the server answers no more: what it says would end the flows of SYNs.
+finish() {
+	local answered
+	host_table server -t raw -I PREROUTING -p tcp --dport 7000 -j ACCEPT
+	answered=$(ns_exec lan "$tools/connections.py" close "$3" 203.0.113.2 5000 "$(client_range "$1" "$2")")
+	check_equal "connections of the clients $1 to $2 are answered and closed" $(($2 - $1 + 1)) "$answered"
+	check "... and over" wait_until all_in_state TIME_WAIT $(($2 - $1 + 1))
+	host_table server -t raw -D PREROUTING 1
+}
+
+# send_syn CLIENT SEQUENCE: the client sends a SYN with the sequence number. Succeeds if a flow begins.
+send_syn() {
+	send_crowd "$1" "$1" --to-port 7000 --sequence "$2"
+	[[ $(port_of "$1") ]]
+}
+
+# next_syn_passes SEQUENCE: does the same for a client that has sent nothing before.
+next_syn_passes() {
+	newcomer=$((newcomer + 1))
+	send_syn $newcomer "$1"
+}
+
+# --- All ports of a range are in TIME_WAIT
+
+protocol=tcp
+crowd_rule RUSTMASQ --to-ports 6000-6019
+finish 1 20 1000000
+check_fails "a SYN with an earlier sequence number gets none of them" send_syn 21 900000
+check_equal "... and they stay" 20 "$(in_state TIME_WAIT)"
+for ((number = 22; number <= 41; number++)); do
+	send_syn $number 2000000 || break
+done
+check_equal "20 clients with a later sequence number get one each" 42 $number
+check_equal "... all of them" "20 6000 6019" "$(crowd_flows --state SYN_SENT | awk '{ print $3 }' | sort -nu |
+	awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
+check_fails "then there is none for another one" send_syn 42 2000000
+
+# --- One port of a full range is in TIME_WAIT
+
+crowd_rule RUSTMASQ --to-ports 6100-6119
+finish 50 50 1000000
+send_crowd 51 69 --to-port 7000
+check_equal "19 ports of 20 are in use" 19 "$(in_state SYN_SENT)"
+newcomer=100
+check "a SYN with a later sequence number soon gets the only port in TIME_WAIT" wait_until next_syn_passes 2000000
+
+# --- A port that has just been freed. One client has all ports but ten, in flows that keep their port, so that the others
+# make the destination a crowded one.
+
+protocol=udp
+for v in 4 6; do
+	crowd_rule RUSTMASQ --to-ports 6000-6199
+	ns_exec lan "$tools/flows.py" --first-port 6000 190 "${server_of[$v]}"
+	send_crowd 1 5
+	for freed in 6007 6100 6188; do
+		ns_exec router conntrack -D -f ipv$v -p udp --orig-port-src $freed > /dev/null 2>&1 || not_ok "a flow ends"
+	done
+	send_crowd 6 10
+	check_equal "IPv$v: ten clients get the ten ports that were free, none of three that have just been freed" \
+		"10 6190 6199" "$(crowd_flows --orig-port-src 5000 | awk '{ print $3 }' | sort -nu |
+			awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
+	send_crowd 11 13
+	check_equal "IPv$v: when only those are left, they are given" "6007 6100 6188" \
+		"$(for number in 11 12 13; do port_of $number; done | sort -n | paste -sd ' ')"
+done
+
+done_testing
