@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
 #
-# Ports below 1024. Many clients with one of them (NTP) share the ports below 512, and not more are lost than with
-# MASQUERADE. With --random or --random-fully the router's own flows keep theirs: the router's DHCP client would lose
-# its lease, because servers answer to its port. The network is that of setup_lan, with IPv6, and 600 clients:
+# Ports below 1024. Many clients with one of them (NTP) share the ports below 512; when those are taken, they get the
+# ports from 600 to 1023, and then others. None is lost, but with MASQUERADE many are. With --random or --random-fully the
+# router's own flows keep theirs: the router's DHCP client would lose its lease, because servers answer to its port. The
+# network is that of setup_lan, with IPv6, and 1,100 clients:
 #
 #     lan                         router        server
-#     10.1.1-3.1-200              203.0.113.1   203.0.113.2
-#     fd00:1::1 to fd00:1::600    fe80::1       fe80::2
+#     10.1.1-11.1-100             203.0.113.1   203.0.113.2
+#     fd00:1::1 to fd00:1::1100   fe80::1       fe80::2
 . "$(dirname "$0")/../../lib/lib.sh"
 
 setup_lan
@@ -23,15 +24,31 @@ ip -n router route add fd00:1::/64 via fd00:18::2
 serve server UDP 67
 serve server UDP6 547
 
-# count_lost FAMILY: sends a packet from each of 600 clients to the server. Prints how many begin no flow.
-count_lost() {
-	local family=$1
+# send_low FAMILY FIRST LAST: the clients from number FIRST to LAST, multiples of 100, each send a packet to the server.
+send_low() {
+	local net sources=''
 	case $1 in
-	4) set -- --from 10.1.1.1-200,10.1.2.1-200,10.1.3.1-200 1 203.0.113.2 ;;
-	6) set -- --from fd00:1::1-600 1 2001:db8:1::2 ;;
+	4)
+		for ((net = $2 / 100 + 1; net <= $3 / 100; net++)); do sources+=,10.1.$net.1-100; done
+		set -- 203.0.113.2
+		;;
+	6)
+		sources=,fd00:1::$(($2 + 1))-$3
+		set -- 2001:db8:1::2
+		;;
 	esac
-	ns_exec lan "$tools/flows.py" --first-port 123 --to-port 123 "$@"
-	echo $((600 - $(tracked -f "ipv$family" -p udp --orig-port-src 123 | wc -l)))
+	ns_exec lan "$tools/flows.py" --first-port 123 --to-port 123 --from "${sources#,}" 1 "$1"
+}
+
+# low_ports FAMILY: prints the ports that these clients got, in order.
+low_ports() {
+	tracked -f "ipv$1" -p udp --orig-port-src 123 | sed -E 's/.* dport=([0-9]+) .*/\1/' | sort -n
+}
+
+# count_ports FAMILY: prints how many different ports they have below 512, from 600 to 1023, and others.
+count_ports() {
+	low_ports "$1" | uniq | awk '{ count[$1 < 512 ? 1 : $1 >= 600 && $1 < 1024 ? 2 : 3]++ }
+		END { print count[1] + 0, count[2] + 0, count[3] + 0 }'
 }
 
 # replace_rules TARGET [OPTION...]: replaces the rules of both families.
@@ -55,19 +72,24 @@ source_ports() {
 
 # --- Many clients
 
+ns_exec router sh -c "echo $((60 * slow)) > /proc/sys/net/netfilter/nf_conntrack_udp_timeout"
 for family in 4 6; do
-	declare -A lost=()
-	for target in $(compared && echo MASQUERADE) RUSTMASQ; do
-		replace_rules "$target"
-		lost[$target]=$(count_lost $family)
-		echo "# IPv$family: of 600 clients with source port 123, ${lost[$target]} are lost with $target"
-	done
-	check "IPv$family: of 600 clients with source port 123, at least half are not lost" test "${lost[RUSTMASQ]}" -le 300
 	if compared; then
-		# The kernel searches at random, so the figures differ a little.
-		check "IPv$family: not more are lost than with MASQUERADE (${lost[RUSTMASQ]}, ${lost[MASQUERADE]})" \
-			test "${lost[RUSTMASQ]}" -le $((lost[MASQUERADE] + 20))
+		replace_rules MASQUERADE
+		send_low $family 0 600
+		lost=$((600 - $(low_ports $family | wc -l)))
+		echo "# IPv$family: of 600 clients with source port 123, $lost are lost with MASQUERADE"
+		check "IPv$family: MASQUERADE loses those for which no port below 512 is left" test $lost -ge 89
 	fi
+	replace_rules RUSTMASQ
+	send_low $family 0 500
+	check_equal "IPv$family: 500 clients with source port 123 get ports below 512" "500 0 0" "$(count_ports $family)"
+	send_low $family 500 600
+	check_equal "IPv$family: the next 100 get the last 11 of these, and others from 600 to 1023" "511 89 0" \
+		"$(count_ports $family)"
+	send_low $family 600 1100
+	check_equal "IPv$family: the next 500 get the last 335 of these, and others" "511 424 165" "$(count_ports $family)"
+	check_equal "IPv$family: no two have the same port" 1100 "$(low_ports $family | wc -l)"
 done
 
 # --- The router's own flows. Another low port is the same one by chance in 1 of 511 cases, so it is tried three times.
