@@ -85,13 +85,6 @@ impl Claims {
         // CAST: The number of a slot.
         &self.slots[(mixed >> (64 - SLOT_BITS)) as usize]
     }
-
-    /// Returns whether this flow itself has claimed the reply tuple a moment ago, by another packet. Any context.
-    pub(super) fn is_claimed_by(&self, reply: u64, flow: u64) -> bool {
-        let found = Claim(self.slot(reply).load(Relaxed));
-        let now = Claim::new(reply, flow, clock::ticks());
-        (found.0 ^ now.0) >> 16 == 0 && now.age(found) <= LIFETIME
-    }
 }
 
 /// Writes the claim `new` to the slot, unless another flow's claim stands there for the same reply tuple.

@@ -50,6 +50,10 @@ const GENERATION: i64 = 15;
 const IDLE_GENERATIONS: u32 = 4;
 /// The number of ports that an audit looks at in one go.
 const CHUNK: usize = 512;
+/// The number of flows that a pool remembers by their fingerprints.
+const REMEMBERED: usize = 8;
+/// The time for which it does, in ticks.
+const REMEMBERED_FOR: u64 = 25;
 /// The ticks after which no choice is in flight that was made before the pool.
 const SETTLED_AFTER: u64 = 50;
 
@@ -93,13 +97,64 @@ impl Destination {
     }
 }
 
+/// What the lock of a pool protects.
+struct Ports {
+    states: PortStates,
+    /// The ports that were taken last, and for which flows: another packet of the same flow may come at the same time.
+    last: [Last; REMEMBERED],
+    /// The place in `last` of the next one.
+    next: usize,
+}
+
+/// A port that was taken for a flow.
+#[derive(Clone, Copy)]
+struct Last {
+    /// The flow's fingerprint.
+    flow: u64,
+    port: u16,
+    /// The time, in ticks.
+    time: u64,
+}
+
+impl Ports {
+    /// Returns the port that was taken for the flow a moment ago, if one was.
+    fn of_flow(&self, flow: u64) -> Option<u16> {
+        let now = clock::ticks();
+        let fits = |last: &&Last| {
+            last.flow == flow
+                && now.wrapping_sub(last.time) <= REMEMBERED_FOR
+                && self.states.is_in_use(last.port)
+        };
+        self.last.iter().find(fits).map(|last| last.port)
+    }
+
+    /// Remembers that the port was taken for the flow.
+    fn remember(&mut self, flow: u64, port: u16) {
+        if let Some(last) = self.last.get_mut(self.next) {
+            *last = Last {
+                flow,
+                port,
+                time: clock::ticks(),
+            };
+        }
+        self.next = (self.next + 1) % REMEMBERED;
+    }
+
+    /// Forgets for which flow the port was taken.
+    fn forget(&mut self, port: u16) {
+        for last in self.last.iter_mut().filter(|last| last.port == port) {
+            last.flow = 0;
+        }
+    }
+}
+
 /// A pool.
 #[pin_data]
 pub(super) struct Pool {
     destination: Destination,
     range: PortRange,
     #[pin]
-    states: SpinLock<PortStates>,
+    ports: SpinLock<Ports>,
     /// When the pool was made, in ticks.
     made: u64,
     /// The pool knows of the flows that were there before it.
@@ -119,7 +174,15 @@ impl Pool {
             pin_init!(Self {
                 destination,
                 range,
-                states <- new_spinlock!(states),
+                ports <- new_spinlock!(Ports {
+                    states,
+                    last: [Last {
+                        flow: 0,
+                        port: 0,
+                        time: 0,
+                    }; REMEMBERED],
+                    next: 0,
+                }),
                 made: clock::ticks(),
                 complete: AtomicFlag::new(false),
                 turned: Atomic::new(clock::seconds()),
@@ -147,22 +210,40 @@ impl Pool {
         self.complete.load(Acquire)
     }
 
-    /// Calls `f` with the states of the ports.
-    fn with<R>(&self, f: impl FnOnce(&mut PortStates) -> R) -> R {
+    /// Calls `f` with the ports.
+    fn with_ports<R>(&self, f: impl FnOnce(&mut Ports) -> R) -> R {
         let _no_softirq = BottomHalvesOff::new();
         // A variable, which goes before the one above: softirqs must stay off until the lock is free.
-        let mut states = self.states.lock();
-        f(&mut states)
+        let mut ports = self.ports.lock();
+        f(&mut ports)
     }
 
-    /// Takes a port: the first of `wanted` that is free; else a random free one or, if there is none, the one that was
-    /// freed first. Any context.
-    pub(super) fn take(&self, mut wanted: impl Iterator<Item = u16>) -> Option<u16> {
-        self.with(|states| {
-            wanted
-                .find(|port| states.take(*port))
-                .or_else(|| states.take_any(random::below))
+    /// Calls `f` with the states of the ports.
+    fn with<R>(&self, f: impl FnOnce(&mut PortStates) -> R) -> R {
+        self.with_ports(|ports| f(&mut ports.states))
+    }
+
+    /// Takes a port for a flow, given by its fingerprint: the one that another packet of the flow got a moment ago; else
+    /// the first of `wanted` that is free; else a random free one; else the one that was freed first.
+    ///
+    /// Any context.
+    pub(super) fn take(&self, flow: u64, mut wanted: impl Iterator<Item = u16>) -> Option<u16> {
+        self.with_ports(|ports| {
+            if let Some(port) = ports.of_flow(flow) {
+                return Some(port);
+            }
+            let port = wanted
+                .find(|port| ports.states.take(*port))
+                .or_else(|| ports.states.take_any(random::below))?;
+            ports.remember(flow, port);
+            Some(port)
         })
+    }
+
+    /// Takes another port for the flow than this one, which turned out to be taken. It stays marked. Any context.
+    pub(super) fn take_instead(&self, port: u16, flow: u64) -> Option<u16> {
+        self.with_ports(|ports| ports.forget(port));
+        self.take(flow, core::iter::empty())
     }
 
     /// Takes a port whose TCP connection was over when it was last looked at. Any context.

@@ -43,7 +43,10 @@ use crate::{
             NatRange,
             PortRange, //
         },
-        tuple::Tuple, //
+        tuple::{
+            Direction,
+            Tuple, //
+        }, //
     },
 };
 use core::num::NonZeroU16;
@@ -371,17 +374,9 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Takes a port from the pool. Returns `None` if all are taken.
     fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
-        // Another packet of the same flow, which is on its way, may have one of them.
-        let claimed = candidates.wanted().find(|port| {
-            self.reply.set_nat_port(*port);
-            let (reply, flow) = self.fingerprints();
-            // This packet itself may have claimed it, in vain.
-            CLAIMS.is_claimed_by(reply, flow) && !self.flow.is_taken(&self.reply)
-        });
-        if claimed.is_some() {
-            return claimed;
-        }
-        let mut port = pool.take(candidates.wanted());
+        let flow = self.flow.tuple(Direction::Original);
+        let flow = flow.fingerprint(self.secrets.claims);
+        let mut port = pool.take(flow, candidates.wanted());
         let tries = if pool.is_complete() {
             TRIES
         } else {
@@ -398,7 +393,7 @@ impl<F: Family> Attempt<'_, '_, F> {
             if self.is_free_for(pool) {
                 return Some(taken);
             }
-            port = pool.take(core::iter::empty());
+            port = pool.take_instead(taken, flow);
         }
         None
     }
