@@ -11,7 +11,13 @@
 //! out of a thousand slots at the same moment. A claim that is found by mistake costs a port that is not
 //! kept, nothing else.
 
-use crate::net::clock;
+use crate::{
+    net::{
+        clock,
+        random, //
+    },
+    netfilter::tuple::Tuple, //
+};
 use kernel::{
     prelude::*,
     sync::atomic::{
@@ -23,6 +29,8 @@ use kernel::{
 
 /// The binary logarithm of the number of slots.
 const SLOT_BITS: u32 = 10;
+/// The number of bits that tell reply tuples of one slot apart.
+const REPLY_BITS: u32 = 24;
 /// The time for which a claim stands, in ticks: a packet that takes longer from source NAT to its end is rare.
 const LIFETIME: u16 = 25;
 /// How often a claim is tried if others write to its slot.
@@ -30,33 +38,44 @@ const TRIES: usize = 4;
 
 /// The table of claims.
 pub(super) struct Claims {
+    /// The key of the reply tuples' fingerprints, so that nobody can choose whose slot to share.
+    key: Atomic<u64>,
     slots: [Atomic<u64>; 1 << SLOT_BITS],
 }
 
 /// A claim, in the form of a slot.
 ///
-/// From the highest bit on: 24 bits that tell reply tuples of one slot apart, 24 bits that tell flows apart that
-/// want the same reply tuple, and the low 16 bits of the time in ticks.
+/// From the highest bit on: 24 bits that tell flows apart that want the same reply tuple, the low 16 bits of the time
+/// in ticks, and 24 bits that tell reply tuples of one slot apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Claim(u64);
 
 impl Claim {
-    /// Returns the claim of a reply tuple for a flow, by the fingerprint of the one and the tag of the other.
+    /// Returns the claim of a reply tuple for a flow, by the fingerprint of the one and the tag of the other. The
+    /// highest 24 bits of both count.
+    #[inline(always)]
     fn new(reply: u64, flow: u64, time: u64) -> Self {
-        Self(reply << 40 | flow << 16 | time & 0xffff)
+        Self((flow >> 40 << 16 | time & 0xffff) << REPLY_BITS | reply >> (64 - REPLY_BITS))
     }
 
     /// Returns whether this claim, found in the slot, forbids the claim `new`.
+    #[inline(always)]
     fn forbids(self, new: Self) -> bool {
-        let differ = self.0 ^ new.0;
-        // The first comparison nearly always decides.
-        differ >> 40 == 0 && differ << 24 >> 40 != 0 && new.age(self) <= LIFETIME
+        // The comparison nearly always decides.
+        (self.0 ^ new.0) << (64 - REPLY_BITS) == 0 && self.stands_against(new)
+    }
+
+    /// Returns the same for two claims of one reply tuple.
+    #[cold]
+    #[inline(never)]
+    fn stands_against(self, new: Self) -> bool {
+        (self.0 ^ new.0) >> 40 != 0 && new.age(self) <= LIFETIME
     }
 
     /// Returns the time since the claim `other`, in ticks.
     fn age(self, other: Self) -> u16 {
-        // CAST: The time is in the low bits.
-        (self.0 as u16).wrapping_sub(other.0 as u16)
+        let time = |claim: Self| (claim.0 >> REPLY_BITS) as u16; // CAST: The time has 16 bits.
+        time(self).wrapping_sub(time(other))
     }
 }
 
@@ -64,15 +83,22 @@ impl Claims {
     /// Returns a table without claims.
     pub(super) const fn new() -> Self {
         Self {
+            key: Atomic::new(0),
             slots: [const { Atomic::new(0) }; 1 << SLOT_BITS],
         }
     }
 
-    /// Claims a reply tuple, of which this is the fingerprint, for a flow, of which this is the original tuple's tag.
+    /// Makes the key, before the first claim.
+    pub(super) fn make_key(&self) {
+        self.key.store(random::number(), Relaxed);
+    }
+
+    /// Claims a reply tuple for a flow, of which this is the tag.
     ///
-    /// All callers take the same secret key for the fingerprint. Returns false if another flow has claimed the reply tuple a
-    /// moment ago. Any context.
-    pub(super) fn claim(&self, reply: u64, flow: u64) -> bool {
+    /// Returns false if another flow has claimed the reply tuple a moment ago. Any context.
+    #[inline(always)]
+    pub(super) fn claim(&self, reply: &Tuple, flow: u64) -> bool {
+        let reply = reply.fingerprint(self.key.load(Relaxed));
         claim_slot(self.slot(reply), Claim::new(reply, flow, clock::ticks()))
     }
 
@@ -116,8 +142,9 @@ fn claim_busy_slot(slot: &Atomic<u64>, new: Claim) -> bool {
 mod tests {
     use super::*;
 
-    const REPLY: u64 = 0xabcdef;
-    const FLOW: u64 = 0x123456;
+    const REPLY: u64 = 0xabcdef << 40;
+    const FLOW: u64 = 0x123456 << 40;
+    const OTHER_FLOW: u64 = FLOW + (1 << 40);
     const NOW: u64 = 0x7_fff0;
 
     fn slot() -> Atomic<u64> {
@@ -128,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_claim_has_its_parts_in_place() {
-        assert_eq!(Claim::new(REPLY, FLOW, NOW), Claim(0xabcd_ef12_3456_fff0));
-        let all = Claim::new(u64::MAX, 0xff_ffff, u64::MAX);
+        assert_eq!(Claim::new(REPLY, FLOW, NOW), Claim(0x1234_56ff_f0ab_cdef));
+        let all = Claim::new(u64::MAX, u64::MAX, u64::MAX);
         assert_eq!(all, Claim(u64::MAX));
     }
 
@@ -137,7 +164,7 @@ mod tests {
     fn another_flow_is_refused_while_the_claim_stands() {
         let lifetime = u64::from(LIFETIME);
         for (ticks, free) in [(0, false), (lifetime, false), (lifetime + 1, true)] {
-            let other = Claim::new(REPLY, FLOW + 1, NOW + ticks);
+            let other = Claim::new(REPLY, OTHER_FLOW, NOW + ticks);
             assert_eq!(claim_slot(&slot(), other), free);
         }
     }
@@ -145,7 +172,7 @@ mod tests {
     #[test]
     fn a_refused_claim_leaves_the_first_one() {
         let slot = slot();
-        assert!(!claim_slot(&slot, Claim::new(REPLY, FLOW + 1, NOW)));
+        assert!(!claim_slot(&slot, Claim::new(REPLY, OTHER_FLOW, NOW)));
         assert_eq!(Claim(slot.load(Relaxed)), Claim::new(REPLY, FLOW, NOW));
     }
 
@@ -156,6 +183,9 @@ mod tests {
 
     #[test]
     fn another_reply_tuple_is_not_refused() {
-        assert!(claim_slot(&slot(), Claim::new(REPLY + 1, FLOW + 1, NOW)));
+        assert!(claim_slot(
+            &slot(),
+            Claim::new(REPLY + (1 << 40), OTHER_FLOW, NOW)
+        ));
     }
 }

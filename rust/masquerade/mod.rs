@@ -20,13 +20,20 @@ pub(crate) use per_net::{
 };
 
 use crate::{
-    net::log,
+    net::{
+        device::Device,
+        log, //
+    },
     netfilter::{
         conntrack::{
             self,
-            FlowState, //
+            FlowState,
+            UnsettledFlow, //
         },
-        nat,
+        nat::{
+            self,
+            NatRange, //
+        },
         xtables::{
             SourceNatTarget,
             TargetContext, //
@@ -38,6 +45,7 @@ use crate::{
 use core::marker::PhantomData;
 use kernel::prelude::*;
 use options::Options;
+use ports::Own;
 use source::SelectSource;
 
 /// The target for one family.
@@ -87,16 +95,34 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             }
             return Verdict::Drop;
         };
-        match ports::choose(&flow, source, options, without_input) {
-            Some(range) => nat::masquerade(flow, source, range, out),
-            None => {
-                conntrack::count_drop(out.net());
-                if log::packet_rate_permits() {
-                    let name = out.name();
-                    pr_warn!("{name}: all ports are taken towards a destination: a new flow was dropped\n");
-                }
-                Verdict::Drop
+        match ports::try_own(&flow, &flow.reply_to(source), options) {
+            Own::Kept(port) => nat::masquerade(flow, source, NatRange::own(port), out),
+            own => choose_port(flow, source, options, own, without_input, out),
+        }
+    }
+}
+
+/// Masquerades a flow that does not simply keep its own port, or drops it.
+#[inline(never)]
+fn choose_port<F: SelectSource>(
+    flow: UnsettledFlow<'_, F>,
+    source: F::Address,
+    options: &Options,
+    own: Own,
+    without_input: bool,
+    out: &Device,
+) -> Verdict {
+    match ports::choose(&flow, source, options, own, without_input) {
+        Some(range) => nat::masquerade(flow, source, range, out),
+        None => {
+            conntrack::count_drop(out.net());
+            if log::packet_rate_permits() {
+                let name = out.name();
+                pr_warn!(
+                    "{name}: all ports are taken towards a destination: a new flow was dropped\n"
+                );
             }
+            Verdict::Drop
         }
     }
 }

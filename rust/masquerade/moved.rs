@@ -11,18 +11,16 @@
 use core::num::NonZeroU16;
 use kernel::sync::atomic::{
     Atomic,
-    AtomicFlag,
     Relaxed, //
 };
 
 /// The binary logarithm of the number of slots.
 const SLOT_BITS: u32 = 13;
+const PORT_BITS: u32 = u16::BITS;
 
 /// The endpoints, and the port that each of them got last.
 pub(super) struct Moved {
     slots: [Atomic<u64>; 1 << SLOT_BITS],
-    /// Something was noted once.
-    any: AtomicFlag,
 }
 
 impl Moved {
@@ -30,19 +28,17 @@ impl Moved {
     pub(super) const fn new() -> Self {
         Self {
             slots: [const { Atomic::new(0) }; 1 << SLOT_BITS],
-            any: AtomicFlag::new(false),
         }
     }
 
-    /// Returns whether nothing was ever noted. Any context.
+    /// Returns whether a port was noted for the endpoint. Any context.
     #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
-        !self.any.load(Relaxed)
+    pub(super) fn has(&self, endpoint: u64) -> bool {
+        (self.slot(endpoint).load(Relaxed) ^ endpoint) >> PORT_BITS == 0
     }
 
-    /// Notes that the endpoint with the fingerprint got the port, which is not its own. Any context.
+    /// Notes that the endpoint with this tag got the port, which is not its own. Any context.
     pub(super) fn note(&self, endpoint: u64, port: u16) {
-        self.any.store(true, Relaxed);
         self.slot(endpoint).store(pack(endpoint, port), Relaxed);
     }
 
@@ -53,16 +49,14 @@ impl Moved {
         NonZeroU16::new(found as u16).filter(|port| pack(endpoint, port.get()) == found)
     }
 
+    #[inline(always)]
     fn slot(&self, endpoint: u64) -> &Atomic<u64> {
-        // The fingerprints of neighbouring addresses differ in their middle bits. Multiplication by an odd number
-        // (Knuth's, from the golden ratio) carries all of them to the highest ones.
-        let mixed = endpoint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // CAST: The number of a slot.
-        &self.slots[(mixed >> (64 - SLOT_BITS)) as usize]
+        &self.slots[(endpoint >> (64 - SLOT_BITS)) as usize]
     }
 }
 
-/// Returns the content of a slot: 48 bits that tell the endpoints of one slot apart, and the port.
+/// Returns the content of a slot: the endpoint's tag, with the port in the place of its lowest bits.
 fn pack(endpoint: u64, port: u16) -> u64 {
-    endpoint << 16 | u64::from(port)
+    endpoint >> PORT_BITS << PORT_BITS | u64::from(port)
 }

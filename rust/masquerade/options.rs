@@ -17,10 +17,8 @@ use kernel::{
 pub(crate) struct Options {
     /// The ports or query identifiers to choose from (`--to-ports`).
     pub(crate) to_ports: Option<PortRange>,
-    /// Whether to choose a random port (`--random`).
+    /// Whether to choose a random port (`--random`, `--random-fully`).
     pub(crate) random: bool,
-    /// Whether to choose a random port (`--random-fully`).
-    pub(crate) random_fully: bool,
 }
 
 /// The reason for which a rule's binary form is refused.
@@ -83,8 +81,7 @@ impl Options {
         };
         Ok(Self {
             to_ports,
-            random: has(uapi::XT_RUSTMASQ_RANDOM),
-            random_fully: has(uapi::XT_RUSTMASQ_RANDOM_FULLY),
+            random: has(uapi::XT_RUSTMASQ_RANDOM | uapi::XT_RUSTMASQ_RANDOM_FULLY),
         })
     }
 }
@@ -170,24 +167,18 @@ mod tests {
 
     #[test]
     fn each_flag_sets_its_option() {
-        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM, 0, 0));
-        assert_eq!(
-            options.map(|o| (o.random, o.random_fully)),
-            Ok((true, false))
-        );
-        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_RANDOM_FULLY, 0, 0));
-        assert_eq!(
-            options.map(|o| (o.random, o.random_fully)),
-            Ok((false, true))
-        );
+        for flag in [uapi::XT_RUSTMASQ_RANDOM, uapi::XT_RUSTMASQ_RANDOM_FULLY] {
+            let options = Options::parse(&rule(flag, 0, 0));
+            assert_eq!(options.map(|o| o.random), Ok(true));
+        }
     }
 
     #[test]
     fn all_flags_together() {
         let options = Options::parse(&rule(uapi::XT_RUSTMASQ_FLAGS_ALL, 7, 8));
         assert_eq!(
-            options.map(|o| (o.to_ports.is_some(), o.random, o.random_fully)),
-            Ok((true, true, true))
+            options.map(|o| (o.to_ports.is_some(), o.random)),
+            Ok((true, true))
         );
     }
 

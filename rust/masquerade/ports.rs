@@ -30,7 +30,6 @@ use super::{
 };
 use crate::{
     net::{
-        namespace::Net,
         random::{
             self,
             KeyedHash, //
@@ -45,6 +44,7 @@ use crate::{
         },
         tuple::{
             Direction,
+            FlowTags,
             Tuple, //
         }, //
     },
@@ -70,28 +70,23 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 static CLAIMS: Claims = Claims::new();
 static MOVED: Moved = Moved::new();
 static SECRETS: SetOnce<Secrets> = SetOnce::new();
-/// There is a pool somewhere, or [`MOVED`] is not empty. While it is false, a flow that keeps its port pays for nothing.
-static SPECIAL: AtomicFlag = AtomicFlag::new(false);
+/// There is a pool somewhere. While it is false, a flow that keeps its port does not look for one.
+static CROWDED: AtomicFlag = AtomicFlag::new(false);
 
 /// Random numbers that the choices depend on, the same as long as the module is loaded.
 struct Secrets {
     /// Leads from an inside endpoint to its port.
     endpoint: KeyedHash,
-    /// The key of [`CLAIMS`].
-    claims: u64,
     /// Leads from a destination to its pools.
     pools: u64,
-    /// The key of [`MOVED`].
-    moved: u64,
 }
 
 /// Makes the secrets. Called once, before the first rule can be added.
 pub(super) fn make_secrets() {
+    CLAIMS.make_key();
     SECRETS.populate(Secrets {
         endpoint: KeyedHash::random(),
-        claims: random::number(),
         pools: random::number(),
-        moved: random::number(),
     });
 }
 
@@ -102,46 +97,101 @@ pub(super) fn pools_key() -> Option<u64> {
 
 /// Says whether there is a pool in any namespace.
 pub(super) fn set_crowded(crowded: bool) {
-    SPECIAL.store(crowded || !MOVED.is_empty(), Relaxed);
+    CROWDED.store(crowded, Relaxed);
 }
 
-/// Chooses the port of a flow that leaves with the source address `source`.
+/// A flow's own port.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Own {
+    /// It is free: the flow has claimed it.
+    Kept(u16),
+    /// It would be the best one, but was tried in vain.
+    Taken,
+    /// It may be the best one.
+    Wanted,
+    /// The rule forbids it, or the protocol has no ports.
+    Unwanted,
+}
+
+/// Lets a flow have its own port, if that is simple.
 ///
-/// `without_input` says that this host sent the packet. Returns `None` if all ports are taken. Costs a look-up for
-/// each port that is tried. Context: a hook.
+/// `reply` is the reply tuple that it would have. Costs a look-up at most. Context: a hook.
+#[inline(always)]
+pub(super) fn try_own<F: Family>(
+    flow: &UnsettledFlow<'_, F>,
+    reply: &Tuple,
+    options: &Options,
+) -> Own {
+    let Some(own) = reply.nat_port() else {
+        return Own::Unwanted;
+    };
+    if options.random || options.to_ports.is_some_and(|range| !range.contains(own)) {
+        return Own::Unwanted;
+    }
+    let tags = flow.tags();
+    if CROWDED.load(Relaxed) || MOVED.has(tags.endpoint) {
+        Own::Wanted
+    } else if succeeds(flow, reply, tags) {
+        Own::Kept(own)
+    } else {
+        Own::Taken
+    }
+}
+
+/// Claims the reply tuple for the flow, unless another one has it.
+#[inline(always)]
+fn succeeds<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
+    // In this order: who comes second finds the first one's claim, or its entry.
+    CLAIMS.claim(reply, tags.flow) && !flow.is_taken(reply)
+}
+
+/// Chooses the port of a flow that does not simply keep its own.
+///
+/// The flow leaves with the source address `source`; `own` is what [`try_own`] said. `without_input` says that this host
+/// sent the packet. Returns `None` if all ports are taken. Costs a look-up for each port that is tried. Context: a hook.
 pub(super) fn choose<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
     options: &Options,
+    own: Own,
     without_input: bool,
 ) -> Option<NatRange> {
-    let random = (options.random || options.random_fully)
-        && !(without_input && options.to_ports.is_none() && keeps_port(flow, source));
+    let keeps_port =
+        options.random && without_input && options.to_ports.is_none() && keeps_port(flow, source);
+    let random = options.random && !keeps_port;
     let reply = flow.reply_to(source);
     // A protocol without ports.
-    let (Some(own), Some(secrets)) = (reply.nat_port(), SECRETS.as_ref()) else {
+    let (Some(own_port), Some(secrets)) = (reply.nat_port(), SECRETS.as_ref()) else {
         return Some(NatRange::new(options.to_ports, random));
     };
-    let attempt = Attempt {
+    let class = class(&reply);
+    let mut attempt = Attempt {
         flow,
         reply,
         secrets,
+        tags: flow.tags(),
     };
-    let keep = !random && options.to_ports.is_none_or(|range| range.contains(own));
-    let plain = keep && (!SPECIAL.load(Relaxed) || attempt.is_plain());
-    if plain && attempt.succeeds() {
-        return Some(NatRange::own(own));
-    }
-    let wish = Wish {
-        own: keep.then_some(own),
-        tried: plain,
+    // From a class below 1024 a flow goes to the next one if its own is full.
+    let ranges: &[PortRange] = match &options.to_ports {
+        Some(range) => core::slice::from_ref(range),
+        None => class,
+    };
+    let mut wish = Wish {
+        own: (own != Own::Unwanted || keeps_port).then_some(own_port),
+        tried: own == Own::Taken,
         random,
     };
-    choose_other(attempt, wish, options.to_ports).map(|found| match found {
-        Found::Port(port) if port == own => NatRange::own(own),
-        Found::Port(port) => NatRange::other(flow, source, port),
-        Found::Kernel => NatRange::new(options.to_ports, random),
-    })
+    for range in ranges {
+        if let Some(found) = choose_from(&mut attempt, wish, *range) {
+            return Some(match found {
+                Found::Port(port) if port == own_port => NatRange::own(port),
+                Found::Port(port) => NatRange::other(flow, source, port),
+                Found::Kernel => NatRange::new(options.to_ports, random),
+            });
+        }
+        wish.own = None;
+    }
+    None
 }
 
 /// A choice among several ports.
@@ -161,29 +211,6 @@ struct Wish {
     tried: bool,
     /// A random one, instead of that of its inside endpoint.
     random: bool,
-}
-
-/// Chooses the port of a flow that does not get its own at once. Returns `None` if all are taken.
-#[inline(never)]
-fn choose_other<F: Family>(
-    mut attempt: Attempt<'_, '_, F>,
-    wish: Wish,
-    to_ports: Option<PortRange>,
-) -> Option<Found> {
-    let class = class(&attempt.reply);
-    // From a class below 1024 a flow goes to the next one if its own is full.
-    let ranges: &[PortRange] = match &to_ports {
-        Some(range) => core::slice::from_ref(range),
-        None => class,
-    };
-    let mut wish = wish;
-    for range in ranges {
-        if let Some(found) = choose_from(&mut attempt, wish, *range) {
-            return Some(found);
-        }
-        wish.own = None;
-    }
-    None
 }
 
 /// Chooses a port of the range. Returns `None` if all are taken.
@@ -230,7 +257,7 @@ fn crowd<F: Family>(
             )
             .is_ok()
     {
-        SPECIAL.store(true, Relaxed);
+        CROWDED.store(true, Relaxed);
         look_after_pools();
     }
     match attempt.take_from_pools(pools, candidates) {
@@ -270,23 +297,13 @@ struct Attempt<'a, 'hook, F: Family> {
     /// The reply tuple that the flow would have.
     reply: Tuple,
     secrets: &'a Secrets,
+    tags: FlowTags,
 }
 
 impl<F: Family> Attempt<'_, '_, F> {
-    /// Returns whether there is no pool in the flow's namespace, and the inside endpoint keeps its port elsewhere, as far
-    /// as is known.
-    #[inline(never)]
-    fn is_plain(&self) -> bool {
-        let crowded = State::of(self.flow.net()).is_some_and(|state| !state.pools.is_empty());
-        !crowded && self.moved().is_none()
-    }
-
     /// Returns the port that the inside endpoint got towards another destination, as far as is known.
     fn moved(&self) -> Option<u16> {
-        if MOVED.is_empty() {
-            return None;
-        }
-        MOVED.port_of(self.endpoint()).map(NonZeroU16::get)
+        MOVED.port_of(self.tags.endpoint).map(NonZeroU16::get)
     }
 
     /// Notes which port the inside endpoint got, if it is not the one that it would get elsewhere.
@@ -296,16 +313,9 @@ impl<F: Family> Attempt<'_, '_, F> {
             .or(candidates.wish.own)
             .or(candidates.of_endpoint);
         if !candidates.wish.random && elsewhere != Some(port) {
-            MOVED.note(self.endpoint(), port);
-            SPECIAL.store(true, Relaxed);
+            MOVED.note(self.tags.endpoint, port);
         }
         Found::Port(port)
-    }
-
-    /// Returns the fingerprint of the inside endpoint.
-    fn endpoint(&self) -> u64 {
-        let words = self.flow.original_source_words();
-        self.secrets.fingerprint(words, self.flow.net())
     }
 
     /// Returns the port that belongs to the inside endpoint.
@@ -327,25 +337,10 @@ impl<F: Family> Attempt<'_, '_, F> {
         })
     }
 
-    /// Claims the reply tuple for the flow, unless another one has it.
-    #[inline(always)]
-    fn succeeds(&self) -> bool {
-        let (reply, flow) = self.fingerprints();
-        // In this order: who comes second finds the first one's claim, or its entry.
-        CLAIMS.claim(reply, flow) && !self.flow.is_taken(&self.reply)
-    }
-
-    /// Returns the fingerprint of the reply tuple and the tag of the flow.
-    #[inline(always)]
-    fn fingerprints(&self) -> (u64, u64) {
-        let key = self.secrets.claims;
-        (self.reply.fingerprint(key), self.flow.original_tag())
-    }
-
     /// Makes the attempt with the port.
     fn succeeds_with(&mut self, port: u16) -> bool {
         self.reply.set_nat_port(port);
-        self.succeeds()
+        succeeds(self.flow, &self.reply, self.tags)
     }
 
     /// Tries the ports that need no pool.
@@ -375,7 +370,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Takes a port from the pool. Returns `None` if all are taken.
     fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
         let flow = self.flow.tuple(Direction::Original);
-        let flow = flow.fingerprint(self.secrets.claims);
+        let flow = flow.fingerprint(self.secrets.pools);
         let mut port = pool.take(flow, candidates.wanted());
         let tries = if pool.is_complete() {
             TRIES
@@ -400,9 +395,9 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Returns whether no flow has the attempt's port, which was free as far as the pool knows.
     fn is_free_for(&self, pool: &Pool) -> bool {
-        let (reply, flow) = self.fingerprints();
         // Among those who ask a pool, its states tell who has a port.
-        (CLAIMS.claim(reply, flow) || pool.is_settled()) && !self.flow.is_taken(&self.reply)
+        (CLAIMS.claim(&self.reply, self.tags.flow) || pool.is_settled())
+            && !self.flow.is_taken(&self.reply)
     }
 
     /// Takes the port of a TCP connection that is over, for a SYN that can follow it.
@@ -436,15 +431,6 @@ impl Secrets {
         let place = (u64::from(hash) * u64::from(range.count().get())) >> 32;
         // CAST: The place is less than the number of ports.
         range.nth(place as u32)
-    }
-
-    /// Returns a number that tells an inside endpoint of a namespace from others.
-    fn fingerprint(&self, [high, low, rest]: [u64; 3], net: &Net) -> u64 {
-        let address = high ^ low.rotate_left(32) ^ self.moved;
-        let product =
-            u128::from(address) * u128::from(rest ^ net.id().number().rotate_left(40) | 1);
-        // CAST: The two halves of the product.
-        product as u64 ^ (product >> 64) as u64
     }
 }
 

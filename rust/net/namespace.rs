@@ -34,11 +34,6 @@ pub(crate) struct Net(Opaque<bindings::net>);
 pub(crate) struct NetId(u64);
 
 impl NetId {
-    /// Returns the number.
-    pub(crate) fn number(self) -> u64 {
-        self.0
-    }
-
     /// Returns a number that need not belong to a namespace, for tests of logic.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) const fn for_test(number: u64) -> Self {

@@ -9,6 +9,7 @@ use super::tuple::{
     Direction,
     End,
     Ends,
+    FlowTags,
     NatPortPlace,
     Tuple, //
 };
@@ -188,11 +189,12 @@ impl<F: Family> Conn<'_, F> {
         unsafe { Tuple::from_raw(self.raw_tuple(direction)) }
     }
 
-    /// Returns 24 bits that tell the original tuple from others, the low ones.
+    /// Returns two numbers that tell the flow, and the endpoint that it comes from, from others.
     #[inline(always)]
-    pub(crate) fn original_tag(&self) -> u64 {
+    pub(crate) fn tags(&self) -> FlowTags {
+        let namespace = ptr::from_ref(self.net()).addr() as u64;
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
-        unsafe { tuple::tag_of_raw(self.raw_tuple(Direction::Original)) }
+        unsafe { tuple::tags_of_raw::<F>(self.raw_tuple(Direction::Original), namespace) }
     }
 
     /// Returns source address, source port and protocol of the original tuple as words, for a hash.
@@ -213,8 +215,8 @@ impl<F: Family> Conn<'_, F> {
     /// Returns the source address of the original tuple.
     pub(crate) fn original_source(&self) -> F::Address {
         let tuple = self.raw_tuple(Direction::Original);
-        // SAFETY: The entry is valid by the type's invariant, and so is a part of its tuple.
-        unsafe { Self::address(&raw const (*tuple).src.u3) }
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
+        F::from_raw(&unsafe { tuple::source_address_of_raw(tuple) })
     }
 
     /// Returns the destination address of the reply tuple, which source NAT may change.

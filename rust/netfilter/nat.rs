@@ -158,7 +158,7 @@ impl NatRange {
         let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
         raw.flags = self.flags.get();
         raw.min_addr = F::to_raw(source).into_raw();
-        raw.max_addr = raw.min_addr;
+        raw.max_addr = F::to_raw(source).into_raw();
         raw.min_proto = bindings::nf_conntrack_man_proto { all: self.first };
         raw.max_proto = bindings::nf_conntrack_man_proto { all: self.last };
         raw

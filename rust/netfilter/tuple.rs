@@ -91,6 +91,17 @@ enum Icmp {
 ///
 /// `raw` must be a tuple of a valid entry.
 unsafe fn words(raw: *const bindings::nf_conntrack_tuple) -> [u64; 5] {
+    // SAFETY: The caller guarantees a tuple of an entry.
+    core::array::from_fn(|n| unsafe { word(raw, n) })
+}
+
+/// Reads one of the five words of a tuple of an entry, by a volatile read.
+///
+/// # Safety
+///
+/// `raw` must be a tuple of a valid entry, and `n` less than 5.
+#[inline(always)]
+unsafe fn word(raw: *const bindings::nf_conntrack_tuple, n: usize) -> u64 {
     const {
         assert!(size_of::<bindings::nf_conntrack_tuple>() == size_of::<[u64; 5]>());
         assert!(core::mem::offset_of!(bindings::nf_conn, tuplehash) % align_of::<u64>() == 0);
@@ -101,21 +112,66 @@ unsafe fn words(raw: *const bindings::nf_conntrack_tuple) -> [u64; 5] {
         assert!(size_of::<bindings::nf_conntrack_tuple_hash>() % align_of::<u64>() == 0);
         assert!(align_of::<bindings::nf_conn>() >= align_of::<u64>());
     };
-    let raw = raw.cast::<u64>();
     // SAFETY: The caller guarantees a tuple of an entry, which has five words, and is aligned as the lines above check.
-    core::array::from_fn(|n| unsafe { raw.add(n).read_volatile() })
+    unsafe { raw.cast::<u64>().add(n).read_volatile() }
 }
 
-/// Returns 24 bits that tell a tuple of an entry from others, the low ones.
+/// Two numbers that tell flows apart, for a short time.
+///
+/// They take few instructions, and anybody can compute them: nothing that matters may depend on their being distinct.
+#[derive(Clone, Copy)]
+pub(crate) struct FlowTags {
+    /// Tells namespace, source address, source port and protocol from others.
+    pub(crate) endpoint: u64,
+    /// Tells the destination from others as well, by the highest 24 bits.
+    pub(crate) flow: u64,
+}
+
+/// Returns the tags of a flow, by the original tuple of an entry and a number that tells its namespace from others.
 ///
 /// # Safety
 ///
 /// `raw` must be a tuple of a valid entry, and all bytes of its unions must be initialised.
-pub(super) unsafe fn tag_of_raw(raw: *const bindings::nf_conntrack_tuple) -> u64 {
-    // SAFETY: The caller guarantees it.
-    let [a, b, c, d, e] = unsafe { words(raw) };
+#[inline(always)]
+pub(super) unsafe fn tags_of_raw<F: Family>(
+    raw: *const bindings::nf_conntrack_tuple,
+    namespace: u64,
+) -> FlowTags {
+    // SAFETY: The caller guarantees a tuple of an entry.
+    let word = |n| unsafe { word(raw, n) };
+    // IPv4's address is the low half of the first word, and the port the low part of the third one. In an original
+    // tuple the protocol is the highest part of the last one.
+    let (address, rest, protocol) = (word(0), u64::from_le(word(2)), u64::from_le(word(4)) >> 48);
+    // For IPv4 these are 0.
+    let (address_end, destination) = if F::NFPROTO == Ipv4::NFPROTO {
+        (0, 0)
+    } else {
+        (word(1), word(3))
+    };
+    let source = address ^ address_end.rotate_left(32) ^ rest << 32 ^ protocol << 48;
     // The multiplication carries all bits to the highest ones.
-    (a ^ b ^ c.rotate_left(24) ^ d ^ e).wrapping_mul(FACTOR) >> 40
+    let endpoint = (source ^ namespace).wrapping_mul(FACTOR);
+    FlowTags {
+        endpoint,
+        flow: endpoint ^ rest ^ destination,
+    }
+}
+
+/// Returns the source address of a tuple of an entry.
+///
+/// # Safety
+///
+/// `raw` must be a tuple of a valid entry, and all bytes of its unions must be initialised.
+#[inline(always)]
+pub(super) unsafe fn source_address_of_raw(raw: *const bindings::nf_conntrack_tuple) -> RawAddress {
+    // SAFETY: The caller guarantees a tuple of an entry, which begins with the address: two words, all of whose bytes
+    // are initialised.
+    unsafe {
+        let words = [word(raw, 0), word(raw, 1)];
+        RawAddress::from_raw(core::mem::transmute::<[u64; 2], bindings::nf_inet_addr>(
+            words,
+        ))
+    }
 }
 
 /// Returns source address, source port, family and protocol of a tuple of an entry as words, for a hash.
@@ -313,13 +369,9 @@ impl Tuple {
     /// Returns a hash of the tuple that nobody can predict who does not know `key`.
     ///
     /// It serves to tell tuples apart for a short time; who sees results of it can find the key.
+    #[inline(always)]
     pub(crate) fn fingerprint(&self, key: u64) -> u64 {
-        // SAFETY: The tuple is as large as the array, which `words` checks. Its fields add up to that size, so it has
-        // no padding, and all bytes of its unions are initialised by the type's invariant.
-        fingerprint(
-            &unsafe { (&raw const self.0).cast::<[u64; 5]>().read_unaligned() },
-            key,
-        )
+        fingerprint(&self.words(), key)
     }
 
     /// Returns the two ends.
