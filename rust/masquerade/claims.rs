@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Choices of ports that are in flight: made, but not in conntrack's table yet.
+//! Ports that must not be chosen now although no flow in conntrack's table has them.
 //!
 //! A flow enters the table when its packet has passed all hooks. Until then a look-up does not find its port, and
 //! another CPU could choose it for a flow to the same destination; conntrack drops the one that comes second. So
 //! who chooses a port claims it here first, and looks it up then. Of two who want the same, the second finds
 //! the claim of the first, here or, if that has expired, in conntrack's table.
 //!
-//! The table is small and forgets: a claim that another one overwrites protects no more. That takes two claims
-//! out of a thousand slots at the same moment. A claim that is found by mistake costs a port that is not
-//! kept, nothing else.
+//! A port whose flow has ended rests for a minute: a server may have the old connection still, and refuse another one
+//! (RFC 6888, REQ-8). The flow that had the port may have it again at once.
+//!
+//! The table is small and forgets: a mark that another one overwrites protects no more. For a claim that takes two
+//! of them in one of 16,384 slots at the same moment. A rest is forgotten when about as many flows have begun or ended.
+//! A mark that is found by mistake costs a port that is not kept, nothing else.
 
 use crate::{
     net::{
@@ -28,59 +31,108 @@ use kernel::{
 };
 
 /// The binary logarithm of the number of slots.
-const SLOT_BITS: u32 = 10;
+const SLOT_BITS: u32 = 14;
 /// The number of bits that tell reply tuples of one slot apart.
 const REPLY_BITS: u32 = 24;
+/// The number of bits of a time.
+const TIME_BITS: u32 = 15;
 /// The time for which a claim stands, in ticks: a packet that takes longer from source NAT to its end is rare.
-const LIFETIME: u16 = 25;
+const CLAIM_LIFETIME: u64 = 25;
+/// The time for which a port rests, in seconds.
+const REST: u64 = 60;
 /// How often a claim is tried if others write to its slot.
 const TRIES: usize = 4;
 
-/// The table of claims.
+/// The table of claims and of ports at rest.
 pub(super) struct Claims {
     /// The key of the reply tuples' fingerprints, so that nobody can choose whose slot to share.
     key: Atomic<u64>,
     slots: [Atomic<u64>; 1 << SLOT_BITS],
 }
 
-/// A claim, in the form of a slot.
+/// A claim of a reply tuple, or its rest, in the form of a slot.
 ///
-/// From the highest bit on: 24 bits that tell flows apart that want the same reply tuple, the low 16 bits of the time
-/// in ticks, and 24 bits that tell reply tuples of one slot apart.
+/// From the highest bit on: 24 bits that tell flows apart that have or had the same reply tuple, a bit that is set for a
+/// rest, the time in ticks (for a rest in seconds), and 24 bits that tell reply tuples of one slot apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Claim(u64);
+struct Mark(u64);
 
-impl Claim {
+impl Mark {
     /// Returns the claim of a reply tuple for a flow, by the fingerprint of the one and the tag of the other. The
     /// highest 24 bits of both count.
     #[inline(always)]
-    fn new(reply: u64, flow: u64, time: u64) -> Self {
-        Self((flow >> 40 << 16 | time & 0xffff) << REPLY_BITS | reply >> (64 - REPLY_BITS))
+    fn claim(reply: u64, flow: u64, ticks: u64) -> Self {
+        Self::new(reply, flow, ticks & ((1 << TIME_BITS) - 1))
     }
 
-    /// Returns whether this claim, found in the slot, forbids the claim `new`.
+    /// Returns the rest of a reply tuple that the flow had.
+    fn rest(reply: u64, flow: u64, seconds: u64) -> Self {
+        Self::new(
+            reply,
+            flow,
+            seconds & ((1 << TIME_BITS) - 1) | 1 << TIME_BITS,
+        )
+    }
+
     #[inline(always)]
-    fn forbids(self, new: Self) -> bool {
-        // The comparison nearly always decides.
-        (self.0 ^ new.0) << (64 - REPLY_BITS) == 0 && self.stands_against(new)
+    fn new(reply: u64, flow: u64, kind_and_time: u64) -> Self {
+        Self((flow >> 40 << 16 | kind_and_time) << REPLY_BITS | reply >> (64 - REPLY_BITS))
     }
 
-    /// Returns the same for two claims of one reply tuple.
+    /// Returns whether the two are marks of the same reply tuple.
+    #[inline(always)]
+    fn is_of_same_reply(self, other: Self) -> bool {
+        (self.0 ^ other.0) << (64 - REPLY_BITS) == 0
+    }
+
+    fn is_of_same_flow(self, other: Self) -> bool {
+        (self.0 ^ other.0) >> 40 == 0
+    }
+
+    fn is_rest(self) -> bool {
+        self.0 >> (REPLY_BITS + TIME_BITS) & 1 != 0
+    }
+
+    /// Returns the time from this mark until now, in ticks or seconds.
+    fn age(self, now: u64) -> u64 {
+        now.wrapping_sub(self.0 >> REPLY_BITS) & ((1 << TIME_BITS) - 1)
+    }
+
+    /// Returns whether this is a claim that still stands.
+    fn is_standing_claim(self, ticks: u64) -> bool {
+        !self.is_rest() && self.age(ticks) <= CLAIM_LIFETIME
+    }
+
+    /// Returns for how many seconds the port has rested, if it does so still.
+    fn rested(self, seconds: u64) -> Option<u64> {
+        Some(self.age(seconds)).filter(|age| self.is_rest() && *age <= REST)
+    }
+
+    /// Returns whether this mark, found in the slot of `claim`, forbids that.
+    #[inline(always)]
+    fn forbids(self, claim: Self, and_rests: bool) -> bool {
+        // The comparison nearly always decides.
+        self.is_of_same_reply(claim) && self.stands_against(claim, and_rests)
+    }
+
+    /// Returns the same for two marks of one reply tuple.
     #[cold]
     #[inline(never)]
-    fn stands_against(self, new: Self) -> bool {
-        (self.0 ^ new.0) >> 40 != 0 && new.age(self) <= LIFETIME
-    }
-
-    /// Returns the time since the claim `other`, in ticks.
-    fn age(self, other: Self) -> u16 {
-        let time = |claim: Self| (claim.0 >> REPLY_BITS) as u16; // CAST: The time has 16 bits.
-        time(self).wrapping_sub(time(other))
+    fn stands_against(self, claim: Self, and_rests: bool) -> bool {
+        !self.is_of_same_flow(claim)
+            && (self.is_standing_claim(claim.0 >> REPLY_BITS)
+                || and_rests && self.rested(seconds()).is_some())
     }
 }
 
+/// Returns the time in seconds since the kernel was booted.
+fn seconds() -> u64 {
+    // CAST: It is not negative.
+    clock::seconds() as u64
+}
+
 impl Claims {
-    /// Returns a table without claims.
+    /// Returns a table without marks.
     pub(super) const fn new() -> Self {
         Self {
             key: Atomic::new(0),
@@ -95,11 +147,52 @@ impl Claims {
 
     /// Claims a reply tuple for a flow, of which this is the tag.
     ///
-    /// Returns false if another flow has claimed the reply tuple a moment ago. Any context.
+    /// Returns false if another flow has claimed the reply tuple a moment ago, or if its port rests. Any context.
     #[inline(always)]
     pub(super) fn claim(&self, reply: &Tuple, flow: u64) -> bool {
-        let reply = reply.fingerprint(self.key.load(Relaxed));
-        claim_slot(self.slot(reply), Claim::new(reply, flow, clock::ticks()))
+        let reply = self.fingerprint(reply);
+        claim_slot(
+            self.slot(reply),
+            Mark::claim(reply, flow, clock::ticks()),
+            true,
+        )
+    }
+
+    /// Does the same, but a port that rests may be claimed.
+    pub(super) fn claim_resting(&self, reply: &Tuple, flow: u64) -> bool {
+        let reply = self.fingerprint(reply);
+        claim_slot(
+            self.slot(reply),
+            Mark::claim(reply, flow, clock::ticks()),
+            false,
+        )
+    }
+
+    /// Lets the port of a reply tuple rest, which was that of the flow with this tag. Any context.
+    pub(super) fn rest(&self, reply: &Tuple, flow: u64) {
+        let reply = self.fingerprint(reply);
+        let slot = self.slot(reply);
+        let (found, rest) = (slot.load(Relaxed), Mark::rest(reply, flow, seconds()));
+        let is_own = Mark(found).is_of_same_reply(rest) && Mark(found).is_of_same_flow(rest);
+        // Another flow that is on its way is more important.
+        if is_own || !Mark(found).is_standing_claim(clock::ticks()) {
+            // Who is faster may have the slot.
+            let _ = slot.cmpxchg(found, rest.0, Relaxed);
+        }
+    }
+
+    /// Returns for how many seconds the port of a reply tuple has rested, if it still does. Any context.
+    pub(super) fn rested(&self, reply: &Tuple) -> Option<u64> {
+        let reply = self.fingerprint(reply);
+        let found = Mark(self.slot(reply).load(Relaxed));
+        found
+            .rested(seconds())
+            .filter(|_| found.is_of_same_reply(Mark::claim(reply, 0, 0)))
+    }
+
+    #[inline(always)]
+    fn fingerprint(&self, reply: &Tuple) -> u64 {
+        reply.fingerprint(self.key.load(Relaxed))
     }
 
     /// Returns the slot of a reply tuple, by its fingerprint.
@@ -113,24 +206,24 @@ impl Claims {
     }
 }
 
-/// Writes the claim `new` to the slot, unless another flow's claim stands there for the same reply tuple.
+/// Writes the claim to the slot, unless another mark there forbids it.
 #[inline(always)]
-fn claim_slot(slot: &Atomic<u64>, new: Claim) -> bool {
+fn claim_slot(slot: &Atomic<u64>, claim: Mark, and_rests: bool) -> bool {
     let found = slot.load(Relaxed);
     // The order is full: the look-up comes after the claim.
-    !Claim(found).forbids(new)
-        && (slot.cmpxchg(found, new.0, Full).is_ok() || claim_busy_slot(slot, new))
+    !Mark(found).forbids(claim, and_rests)
+        && (slot.cmpxchg(found, claim.0, Full).is_ok() || claim_busy_slot(slot, claim, and_rests))
 }
 
 /// Does the same for a slot that others write to at the same time.
 #[cold]
-fn claim_busy_slot(slot: &Atomic<u64>, new: Claim) -> bool {
+fn claim_busy_slot(slot: &Atomic<u64>, claim: Mark, and_rests: bool) -> bool {
     for _ in 0..TRIES {
         let found = slot.load(Relaxed);
-        if Claim(found).forbids(new) {
+        if Mark(found).forbids(claim, and_rests) {
             return false;
         }
-        if slot.cmpxchg(found, new.0, Full).is_ok() {
+        if slot.cmpxchg(found, claim.0, Full).is_ok() {
             return true;
         }
     }
@@ -145,47 +238,95 @@ mod tests {
     const REPLY: u64 = 0xabcdef << 40;
     const FLOW: u64 = 0x123456 << 40;
     const OTHER_FLOW: u64 = FLOW + (1 << 40);
+    /// The next multiple of 2^15 is near.
     const NOW: u64 = 0x7_fff0;
+
+    fn holding(mark: Mark) -> Atomic<u64> {
+        Atomic::new(mark.0)
+    }
 
     fn slot() -> Atomic<u64> {
         let slot = Atomic::new(0);
-        assert!(claim_slot(&slot, Claim::new(REPLY, FLOW, NOW)));
+        assert!(claim_slot(&slot, Mark::claim(REPLY, FLOW, NOW), true));
         slot
     }
 
     #[test]
-    fn a_claim_has_its_parts_in_place() {
-        assert_eq!(Claim::new(REPLY, FLOW, NOW), Claim(0x1234_56ff_f0ab_cdef));
-        let all = Claim::new(u64::MAX, u64::MAX, u64::MAX);
-        assert_eq!(all, Claim(u64::MAX));
+    fn a_mark_has_its_parts_in_place() {
+        assert_eq!(Mark::claim(REPLY, FLOW, NOW), Mark(0x1234_567f_f0ab_cdef));
+        assert_eq!(Mark::rest(REPLY, FLOW, NOW), Mark(0x1234_56ff_f0ab_cdef));
+        let all = Mark::rest(u64::MAX, u64::MAX, u64::MAX);
+        assert_eq!(all, Mark(u64::MAX));
     }
 
     #[test]
     fn another_flow_is_refused_while_the_claim_stands() {
-        let lifetime = u64::from(LIFETIME);
-        for (ticks, free) in [(0, false), (lifetime, false), (lifetime + 1, true)] {
-            let other = Claim::new(REPLY, OTHER_FLOW, NOW + ticks);
-            assert_eq!(claim_slot(&slot(), other), free);
+        for (ticks, free) in [
+            (0, false),
+            (CLAIM_LIFETIME, false),
+            (CLAIM_LIFETIME + 1, true),
+        ] {
+            for and_rests in [true, false] {
+                let other = Mark::claim(REPLY, OTHER_FLOW, NOW + ticks);
+                assert_eq!(claim_slot(&slot(), other, and_rests), free);
+            }
         }
     }
 
     #[test]
     fn a_refused_claim_leaves_the_first_one() {
         let slot = slot();
-        assert!(!claim_slot(&slot, Claim::new(REPLY, OTHER_FLOW, NOW)));
-        assert_eq!(Claim(slot.load(Relaxed)), Claim::new(REPLY, FLOW, NOW));
+        assert!(!claim_slot(
+            &slot,
+            Mark::claim(REPLY, OTHER_FLOW, NOW),
+            true
+        ));
+        assert_eq!(Mark(slot.load(Relaxed)), Mark::claim(REPLY, FLOW, NOW));
     }
 
     #[test]
     fn the_same_flow_is_not_refused() {
-        assert!(claim_slot(&slot(), Claim::new(REPLY, FLOW, NOW + 1)));
+        assert!(claim_slot(&slot(), Mark::claim(REPLY, FLOW, NOW + 1), true));
+        let resting = holding(Mark::rest(REPLY, FLOW, seconds()));
+        assert!(claim_slot(&resting, Mark::claim(REPLY, FLOW, NOW), true));
     }
 
     #[test]
     fn another_reply_tuple_is_not_refused() {
+        let other = Mark::claim(REPLY + (1 << 40), OTHER_FLOW, NOW);
+        assert!(claim_slot(&slot(), other, true));
+    }
+
+    #[test]
+    fn another_flow_is_refused_while_the_port_rests() {
+        // One more than a minute, in case that a second ends meanwhile.
+        for (age, free) in [
+            (0, false),
+            (REST - 1, false),
+            (REST + 1, true),
+            (REST + 9, true),
+        ] {
+            let resting = holding(Mark::rest(REPLY, FLOW, seconds().wrapping_sub(age)));
+            let other = Mark::claim(REPLY, OTHER_FLOW, NOW);
+            assert_eq!(claim_slot(&resting, other, true), free);
+        }
+    }
+
+    #[test]
+    fn a_port_at_rest_is_claimed_if_that_is_allowed() {
+        let resting = holding(Mark::rest(REPLY, FLOW, seconds()));
         assert!(claim_slot(
-            &slot(),
-            Claim::new(REPLY + (1 << 40), OTHER_FLOW, NOW)
+            &resting,
+            Mark::claim(REPLY, OTHER_FLOW, NOW),
+            false
         ));
+    }
+
+    #[test]
+    fn a_rest_tells_its_age() {
+        for (age, rested) in [(0, Some(0)), (REST, Some(REST)), (REST + 1, None)] {
+            assert_eq!(Mark::rest(REPLY, FLOW, NOW).rested(NOW + age), rested);
+            assert_eq!(Mark::claim(REPLY, FLOW, NOW).rested(NOW + age), None);
+        }
     }
 }

@@ -72,6 +72,14 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
         })
     }
 
+    fn added() {
+        per_net::rule_added();
+    }
+
+    fn removed() {
+        per_net::rule_removed();
+    }
+
     /// Follows `nf_nat_masquerade_ipv4`, for both families.
     fn target(options: &Options, context: TargetContext<'_, F>) -> Verdict {
         let TargetContext {

@@ -5,7 +5,10 @@
 use super::{
     pool::Destination,
     pools::Pools,
-    ports, //
+    ports::{
+        self,
+        CLAIMS, //
+    }, //
 };
 use crate::{
     net::{
@@ -30,6 +33,12 @@ use crate::{
 };
 use kernel::{
     prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed, //
+    },
     time::Msecs, //
 };
 
@@ -39,6 +48,8 @@ const PERIOD: Msecs = 1000;
 static PER_NET: PerNet<State> = PerNet::new();
 static FLOW_END: FlowEnd<Ends> = FlowEnd::new();
 static WORK: Work<Maintenance> = Work::new();
+/// The number of rules.
+static RULES: Atomic<u32> = Atomic::new(0);
 
 /// The data of a namespace.
 pub(super) struct State {
@@ -74,7 +85,7 @@ impl NetData for State {
     }
 }
 
-/// Hears of the ends of flows while there are pools.
+/// Hears of the ends of flows while there are rules or pools.
 pub(super) struct Ends;
 
 impl FlowEndHandler for Ends {
@@ -83,15 +94,19 @@ impl FlowEndHandler for Ends {
     }
 
     fn flow_ended(flow: &EndedFlow<'_>) {
+        let reply = flow.reply();
+        let Some(port) = reply.nat_port() else {
+            return;
+        };
+        CLAIMS.rest(&reply, flow.tags().flow);
         let Some(state) = State::of(flow.net()).filter(|state| !state.pools.is_empty()) else {
             return;
         };
-        let reply = flow.reply();
-        if let (Some(port), Some(key)) = (reply.nat_port(), ports::pools_key()) {
+        if let Some(key) = ports::pools_key() {
             let destination = Destination::of(&reply, flow.zone());
             state
                 .pools
-                .for_each_of(&destination, key, |pool| pool.release(port));
+                .for_each_of(&destination, key, |pool| pool.release(port, 0));
         }
     }
 }
@@ -114,14 +129,33 @@ impl work::Handler for Maintenance {
             last = Some(net.id());
             if let Some(state) = State::of(&net) {
                 // Without memory, the next run does it.
-                any |= state.pools.maintain(&net, context).unwrap_or(true);
+                any |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
             }
         }
-        if !any {
+        if !any && RULES.load(Relaxed) == 0 {
             FLOW_END.stop();
+            if RULES.load(Acquire) > 0 {
+                // The first rule was added meanwhile.
+                FLOW_END.listen();
+            }
         }
         ports::set_crowded(any);
         any.then_some(PERIOD)
+    }
+}
+
+/// Counts a rule. The ends of flows are heard while there is one. Process context.
+pub(super) fn rule_added() {
+    if RULES.fetch_add(1_u32, Full) == 0 {
+        FLOW_END.listen();
+    }
+}
+
+/// Counts a rule less. Process context.
+pub(super) fn rule_removed() {
+    if RULES.fetch_sub(1_u32, Full) == 1 {
+        // It stops listening, alone.
+        WORK.queue(0);
     }
 }
 

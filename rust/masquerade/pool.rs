@@ -6,7 +6,10 @@
 //! know of flows that others set up, as the host's own, so each port that it gives is looked up as well; one that is
 //! taken stays marked. What it believes wrongly to be in use is found out by an audit.
 
-use super::port_states::PortStates;
+use super::{
+    claims::Claims,
+    port_states::PortStates, //
+};
 use crate::{
     net::{
         clock,
@@ -95,6 +98,19 @@ impl Destination {
         reply.set_nat_port(port);
         reply
     }
+}
+
+/// A port that was taken from a pool.
+pub(super) struct Taken {
+    pub(super) port: u16,
+    /// No port was left but those that were freed a moment ago.
+    pub(super) rested: bool,
+}
+
+/// Returns how many generations have begun in so many seconds, at least.
+fn turns_in(seconds: u64) -> usize {
+    // CAST: A number of seconds that is more than the kernel's uptime is none.
+    (seconds / GENERATION as u64) as usize
 }
 
 /// What the lock of a pool protects.
@@ -227,21 +243,22 @@ impl Pool {
     /// the first of `wanted` that is free; else a random free one; else the one that was freed first.
     ///
     /// Any context.
-    pub(super) fn take(&self, flow: u64, mut wanted: impl Iterator<Item = u16>) -> Option<u16> {
+    pub(super) fn take(&self, flow: u64, mut wanted: impl Iterator<Item = u16>) -> Option<Taken> {
         self.with_ports(|ports| {
+            let rested = ports.states.free() == 0;
             if let Some(port) = ports.of_flow(flow) {
-                return Some(port);
+                return Some(Taken { port, rested });
             }
             let port = wanted
                 .find(|port| ports.states.take(*port))
                 .or_else(|| ports.states.take_any(random::below))?;
             ports.remember(flow, port);
-            Some(port)
+            Some(Taken { port, rested })
         })
     }
 
     /// Takes another port for the flow than this one, which turned out to be taken. It stays marked. Any context.
-    pub(super) fn take_instead(&self, port: u16, flow: u64) -> Option<u16> {
+    pub(super) fn take_instead(&self, port: u16, flow: u64) -> Option<Taken> {
         self.with_ports(|ports| ports.forget(port));
         self.take(flow, core::iter::empty())
     }
@@ -256,9 +273,9 @@ impl Pool {
         self.with(|states| states.found_in_use(port, false));
     }
 
-    /// Gives back a port whose flow has ended. Any context.
-    pub(super) fn release(&self, port: u16) {
-        self.with(|states| states.release(port));
+    /// Gives back a port whose flow ended so many seconds ago. Any context.
+    pub(super) fn release(&self, port: u16, seconds: u64) {
+        self.with(|states| states.release(port, turns_in(seconds)));
     }
 
     /// Returns whether nothing is left to be taken.
@@ -295,7 +312,13 @@ impl Pool {
     ///
     /// The caller holds the RCU read lock; `suspects` gets the ports that no flow has although they are marked. Any
     /// context.
-    pub(super) fn audit(&self, net: &Net, part: u32, suspects: &mut Suspects) -> Option<u32> {
+    pub(super) fn audit(
+        &self,
+        net: &Net,
+        claims: &Claims,
+        part: u32,
+        suspects: &mut Suspects,
+    ) -> Option<u32> {
         let first = part * CHUNK as u32;
         let count = self.range.count().get();
         for place in first..count.min(first + CHUNK as u32) {
@@ -306,6 +329,8 @@ impl Pool {
                 Use::Free => {
                     if self.with(|states| states.is_in_use(port)) {
                         suspects.add(port);
+                    } else if let Some(seconds) = claims.rested(&self.destination.reply_to(port)) {
+                        self.with(|states| states.rest(port, turns_in(seconds)));
                     }
                 }
             }
@@ -322,7 +347,7 @@ impl Pool {
         for port in suspects.ports() {
             let reply = self.destination.reply_to(port);
             if conntrack::look_up(net, self.destination.zone, &reply) == Use::Free {
-                self.release(port);
+                self.release(port, 0);
             }
         }
     }

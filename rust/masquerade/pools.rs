@@ -5,10 +5,13 @@
 //! There is none until a destination is crowded. Then one is made for it, where the flow waits, without sleeping; a
 //! worker lets it know of the flows that were there before, and looks after it.
 
-use super::pool::{
-    Destination,
-    Pool,
-    Suspects, //
+use super::{
+    claims::Claims,
+    pool::{
+        Destination,
+        Pool,
+        Suspects, //
+    }, //
 };
 use crate::{
     net::{
@@ -177,13 +180,20 @@ impl Pools {
     }
 
     /// Looks after the pools. Only one thread does that at a time. Returns whether there are any.
-    pub(super) fn maintain(&self, net: &Net, context: &mut ProcessContext) -> Result<bool> {
+    ///
+    /// `claims` knows of ports that were freed before there was a pool.
+    pub(super) fn maintain(
+        &self,
+        net: &Net,
+        claims: &Claims,
+        context: &mut ProcessContext,
+    ) -> Result<bool> {
         if self.is_empty() {
             return Ok(false);
         }
         let mut suspects = Suspects::new()?;
         for place in 0..PLACES {
-            self.audit(net, place, &mut suspects, context);
+            self.audit(net, claims, place, &mut suspects, context);
         }
         let mut gone = KVec::new();
         {
@@ -222,6 +232,7 @@ impl Pools {
     fn audit(
         &self,
         net: &Net,
+        claims: &Claims,
         place: usize,
         suspects: &mut Suspects,
         context: &mut ProcessContext,
@@ -237,7 +248,7 @@ impl Pools {
         let _ = with_pool(&mut |pool| part = pool.needs_audit().then_some(0));
         while let Some(now) = part.take() {
             suspects.clear();
-            let _ = with_pool(&mut |pool| part = pool.audit(net, now, suspects));
+            let _ = with_pool(&mut |pool| part = pool.audit(net, claims, now, suspects));
             if suspects.wait(context) {
                 let _ = with_pool(&mut |pool| pool.acquit(net, suspects));
             }

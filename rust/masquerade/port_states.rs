@@ -182,10 +182,15 @@ impl PortStates {
         self.take_from(State::REUSABLE, below)
     }
 
-    /// Lets a port that is in use join the newest generation: its flow has ended.
-    pub(super) fn release(&mut self, port: u16) {
+    /// Lets a port that is in use join the generation that has seen so many turns: 0 if its flow has just ended.
+    pub(super) fn release(&mut self, port: u16, turns: usize) {
         let in_use = |state| state == State::REUSABLE || state == State::IN_USE;
-        self.change(port, in_use, self.generation(0));
+        self.change(port, in_use, self.generation(turns));
+    }
+
+    /// Does the same for a port that is free.
+    pub(super) fn rest(&mut self, port: u16, turns: usize) {
+        self.change(port, |state| state == State::FREE, self.generation(turns));
     }
 
     /// Notes that a look at conntrack's table found the port in use; `reusable` says that it is in TIME_WAIT.
@@ -211,8 +216,9 @@ impl PortStates {
         self.newest = (self.newest + 1) % GENERATIONS;
     }
 
-    /// Returns the state of a generation, which has seen as many turns as its age says: 0 to 4.
+    /// Returns the state of a generation, which has seen as many turns as its age says: 0 to 4; more are as good as 4.
     fn generation(&self, age: usize) -> State {
+        let age = age.min(GENERATIONS - 1);
         State(1 + (self.newest + GENERATIONS - age) % GENERATIONS)
     }
 
@@ -503,7 +509,7 @@ mod tests {
             2 => states.take(port) == model.change(port, &[0], 7),
             3 => model.takes(states.take_reusable(random::below), &[6]),
             4 | 5 => {
-                states.release(port);
+                states.release(port, 0);
                 model.change(port, &[6, 7], 1);
                 true
             }
@@ -691,7 +697,7 @@ mod tests {
             if age > 0 {
                 states.turn();
             }
-            states.release(port);
+            states.release(port, 0);
         }
         assert_eq!(states.recent(), 5);
         for port in order {
@@ -707,7 +713,7 @@ mod tests {
         let range = states.range;
         for port in ports(range).take(599) {
             states.take(port);
-            states.release(port);
+            states.release(port, 0);
         }
         assert_eq!(states.take_any(random::below), Some(range.last()));
         assert!(!states.take(range.first()));
@@ -723,7 +729,7 @@ mod tests {
         let port = states.range.last();
         for _ in 0..GENERATIONS {
             assert!(states.take(port));
-            states.release(port);
+            states.release(port, 0);
             for _ in 0..4 {
                 states.turn();
                 assert_eq!((states.is_free(port), states.recent()), (false, 1));
@@ -754,7 +760,7 @@ mod tests {
         let range = states.range;
         for port in [0, range.first() - 1, range.last() + 1, u16::MAX] {
             states.found_in_use(port, true);
-            states.release(port);
+            states.release(port, 0);
             assert!(!states.is_free(port) && !states.take(port));
         }
         assert_eq!(

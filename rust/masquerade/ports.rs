@@ -24,7 +24,8 @@ use super::{
     },
     pool::{
         Destination,
-        Pool, //
+        Pool,
+        Taken, //
     },
     pools::Pools, //
 };
@@ -67,7 +68,7 @@ const REUSE_TRIES: usize = 4;
 /// The first port that needs no privilege (`PROT_SOCK`).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
-static CLAIMS: Claims = Claims::new();
+pub(super) static CLAIMS: Claims = Claims::new();
 static MOVED: Moved = Moved::new();
 static SECRETS: SetOnce<Secrets> = SetOnce::new();
 /// There is a pool somewhere. While it is false, a flow that keeps its port does not look for one.
@@ -384,20 +385,36 @@ impl<F: Family> Attempt<'_, '_, F> {
             let Some(taken) = port else {
                 return self.after_another(pool);
             };
-            self.reply.set_nat_port(taken);
-            if self.is_free_for(pool) {
-                return Some(taken);
+            self.reply.set_nat_port(taken.port);
+            if self.is_free_for(pool, &taken) {
+                return Some(taken.port);
             }
-            port = pool.take_instead(taken, flow);
+            port = pool.take_instead(taken.port, flow);
         }
         None
     }
 
-    /// Returns whether no flow has the attempt's port, which was free as far as the pool knows.
-    fn is_free_for(&self, pool: &Pool) -> bool {
-        // Among those who ask a pool, its states tell who has a port.
-        (CLAIMS.claim(&self.reply, self.tags.flow) || pool.is_settled())
-            && !self.flow.is_taken(&self.reply)
+    /// Returns whether the flow can have the port, which was free as far as the pool knows.
+    fn is_free_for(&self, pool: &Pool, taken: &Taken) -> bool {
+        let claimed = if taken.rested {
+            CLAIMS.claim_resting(&self.reply, self.tags.flow)
+        } else {
+            CLAIMS.claim(&self.reply, self.tags.flow)
+        };
+        if !claimed {
+            if !taken.rested {
+                if let Some(seconds) = CLAIMS.rested(&self.reply) {
+                    // It was freed before there was the pool.
+                    pool.release(taken.port, seconds);
+                    return false;
+                }
+            }
+            // Among those who ask a pool, its states tell who has a port.
+            if !pool.is_settled() {
+                return false;
+            }
+        }
+        !self.flow.is_taken(&self.reply)
     }
 
     /// Takes the port of a TCP connection that is over, for a SYN that can follow it.

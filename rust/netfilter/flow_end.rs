@@ -10,12 +10,17 @@
 
 use super::{
     conntrack::Zone,
-    tuple::Tuple, //
+    tuple::{
+        self,
+        FlowTags,
+        Tuple, //
+    }, //
 };
 use crate::{
     bindings,
     net::{
         namespace::Net,
+        Ipv6,
         ProcessContext, //
     },
 };
@@ -56,6 +61,14 @@ impl EndedFlow<'_> {
     pub(crate) fn reply(&self) -> Tuple {
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it filled it in.
         unsafe { Tuple::from_raw(&raw const (*self.ct).tuplehash[1].tuple) }
+    }
+
+    /// Returns two numbers that tell the flow, and the endpoint that it came from, from others.
+    pub(crate) fn tags(&self) -> FlowTags {
+        let namespace = ptr::from_ref(self.net()).addr() as u64;
+        // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it filled it in.
+        // IPv4's tags are the same for both families.
+        unsafe { tuple::tags_of_raw::<Ipv6>(&raw const (*self.ct).tuplehash[0].tuple, namespace) }
     }
 
     /// Returns the flow's zone.

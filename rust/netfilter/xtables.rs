@@ -73,6 +73,12 @@ pub(crate) trait SourceNatTarget: 'static {
     /// Returns the rule's options, or the error that userspace gets. Process context.
     fn check(rule: &Self::Rule) -> Result<Self::Options>;
 
+    /// Notes that a rule that was checked is going to exist. Process context.
+    fn added();
+
+    /// Notes that such a rule exists no more. Process context.
+    fn removed();
+
     /// Sets up source NAT for the flow of a packet, or leaves the flow alone.
     ///
     /// Returns the packet's verdict. Context: a hook; must not sleep.
@@ -130,6 +136,7 @@ impl<T: SourceNatTarget> Callbacks<T> {
             // the borrow for `T::check` has ended, so its private part may be written to. By `OPTIONS_FIT`
             // the options fit there and are aligned.
             unsafe { Self::options(param.targinfo).write(options) };
+            T::added();
             Ok(0)
         })
     }
@@ -192,6 +199,7 @@ impl<T: SourceNatTarget> Callbacks<T> {
         // gives it back. The call is in process context, so the function may sleep. The options are `Copy`
         // and need no destructor.
         unsafe { bindings::nf_ct_netns_put(param.net, param.family) };
+        T::removed();
     }
 }
 
