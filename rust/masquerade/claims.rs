@@ -17,9 +17,13 @@
 use crate::{
     net::{
         clock,
+        namespace::Net,
         random, //
     },
-    netfilter::tuple::Tuple, //
+    netfilter::tuple::{
+        FlowTags,
+        Tuple, //
+    }, //
 };
 use kernel::{
     prelude::*,
@@ -145,12 +149,12 @@ impl Claims {
         self.key.store(random::number(), Relaxed);
     }
 
-    /// Claims a reply tuple for a flow, of which this is the tag.
+    /// Claims a reply tuple for a flow.
     ///
     /// Returns false if another flow has claimed the reply tuple a moment ago, or if its port rests. Any context.
     #[inline(always)]
-    pub(super) fn claim(&self, reply: &Tuple, flow: u64) -> bool {
-        let reply = self.fingerprint(reply);
+    pub(super) fn claim(&self, reply: &Tuple, flow: FlowTags) -> bool {
+        let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
         claim_slot(
             self.slot(reply),
             Mark::claim(reply, flow, clock::ticks()),
@@ -159,8 +163,8 @@ impl Claims {
     }
 
     /// Does the same, but a port that rests may be claimed.
-    pub(super) fn claim_resting(&self, reply: &Tuple, flow: u64) -> bool {
-        let reply = self.fingerprint(reply);
+    pub(super) fn claim_resting(&self, reply: &Tuple, flow: FlowTags) -> bool {
+        let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
         claim_slot(
             self.slot(reply),
             Mark::claim(reply, flow, clock::ticks()),
@@ -168,9 +172,9 @@ impl Claims {
         )
     }
 
-    /// Lets the port of a reply tuple rest, which was that of the flow with this tag. Any context.
-    pub(super) fn rest(&self, reply: &Tuple, flow: u64) {
-        let reply = self.fingerprint(reply);
+    /// Lets the port of a reply tuple rest, which the flow had. Any context.
+    pub(super) fn rest(&self, reply: &Tuple, flow: FlowTags) {
+        let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
         let slot = self.slot(reply);
         let (found, rest) = (slot.load(Relaxed), Mark::rest(reply, flow, seconds()));
         let is_own = Mark(found).is_of_same_reply(rest) && Mark(found).is_of_same_flow(rest);
@@ -182,8 +186,8 @@ impl Claims {
     }
 
     /// Returns for how many seconds the port of a reply tuple has rested, if it still does. Any context.
-    pub(super) fn rested(&self, reply: &Tuple) -> Option<u64> {
-        let reply = self.fingerprint(reply);
+    pub(super) fn rested(&self, reply: &Tuple, net: &Net) -> Option<u64> {
+        let reply = self.fingerprint(reply, net.tag());
         let found = Mark(self.slot(reply).load(Relaxed));
         found
             .rested(seconds())
@@ -191,8 +195,8 @@ impl Claims {
     }
 
     #[inline(always)]
-    fn fingerprint(&self, reply: &Tuple) -> u64 {
-        reply.fingerprint(self.key.load(Relaxed))
+    fn fingerprint(&self, reply: &Tuple, namespace: u64) -> u64 {
+        reply.fingerprint(self.key.load(Relaxed) ^ namespace)
     }
 
     /// Returns the slot of a reply tuple, by its fingerprint.

@@ -98,7 +98,7 @@ impl FlowEndHandler for Ends {
         let Some(port) = reply.nat_port() else {
             return;
         };
-        CLAIMS.rest(&reply, flow.tags().flow);
+        CLAIMS.rest(&reply, flow.tags());
         let Some(state) = State::of(flow.net()).filter(|state| !state.pools.is_empty()) else {
             return;
         };

@@ -329,7 +329,9 @@ impl Pool {
                 Use::Free => {
                     if self.with(|states| states.is_in_use(port)) {
                         suspects.add(port);
-                    } else if let Some(seconds) = claims.rested(&self.destination.reply_to(port)) {
+                    } else if let Some(seconds) =
+                        claims.rested(&self.destination.reply_to(port), net)
+                    {
                         self.with(|states| states.rest(port, turns_in(seconds)));
                     }
                 }

@@ -143,7 +143,7 @@ pub(super) fn try_own<F: Family>(
 #[inline(always)]
 fn succeeds<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
     // In this order: who comes second finds the first one's claim, or its entry.
-    CLAIMS.claim(reply, tags.flow) && !flow.is_taken(reply)
+    CLAIMS.claim(reply, tags) && !flow.is_taken(reply)
 }
 
 /// Chooses the port of a flow that does not simply keep its own.
@@ -377,9 +377,9 @@ impl<F: Family> Attempt<'_, '_, F> {
             TRIES
         } else {
             // The pool does not know yet of the flows that were there before it. What turns out to be taken stays
-            // marked, so all flows together try each port once.
+            // marked, so all flows together try each port once; or twice, if it rests.
             // CAST: A number of ports.
-            pool.range().count().get() as usize
+            2 * pool.range().count().get() as usize
         };
         for _ in 0..tries {
             let Some(taken) = port else {
@@ -397,13 +397,13 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&self, pool: &Pool, taken: &Taken) -> bool {
         let claimed = if taken.rested {
-            CLAIMS.claim_resting(&self.reply, self.tags.flow)
+            CLAIMS.claim_resting(&self.reply, self.tags)
         } else {
-            CLAIMS.claim(&self.reply, self.tags.flow)
+            CLAIMS.claim(&self.reply, self.tags)
         };
         if !claimed {
             if !taken.rested {
-                if let Some(seconds) = CLAIMS.rested(&self.reply) {
+                if let Some(seconds) = CLAIMS.rested(&self.reply, self.flow.net()) {
                     // It was freed before there was the pool.
                     pool.release(taken.port, seconds);
                     return false;

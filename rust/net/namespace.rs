@@ -42,6 +42,13 @@ impl NetId {
 }
 
 impl Net {
+    /// Returns a number that tells the namespace from others, as long as it exists. It must be shown to nobody.
+    #[inline(always)]
+    pub(crate) fn tag(&self) -> u64 {
+        // CAST: An address has 64 bits.
+        core::ptr::from_ref(self).addr() as u64
+    }
+
     /// Converts a pointer of C's to a borrow.
     ///
     /// # Safety

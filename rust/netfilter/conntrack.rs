@@ -189,10 +189,10 @@ impl<F: Family> Conn<'_, F> {
         unsafe { Tuple::from_raw(self.raw_tuple(direction)) }
     }
 
-    /// Returns two numbers that tell the flow, and the endpoint that it comes from, from others.
+    /// Returns numbers that tell the flow, and the endpoint that it comes from, from others.
     #[inline(always)]
     pub(crate) fn tags(&self) -> FlowTags {
-        let namespace = ptr::from_ref(self.net()).addr() as u64;
+        let namespace = self.net().tag();
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
         unsafe { tuple::tags_of_raw::<F>(self.raw_tuple(Direction::Original), namespace) }
     }

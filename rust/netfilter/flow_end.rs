@@ -63,9 +63,9 @@ impl EndedFlow<'_> {
         unsafe { Tuple::from_raw(&raw const (*self.ct).tuplehash[1].tuple) }
     }
 
-    /// Returns two numbers that tell the flow, and the endpoint that it came from, from others.
+    /// Returns numbers that tell the flow, and the endpoint that it came from, from others.
     pub(crate) fn tags(&self) -> FlowTags {
-        let namespace = ptr::from_ref(self.net()).addr() as u64;
+        let namespace = self.net().tag();
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it filled it in.
         // IPv4's tags are the same for both families.
         unsafe { tuple::tags_of_raw::<Ipv6>(&raw const (*self.ct).tuplehash[0].tuple, namespace) }

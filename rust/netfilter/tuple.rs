@@ -116,11 +116,13 @@ unsafe fn word(raw: *const bindings::nf_conntrack_tuple, n: usize) -> u64 {
     unsafe { raw.cast::<u64>().add(n).read_volatile() }
 }
 
-/// Two numbers that tell flows apart, for a short time.
+/// Numbers that tell flows apart, for a short time.
 ///
 /// They take few instructions, and anybody can compute them: nothing that matters may depend on their being distinct.
 #[derive(Clone, Copy)]
 pub(crate) struct FlowTags {
+    /// Tells the namespace from others, as long as that exists.
+    pub(crate) namespace: u64,
     /// Tells namespace, source address, source port and protocol from others.
     pub(crate) endpoint: u64,
     /// Tells the destination from others as well, by the highest 24 bits.
@@ -152,6 +154,7 @@ pub(super) unsafe fn tags_of_raw<F: Family>(
     // The multiplication carries all bits to the highest ones.
     let endpoint = (source ^ namespace).wrapping_mul(FACTOR);
     FlowTags {
+        namespace,
         endpoint,
         flow: endpoint ^ rest ^ destination,
     }

@@ -30,8 +30,8 @@ check_full() {
 	check_equal "$what: the next client gets the port of a flow that was removed" "$freed" "$got"
 }
 
-# take_ports FIRST END: the LAN's host sends a UDP packet from each port from FIRST to END - 1 to the server, by the
-# kernel's packet generator, as they are many.
+# take_ports FIRST END: the LAN's host sends a UDP packet from each port from FIRST to END - 1 to the server's port 10, by
+# the kernel's packet generator, as they are many.
 take_ports() {
 	local mac file line
 	modprobe pktgen || bail "pktgen"
@@ -44,8 +44,8 @@ take_ports() {
 		lan0 dst ${server_of[4]}
 		lan0 udp_src_min $1
 		lan0 udp_src_max $2
-		lan0 udp_dst_min 9
-		lan0 udp_dst_max 9
+		lan0 udp_dst_min 10
+		lan0 udp_dst_max 10
 		lan0 count $(($2 - $1))
 		pgctrl start
 		kpktgend_0 rem_device_all
@@ -90,7 +90,8 @@ fi
 crowd_rule RUSTMASQ --to-ports $range
 check_full "$count ports" $count 10000
 
-# --- All ports of the default options, of which one client has all but the last 100
+# --- All ports of the default options, of which one client has all but the last 100, to a port of the server where none
+# rests
 
 if compared; then
 	limit=/proc/sys/net/netfilter/nf_conntrack_max
@@ -100,12 +101,12 @@ if compared; then
 	crowd_rule RUSTMASQ
 	take_ports 1024 65436
 	before=$(losses)
-	send_crowd 1 100
+	send_crowd 1 100 --to-port 10
 	check_equal "default options: 100 clients get the last 100 of all ports" "100 65436 65535" \
 		"$(crowd_flows --orig-port-src 5000 | grep '^10\.' | awk '{ print $3 }' | sort -nu |
 			awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
 	check_equal "... and none is dropped" "$before" "$(losses)"
-	send_crowd 101 101
+	send_crowd 101 101 --to-port 10
 	check_equal "... and one client more is refused" "$((${before% *} + 1)) ${before#* }" "$(losses)"
 fi
 
