@@ -3,7 +3,7 @@
 #
 # Ports of flows that have ended. When all ports of a range are in TIME_WAIT, a SYN whose sequence number is beyond that
 # of an old connection gets its port, and another one does not. A port that has just been freed comes last: others are
-# given before it. tests/lib/ports.sh draws the network.
+# given before it, whether the destination is crowded or not. tests/lib/ports.sh draws the network.
 # shellcheck source-path=SCRIPTDIR source=../../lib/ports.sh
 . "$(dirname "$0")/../../lib/ports.sh"
 
@@ -80,6 +80,33 @@ for v in 4 6; do
 	send_crowd 11 13
 	check_equal "IPv$v: when only those are left, they are given" "6007 6100 6188" \
 		"$(for number in 11 12 13; do port_of $number; done | sort -n | paste -sd ' ')"
+done
+
+# --- A port that has just been freed, while the destination is not crowded
+
+# ports_of FIRST LAST: prints the ports of the clients FIRST to LAST, in their order.
+ports_of() { for ((number = $1; number <= $2; number++)); do port_of $number; done | sort -n; }
+
+for v in 4 6; do
+	crowd_rule RUSTMASQ --to-ports 6300-6319
+	send_crowd 1 10
+	ports_of 1 10 > "$scratch/freed"
+	check_equal "IPv$v: ten clients have a port of twenty each" 10 "$(sort -u "$scratch/freed" | wc -l)"
+	forget_all
+	send_crowd 11 20
+	check_equal "IPv$v: when their flows have ended, the next ten get the other ten" 20 \
+		"$(ports_of 11 20 | sort -nu - "$scratch/freed" | wc -l)"
+	send_crowd 21 30
+	check_equal "IPv$v: ... and the next ten get those that were freed" "$(paste -sd ' ' "$scratch/freed")" \
+		"$(ports_of 21 30 | paste -sd ' ')"
+	crowd_rule RUSTMASQ
+	send_crowd 31 31
+	check_equal "IPv$v: a client keeps its port" 5000 "$(port_of 31)"
+	forget_all
+	send_crowd 32 32
+	check "IPv$v: ... which another one with the same port does not get a moment later" test "$(port_of 32)" != 5000
+	send_crowd 31 31
+	check_equal "IPv$v: ... but the same one does" 5000 "$(port_of 31)"
 done
 
 done_testing
