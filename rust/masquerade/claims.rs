@@ -89,6 +89,7 @@ impl Mark {
         (self.0 ^ other.0) << (64 - REPLY_BITS) == 0
     }
 
+    #[inline(always)]
     fn is_of_same_flow(self, other: Self) -> bool {
         (self.0 ^ other.0) >> 40 == 0
     }
@@ -115,17 +116,18 @@ impl Mark {
     /// Returns whether this mark, found in the slot of `claim`, forbids that.
     #[inline(always)]
     fn forbids(self, claim: Self, and_rests: bool) -> bool {
-        // The comparison nearly always decides.
-        self.is_of_same_reply(claim) && self.stands_against(claim, and_rests)
+        // The first comparison nearly always decides.
+        self.is_of_same_reply(claim)
+            && !self.is_of_same_flow(claim)
+            && self.stands_against(claim, and_rests)
     }
 
-    /// Returns the same for two marks of one reply tuple.
+    /// Returns the same for marks of two flows for one reply tuple.
     #[cold]
     #[inline(never)]
     fn stands_against(self, claim: Self, and_rests: bool) -> bool {
-        !self.is_of_same_flow(claim)
-            && (self.is_standing_claim(claim.0 >> REPLY_BITS)
-                || and_rests && self.rested(seconds()).is_some())
+        self.is_standing_claim(claim.0 >> REPLY_BITS)
+            || and_rests && self.rested(seconds()).is_some()
     }
 }
 
