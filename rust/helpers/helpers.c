@@ -10,11 +10,14 @@
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
+#include <linux/percpu.h>
+#include <linux/proc_fs.h>
 #include <linux/random.h>
 #include <linux/ratelimit.h>
 #include <linux/rculist.h>
 #include <linux/rcupdate.h>
 #include <linux/rtnetlink.h>
+#include <linux/seq_file_net.h>
 #include <linux/siphash.h>
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
@@ -27,7 +30,7 @@
 #include <net/netns/generic.h>
 #include <net/route.h>
 
-#include "counters.h"
+#include "parameters.h"
 #include "rustmasq_events.h"
 
 /*
@@ -135,6 +138,12 @@ __rustmasq_helper u16 rustmasq_nf_hook_entries_count(const struct nf_hook_entrie
 	return e->num_hook_entries;
 }
 
+/* net_generic() for callers that hold the RCU read lock, which costs more than the rest. */
+__rustmasq_helper void *rustmasq_net_gen_ptr(const struct net *net, unsigned int id)
+{
+	return rcu_dereference(net->gen)->ptr[id];
+}
+
 /* Then inline functions and macros. */
 
 /* The namespace stays valid under RCU or RTNL: lockdep checks that one is held. */
@@ -143,6 +152,25 @@ __rustmasq_helper struct net *rustmasq_dev_net(const struct net_device *dev)
 	RCU_LOCKDEP_WARN(!rcu_read_lock_any_held() && !lockdep_rtnl_is_held(),
 			 "dev_net() without RCU or RTNL");
 	return dev_net(dev);
+}
+
+/*
+ * Memory that each CPU has of its own goes by a number, as Rust has no type for
+ * the address space of its pointers.
+ */
+__rustmasq_helper unsigned long rustmasq_alloc_percpu_u64(size_t count)
+{
+	return (unsigned long)__alloc_percpu(array_size(count, sizeof(u64)), sizeof(u64));
+}
+
+__rustmasq_helper bool rustmasq_cpu_possible(unsigned int cpu)
+{
+	return cpu_possible(cpu);
+}
+
+__rustmasq_helper void rustmasq_free_percpu(unsigned long memory)
+{
+	free_percpu((void __percpu *)memory);
 }
 
 /*
@@ -327,6 +355,24 @@ __rustmasq_helper struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct
 	return nfct_nat(ct);
 }
 
+__rustmasq_helper u64 rustmasq_per_cpu_u64(unsigned long memory, size_t index, unsigned int cpu)
+{
+	return READ_ONCE(*per_cpu_ptr((u64 __percpu *)memory + index, cpu));
+}
+
+__rustmasq_helper bool rustmasq_port_refused_enabled(void)
+{
+	return trace_port_refused_enabled();
+}
+
+/* A macro that gives null without CONFIG_PROC_FS. */
+__rustmasq_helper struct proc_dir_entry *
+rustmasq_proc_create_net_single(const char *name, umode_t mode, struct proc_dir_entry *parent,
+				int (*show)(struct seq_file *seq, void *v), void *data)
+{
+	return proc_create_net_single(name, mode, parent, show, data);
+}
+
 __rustmasq_helper void rustmasq_put_net(struct net *net)
 {
 	put_net(net);
@@ -337,6 +383,12 @@ __rustmasq_helper __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 dad
 	return rt_nexthop(rt, daddr);
 }
 
+/* A macro without CONFIG_PROC_FS. */
+__rustmasq_helper void rustmasq_remove_proc_entry(const char *name, struct proc_dir_entry *parent)
+{
+	remove_proc_entry(name, parent);
+}
+
 /* A macro initialises the state. */
 __rustmasq_helper bool rustmasq_rule_ratelimit(void)
 {
@@ -344,6 +396,11 @@ __rustmasq_helper bool rustmasq_rule_ratelimit(void)
 				      DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&state);
+}
+
+__rustmasq_helper struct net *rustmasq_seq_file_single_net(struct seq_file *seq)
+{
+	return seq_file_single_net(seq);
 }
 
 __rustmasq_helper void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
@@ -375,4 +432,9 @@ __rustmasq_helper bool rustmasq_skb_valid_dst(const struct sk_buff *skb)
 __rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)
 {
 	return trace_tftp_ignored_enabled();
+}
+
+__rustmasq_helper void rustmasq_this_cpu_inc_u64(unsigned long memory, size_t index)
+{
+	this_cpu_inc(*((u64 __percpu *)memory + index));
 }

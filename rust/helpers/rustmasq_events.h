@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The trace events of the flow watch and of the TFTP helper.
+ * The trace events of the flow watch, of the choice of ports and of the TFTP helper.
  * rust/netfilter/trace.rs fills in the structures below; the events copy them
  * and give them a text form.
  *
@@ -100,6 +100,17 @@ struct rustmasq_ignored {
 	__u8 start[RUSTMASQ_START_LEN];	/* the payload's first bytes */
 	__u8 start_len;	/* the number of them */
 	struct rustmasq_ends original;
+};
+
+/* A packet whose flow got no port. */
+struct rustmasq_refused {
+	__u32 netns;	/* inode number of the namespace */
+	__u32 id;	/* of its flow, as conntrack -L -o id shows it */
+	__u8 protocol;
+	struct rustmasq_ends original;
+	__u8 outside[RUSTMASQ_SOCKADDR_LEN];	/* the address that it would have left with */
+	__u16 first;	/* of the ports that are all taken */
+	__u16 last;
 };
 
 /* In Rust: called when an event is enabled and disabled. */
@@ -413,6 +424,40 @@ TRACE_EVENT(tftp_ignored,
 	TP_printk("netns=%u id=%u original=%pISpc->%pISpc len=%u start=%s",
 		  __entry->netns, __entry->id, __entry->original_src, __entry->original_dst,
 		  __entry->len, __print_hex_str(__entry->start, __entry->start_len))
+);
+
+TRACE_EVENT(port_refused,
+
+	TP_PROTO(const struct rustmasq_refused *refused),
+
+	TP_ARGS(refused),
+
+	TP_STRUCT__entry(
+		__field(__u32, netns)
+		__field(__u32, id)
+		RUSTMASQ_ENDS_FIELDS(original)
+		__array(__u8, outside, RUSTMASQ_SOCKADDR_LEN)
+		__field(__u16, first)
+		__field(__u16, last)
+		__field(__u8, protocol)
+		__array(__u8, reserved, 3)
+	),
+
+	TP_fast_assign(
+		__entry->netns = refused->netns;
+		__entry->id = refused->id;
+		RUSTMASQ_ASSIGN_ENDS(original, &refused->original);
+		memcpy(__entry->outside, refused->outside, RUSTMASQ_SOCKADDR_LEN);
+		__entry->first = refused->first;
+		__entry->last = refused->last;
+		__entry->protocol = refused->protocol;
+		memset(__entry->reserved, 0, sizeof(__entry->reserved));
+	),
+
+	TP_printk("netns=%u id=%u proto=%s original=%pISpc->%pISpc outside=%pISc range=%u-%u",
+		  __entry->netns, __entry->id, rustmasq_show_protocol(__entry->protocol),
+		  __entry->original_src, __entry->original_dst, __entry->outside,
+		  __entry->first, __entry->last)
 );
 
 #endif /* RUSTMASQ_TRACE_EVENTS */

@@ -17,6 +17,10 @@
 //! with one now. An IPv6 address can be used only after duplicate address detection, which ends without an
 //! event, so the worker runs again from time to time while that is in progress.
 
+use super::counters::{
+    self,
+    Counter, //
+};
 use crate::{
     net::{
         device::Readiness,
@@ -294,7 +298,11 @@ impl Pending {
                     address: ends.destination.address,
                     destination: ends.source.address,
                 };
-                is_stale(&net, &flow)
+                let stale = is_stale(&net, &flow);
+                if stale {
+                    counters::count(&net, Counter::Flushed);
+                }
+                stale
             };
             conntrack::cleanup(&net, is_stale, context);
             last = Some(net.id());

@@ -3,6 +3,7 @@
 //! The target RUSTMASQ, which gives a flow the source address of the device that it leaves by.
 
 mod claims;
+mod counters;
 mod flush;
 mod moved;
 mod options;
@@ -22,7 +23,8 @@ pub(crate) use per_net::{
 use crate::{
     net::{
         device::Device,
-        log, //
+        log,
+        skb::Packet, //
     },
     netfilter::{
         conntrack::{
@@ -43,6 +45,7 @@ use crate::{
     uapi, //
 };
 use core::marker::PhantomData;
+use counters::Counter;
 use kernel::prelude::*;
 use options::Options;
 use ports::Own;
@@ -97,6 +100,7 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
         }
         let Some(source) = F::select_source(&packet, out) else {
             conntrack::count_drop(out.net());
+            counters::count(out.net(), Counter::NoAddress);
             if log::packet_rate_permits() {
                 let name = out.name();
                 pr_warn!("no usable address for {name}: a new flow was dropped\n");
@@ -104,8 +108,11 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             return Verdict::Drop;
         };
         match ports::try_own(&flow, &flow.reply_to(source), options) {
-            Own::Kept(port) => nat::masquerade(flow, source, NatRange::own(port), out),
-            own => choose_port(flow, source, options, own, without_input, out),
+            Own::Kept(port) => {
+                counters::count_kept_at_once(out.net(), &packet);
+                nat::masquerade(flow, source, NatRange::own(port), out)
+            }
+            own => choose_port(&packet, flow, source, options, own, without_input, out),
         }
     }
 }
@@ -113,6 +120,7 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
 /// Masquerades a flow that does not simply keep its own port, or drops it.
 #[inline(never)]
 fn choose_port<F: SelectSource>(
+    packet: &Packet<'_, F>,
     flow: UnsettledFlow<'_, F>,
     source: F::Address,
     options: &Options,
@@ -121,9 +129,14 @@ fn choose_port<F: SelectSource>(
     out: &Device,
 ) -> Verdict {
     match ports::choose(&flow, source, options, own, without_input) {
-        Some(range) => nat::masquerade(flow, source, range, out),
+        Some(range) => {
+            let verdict = nat::masquerade(flow, source, range, out);
+            counters::count_flow(out.net(), packet);
+            verdict
+        }
         None => {
             conntrack::count_drop(out.net());
+            counters::count(out.net(), Counter::Refused);
             if log::packet_rate_permits() {
                 let name = out.name();
                 pr_warn!(

@@ -3,8 +3,17 @@
 //! What the target keeps for each namespace, and the registrations for that.
 
 use super::{
+    counters::{
+        self,
+        Counter,
+        CountersFile, //
+    },
     pool::Destination,
-    pools::Pools,
+    pools::{
+        self,
+        Pools,
+        PoolsFile, //
+    },
     ports::{
         self,
         CLAIMS, //
@@ -18,6 +27,7 @@ use crate::{
             NetData,
             PerNet, //
         },
+        proc,
         work::{
             self,
             Work, //
@@ -45,7 +55,8 @@ use kernel::{
 /// The time between two looks after the pools.
 const PERIOD: Msecs = 1000;
 
-static PER_NET: PerNet<State> = PerNet::new();
+/// The data and the counters of all namespaces.
+pub(super) static PER_NET: PerNet<State> = PerNet::new();
 static FLOW_END: FlowEnd<Ends> = FlowEnd::new();
 static WORK: Work<Maintenance> = Work::new();
 /// The number of rules.
@@ -66,14 +77,16 @@ impl State {
 }
 
 impl NetData for State {
+    type Counter = Counter;
+
     fn pernet() -> &'static PerNet<Self> {
         &PER_NET
     }
 
-    fn new() -> Self {
-        Self {
+    fn new() -> Result<Self> {
+        Ok(Self {
             pools: Pools::new(),
-        }
+        })
     }
 
     fn pre_exit(&self) {
@@ -169,8 +182,11 @@ pub(super) fn look_after_pools() {
     WORK.queue(0);
 }
 
-/// The registrations, which are dropped in this order: the work, which listens to the ends of flows, goes first.
+/// The registrations, which are dropped in this order: the work, which listens to the ends of flows, goes first, and the
+/// namespaces' data, which all others read, go last.
 pub(crate) struct Registrations {
+    _counters_file: proc::Registration<CountersFile>,
+    _pools_file: proc::Registration<PoolsFile>,
     _work: work::Registration<Maintenance>,
     _ends: flow_end::Registration<Ends>,
     _per_net: pernet::Registration<State>,
@@ -183,7 +199,10 @@ pub(crate) fn register() -> Result<Registrations> {
     ports::make_secrets();
     let per_net = PER_NET.register()?;
     let ends = FLOW_END.register()?;
+    // The files come after the data, and so go before them with a namespace, too.
     Ok(Registrations {
+        _counters_file: counters::FILE.register()?,
+        _pools_file: pools::FILE.register()?,
         _work: WORK.register()?,
         _ends: ends,
         _per_net: per_net,

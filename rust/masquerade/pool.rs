@@ -25,11 +25,19 @@ use crate::{
             Zone, //
         },
         nat::PortRange,
-        tuple::Tuple, //
+        tuple::{
+            Ends,
+            Tuple, //
+        },
     },
 };
 use kernel::{
+    fmt,
     prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
     sync::{
         atomic::{
             Acquire,
@@ -283,6 +291,26 @@ impl Pool {
         self.with(|states| states.free() + states.recent() == 0)
     }
 
+    /// Prints the pool as a line of `/proc/net/rustmasq_pools`.
+    pub(super) fn print(&self, file: &SeqFile) {
+        let (in_use, resting, free) =
+            self.with(|states| (states.in_use(), states.recent(), states.free()));
+        let Destination { reply, zone } = &self.destination;
+        let Ends {
+            source: server,
+            destination: outside,
+        } = reply.ends();
+        let protocol = Protocol(reply.protocol());
+        let (to, port, from) = (server.address, server.port, outside.address);
+        seq_print!(
+            file,
+            "protocol={protocol} destination={to} port={port} source={from} "
+        );
+        let (zone, first, last) = (zone.id(), self.range.first(), self.range.last());
+        seq_print!(file, "zone={zone} range={first}-{last} ");
+        seq_print!(file, "in_use={in_use} resting={resting} free={free}\n");
+    }
+
     /// Begins a generation if it is time to. Returns whether the pool is of no use any more.
     pub(super) fn turn(&self) -> bool {
         let now = clock::seconds();
@@ -351,6 +379,23 @@ impl Pool {
             if conntrack::look_up(net, self.destination.zone, &reply) == Use::Free {
                 self.release(port, 0);
             }
+        }
+    }
+}
+
+/// A protocol's number, which is printed as its name if it has ports or identifiers.
+struct Protocol(u8);
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Numbers that IANA has assigned.
+        match self.0 {
+            1 => f.write_str("icmp"),
+            6 => f.write_str("tcp"),
+            17 => f.write_str("udp"),
+            58 => f.write_str("icmpv6"),
+            132 => f.write_str("sctp"),
+            number => write!(f, "{number}"),
         }
     }
 }

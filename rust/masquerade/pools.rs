@@ -7,6 +7,7 @@
 
 use super::{
     claims::Claims,
+    per_net::State,
     pool::{
         Destination,
         Pool,
@@ -16,6 +17,11 @@ use super::{
 use crate::{
     net::{
         namespace::Net,
+        parameters::pools_max,
+        proc::{
+            NetFile,
+            NetFileContent, //
+        },
         rcu::{
             free_after_grace_period,
             RcuBox, //
@@ -26,6 +32,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
+    seq_file::SeqFile,
     sync::{
         atomic::{
             Acquire,
@@ -38,16 +45,26 @@ use kernel::{
     },
 };
 
-/// The most pools that a namespace has.
-const MAX_POOLS: u32 = 256;
-/// The places for them. There are more, so that a pool finds one near the place that its destination points to.
-const PLACES: usize = 512;
-/// How far from there it may be.
+/// How far a pool may be from the place that its destination points to.
 const WINDOW: usize = 8;
+
+/// Returns the number of places for as many pools: more, so that a pool finds one near that which its destination points to.
+///
+/// It is a power of two, and at least as large as the window.
+fn places_for(pools: u32) -> usize {
+    // CAST: The parameter is at most 1,024.
+    let pools = pools as usize;
+    pools
+        .saturating_mul(2)
+        .checked_next_power_of_two()
+        .map_or(WINDOW, |places| places.max(WINDOW))
+}
 
 /// The pools of a namespace.
 pub(super) struct Pools {
     table: RcuBox<Table>,
+    /// The most pools that there have been at a time.
+    most: Atomic<u32>,
     /// The namespace is about to go.
     closing: AtomicFlag,
 }
@@ -61,8 +78,9 @@ struct Table {
 impl Table {
     fn new() -> Result<Pin<KBox<Self>>> {
         let flags = GFP_ATOMIC | __GFP_NOWARN;
-        let mut places = KVec::with_capacity(PLACES, flags)?;
-        for _ in 0..PLACES {
+        let count = places_for(pools_max());
+        let mut places = KVec::with_capacity(count, flags)?;
+        for _ in 0..count {
             places.push(RcuBox::empty(), flags)?;
         }
         Ok(Pin::from(KBox::new(
@@ -76,14 +94,17 @@ impl Table {
 
     /// Returns the places where the destination's pools are.
     fn window(&self, destination: &Destination, key: u64) -> impl Iterator<Item = &RcuBox<Pool>> {
-        // CAST: The remainder is the number of a place.
-        let first = (destination.fingerprint(key) % PLACES as u64) as usize;
-        (first..first + WINDOW).filter_map(|place| self.places.get(place % PLACES))
+        // CAST: The number of a place is in the low bits.
+        let first = destination.fingerprint(key) as usize;
+        // The number of places is a power of two.
+        let mask = self.places.len().wrapping_sub(1);
+        (0..WINDOW).filter_map(move |n| self.places.get(first.wrapping_add(n) & mask))
     }
 
-    /// Puts a pool into a place, unless there are too many.
-    fn add(&self, pool: Pin<KBox<Pool>>, key: u64) -> Result {
-        if self.count.fetch_add(1_u32, Relaxed) < MAX_POOLS {
+    /// Puts a pool into a place, unless there are too many. Returns how many there are now.
+    fn add(&self, pool: Pin<KBox<Pool>>, key: u64) -> Result<u32> {
+        let before = self.count.fetch_add(1_u32, Relaxed);
+        if before < pools_max() {
             let mut pool = Some(pool);
             let window = pool
                 .as_ref()
@@ -91,7 +112,7 @@ impl Table {
             for place in window.into_iter().flatten() {
                 if let Some(given) = pool.take() {
                     match place.publish(given) {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => return Ok(before + 1),
                         Err(back) => pool = Some(back),
                     }
                 }
@@ -107,6 +128,7 @@ impl Pools {
     pub(super) const fn new() -> Self {
         Self {
             table: RcuBox::empty(),
+            most: Atomic::new(0),
             closing: AtomicFlag::new(false),
         }
     }
@@ -154,7 +176,7 @@ impl Pools {
     /// Errors: ENOMEM; ENOSPC if there are as many as allowed.
     pub(super) fn make(&self, destination: &Destination, range: PortRange, key: u64) -> Result {
         let guard = rcu::read_lock();
-        if self.closing.load(Acquire) {
+        if self.closing.load(Acquire) || pools_max() == 0 {
             return Err(ENOSPC);
         }
         if self.table.get(&guard).is_none() {
@@ -162,9 +184,44 @@ impl Pools {
             let _ = self.table.publish(Table::new()?);
         }
         let table = self.table.get(&guard).ok_or(ENOMEM)?;
+        let count = table
+            .get_ref()
+            .add(Pool::new(destination.copy(), range)?, key)?;
+        self.note(count);
+        Ok(())
+    }
+
+    /// Notes how many pools there are.
+    fn note(&self, count: u32) {
+        let mut most = self.most.load(Relaxed);
+        while most < count {
+            match self.most.cmpxchg(most, count, Relaxed) {
+                Ok(_) => break,
+                Err(other) => most = other,
+            }
+        }
+    }
+
+    /// Returns how many pools there are, and how many there have been at most. Any context.
+    pub(super) fn numbers(&self) -> (u32, u32) {
+        let mut count = 0;
+        self.for_each(|_| count += 1);
+        (count, self.most.load(Relaxed))
+    }
+
+    /// Calls `f` with each pool, under the RCU read lock. Any context.
+    fn for_each(&self, f: impl FnMut(&Pool)) {
+        let guard = rcu::read_lock();
+        let Some(table) = self.table.get(&guard) else {
+            return;
+        };
         table
             .get_ref()
-            .add(Pool::new(destination.copy(), range)?, key)
+            .places
+            .iter()
+            .filter_map(|place| place.get(&guard))
+            .map(|pool| pool.get_ref())
+            .for_each(f);
     }
 
     /// Ends the making of pools.
@@ -192,7 +249,13 @@ impl Pools {
             return Ok(false);
         }
         let mut suspects = Suspects::new()?;
-        for place in 0..PLACES {
+        let places = {
+            let guard = rcu::read_lock();
+            self.table
+                .get(&guard)
+                .map_or(0, |table| table.get_ref().places.len())
+        };
+        for place in 0..places {
             self.audit(net, claims, place, &mut suspects, context);
         }
         let mut gone = KVec::new();
@@ -253,5 +316,34 @@ impl Pools {
                 let _ = with_pool(&mut |pool| pool.acquit(net, suspects));
             }
         }
+    }
+}
+
+/// The file `/proc/net/rustmasq_pools`.
+pub(super) static FILE: NetFile<PoolsFile> = NetFile::new();
+
+/// The content of `/proc/net/rustmasq_pools`.
+pub(super) struct PoolsFile;
+
+impl NetFileContent for PoolsFile {
+    const NAME: &'static CStr = c"rustmasq_pools";
+    /// It tells who is talked to, as conntrack's table does.
+    const MODE: u16 = 0o440;
+
+    fn print(net: &Net, file: &SeqFile) {
+        if let Some(state) = State::of(net) {
+            state.pools.for_each(|pool| pool.print(file));
+        }
+    }
+}
+
+#[kunit_tests(rustmasq_pools)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_twice_as_many_places_as_pools() {
+        let places = [0, 1, 4, 5, 256, 1000, 1024].map(places_for);
+        assert_eq!(places, [8, 8, 8, 16, 512, 2048, 2048]);
     }
 }

@@ -15,6 +15,10 @@
 
 use super::{
     claims::Claims,
+    counters::{
+        self,
+        Counter, //
+    },
     moved::Moved,
     options::Options,
     per_net::{
@@ -31,6 +35,7 @@ use super::{
 };
 use crate::{
     net::{
+        namespace::Net,
         random::{
             self,
             KeyedHash, //
@@ -43,6 +48,7 @@ use crate::{
             NatRange,
             PortRange, //
         },
+        trace,
         tuple::{
             Direction,
             FlowTags,
@@ -249,7 +255,7 @@ fn crowd<F: Family>(
     candidates: &Candidates,
 ) -> Option<Found> {
     // Another CPU may make the pool in this moment.
-    if expect_pool()
+    let made = expect_pool()
         && pools
             .make(
                 &attempt.destination(),
@@ -260,6 +266,8 @@ fn crowd<F: Family>(
     {
         CROWDED.store(true, Relaxed);
         look_after_pools();
+    } else {
+        attempt.count(Counter::PoolsDenied);
     }
     match attempt.take_from_pools(pools, candidates) {
         Some(found) => found.map(|port| attempt.note(port, candidates)),
@@ -429,6 +437,7 @@ impl<F: Family> Attempt<'_, '_, F> {
             })
             .find(|port| {
                 self.reply.set_nat_port(*port);
+                self.count(Counter::LookUps);
                 self.flow.succeed(&self.reply)
             })
             .inspect(|port| pool.mark(*port))

@@ -10,7 +10,10 @@ use core::{
         Ipv6Addr, //
     }, //
 };
-use kernel::prelude::*;
+use kernel::{
+    fmt,
+    prelude::*, //
+};
 
 /// Seals [`Family`]: only this file can name the trait and implement it.
 mod sealed {
@@ -63,6 +66,15 @@ pub(crate) enum AnyAddress {
     V4(Ipv4Addr),
     /// An IPv6 address.
     V6(Ipv6Addr),
+}
+
+impl fmt::Display for AnyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AnyAddress::V4(address) => write!(f, "{address}"),
+            AnyAddress::V6(address) => write!(f, "{address}"),
+        }
+    }
 }
 
 /// An address family as a value.

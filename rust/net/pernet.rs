@@ -7,7 +7,12 @@
 
 use super::{
     context::ProcessContext,
-    namespace::Net, //
+    namespace::Net,
+    percpu::{
+        CounterName,
+        PerCpuCounters, //
+    },
+    rcu::ReadLocked, //
 };
 use crate::bindings;
 use core::{
@@ -15,33 +20,50 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    error::to_result,
+    error::{
+        from_result,
+        to_result, //
+    },
     prelude::*,
-    sync::atomic::{
-        AtomicFlag,
-        Full,
-        Release, //
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Full,
+            Release, //
+        },
+        rcu, //
     },
     task::might_sleep,
     types::Opaque, //
 };
 
-/// The data of one namespace.
+/// The data of one namespace, without its counters.
 ///
 /// Its destructor does not run: [`exit`](Self::exit) has to release what it owns. It may still be read after that,
 /// by the ends of the namespace's last flows.
 pub(crate) trait NetData: Sized + Send + Sync + 'static {
+    /// The counters that each namespace has.
+    type Counter: CounterName;
+
     /// Returns the static that manages the data.
     fn pernet() -> &'static PerNet<Self>;
 
     /// Returns the data of a new namespace. Process context.
-    fn new() -> Self;
+    ///
+    /// Errors: whatever making them gives; the namespace cannot be made then.
+    fn new() -> Result<Self>;
 
     /// Called when the namespace begins to go; packets may still come. Must not sleep.
     fn pre_exit(&self);
 
     /// Called a grace period after [`pre_exit`](Self::pre_exit), when no packets come any more.
     fn exit(&self, context: &mut ProcessContext);
+}
+
+/// What the kernel keeps for one namespace.
+struct Slot<T: NetData> {
+    data: T,
+    counters: PerCpuCounters<T::Counter>,
 }
 
 /// The data of all namespaces, for statics.
@@ -81,7 +103,7 @@ impl<T: NetData> PerNet<T> {
             pre_exit: Some(Self::pre_exit),
             exit: Some(Self::exit),
             id: self.id.get(),
-            size: size_of::<T>(),
+            size: size_of::<Slot<T>>(),
             ..pin_init::zeroed()
         };
         // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. The callbacks
@@ -97,13 +119,41 @@ impl<T: NetData> PerNet<T> {
     /// Returns the namespace's data, or `None` if they are not registered. Any context.
     #[inline(always)]
     pub(crate) fn of<'a>(&self, net: &'a Net) -> Option<&'a T> {
+        self.slot(net).map(|slot| &slot.data)
+    }
+
+    /// Adds 1 to a counter of the namespace. Any context.
+    ///
+    /// Nothing is counted when the namespace has begun to go.
+    #[inline(always)]
+    pub(crate) fn count(&self, net: &Net, counter: T::Counter, reader: &impl ReadLocked) {
+        // SAFETY: As in `slot`; the reader is evidence of the RCU read lock, which the function needs.
+        let slot = unsafe {
+            match self.id.get().read_volatile() {
+                0 => return,
+                id => &*bindings::rustmasq_net_gen_ptr(net.as_raw(), id).cast::<Slot<T>>(),
+            }
+        };
+        slot.counters.increment(counter, reader);
+    }
+
+    /// Returns a counter of the namespace as it is now. Any context.
+    pub(crate) fn counted(&self, net: &Net, counter: T::Counter) -> u64 {
+        let guard = rcu::read_lock();
+        self.slot(net)
+            .map_or(0, |slot| slot.counters.sum(counter, &guard))
+    }
+
+    /// Returns what is kept for the namespace.
+    #[inline(always)]
+    fn slot<'a>(&self, net: &'a Net) -> Option<&'a Slot<T>> {
         // SAFETY: The number is written once, before the first namespace gets its data. The namespace is valid by its
         // type's invariant; under a number other than 0 it has data, which `init` wrote before the namespace became
         // visible, and which the kernel frees after its last flow and a grace period.
         unsafe {
             match self.id.get().read_volatile() {
                 0 => None,
-                id => Some(&*bindings::rustmasq_net_generic(net.as_raw(), id).cast::<T>()),
+                id => Some(&*bindings::rustmasq_net_generic(net.as_raw(), id).cast::<Slot<T>>()),
             }
         }
     }
@@ -114,10 +164,16 @@ impl<T: NetData> PerNet<T> {
     ///
     /// Called by the kernel for the registered `T::pernet()`.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
-        // SAFETY: The kernel has allocated `size` bytes under `id` for the namespace, aligned for any type, and nobody
-        // reads them yet.
-        unsafe { Self::place(net).write(T::new()) };
-        0
+        from_result(|| {
+            let slot = Slot {
+                data: T::new()?,
+                counters: PerCpuCounters::new()?,
+            };
+            // SAFETY: The kernel has allocated `size` bytes under `id` for the namespace, aligned for any type, and
+            // nobody reads them yet.
+            unsafe { Self::place(net).write(slot) };
+            Ok(0)
+        })
     }
 
     /// # Safety
@@ -125,7 +181,9 @@ impl<T: NetData> PerNet<T> {
     /// Called by the kernel for the registered `T::pernet()`, after `init`.
     unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
         // SAFETY: `init` wrote the data, which the kernel frees after `exit`.
-        unsafe { Self::place(net).as_ref() }.pre_exit();
+        let slot = unsafe { Self::place(net).as_ref() };
+        slot.data.pre_exit();
+        slot.counters.close();
     }
 
     /// # Safety
@@ -135,7 +193,11 @@ impl<T: NetData> PerNet<T> {
         // SAFETY: The kernel calls in process context, outside any atomic section, and this function enters none.
         let mut context = unsafe { ProcessContext::new() };
         // SAFETY: `init` wrote the data, which the kernel frees after this call.
-        unsafe { Self::place(net).as_ref() }.exit(&mut context);
+        let slot = unsafe { Self::place(net).as_ref() };
+        slot.data.exit(&mut context);
+        // SAFETY: `pre_exit` closed the counters, and the kernel waits for a grace period between the two calls
+        // (`ops_undo_list`).
+        unsafe { slot.counters.free() };
     }
 
     /// Returns the place of the namespace's data.
@@ -143,7 +205,7 @@ impl<T: NetData> PerNet<T> {
     /// # Safety
     ///
     /// `T::pernet()` must be registered, and the namespace valid and have room for its data.
-    unsafe fn place(net: *mut bindings::net) -> NonNull<T> {
+    unsafe fn place(net: *mut bindings::net) -> NonNull<Slot<T>> {
         // SAFETY: The caller guarantees it, so the pointer is not null.
         unsafe {
             let id = T::pernet().id.get().read_volatile();

@@ -23,6 +23,16 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
+/// Evidence that the RCU read lock is held.
+///
+/// # Safety
+///
+/// A value must exist only while the thread that has it holds the lock.
+pub(crate) unsafe trait ReadLocked {}
+
+// SAFETY: A guard holds the lock until it is dropped.
+unsafe impl ReadLocked for rcu::Guard {}
+
 /// A place for an object, or none, that is read under RCU.
 ///
 /// # Invariants

@@ -4,13 +4,16 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
-use super::address::{
-    ipv4_from_be32,
-    ipv4_to_be32,
-    Family,
-    Header,
-    Ipv4,
-    Ipv6, //
+use super::{
+    address::{
+        ipv4_from_be32,
+        ipv4_to_be32,
+        Family,
+        Header,
+        Ipv4,
+        Ipv6, //
+    },
+    rcu::ReadLocked, //
 };
 use crate::bindings;
 use core::{
@@ -46,6 +49,10 @@ pub(crate) struct Packet<'hook, F: Family> {
     skb: NonNull<bindings::sk_buff>,
     borrow: PhantomData<(&'hook bindings::sk_buff, F)>,
 }
+
+// SAFETY: A packet is borrowed from a hook, a target or a helper, all of which run in an RCU read-side section, and is not
+// `Send`.
+unsafe impl<F: Family> ReadLocked for Packet<'_, F> {}
 
 impl<F: Family> Packet<'_, F> {
     /// Converts a pointer of C's to a borrow.

@@ -56,7 +56,7 @@ pub(crate) struct CtInfo<'hook, F: Family> {
 
 impl<'hook, F: Family> CtInfo<'hook, F> {
     /// Reads what is attached to `packet`.
-    pub(super) fn of_packet(packet: &Packet<'hook, F>) -> Self {
+    pub(crate) fn of_packet(packet: &Packet<'hook, F>) -> Self {
         let mut info = 0;
         // SAFETY: The packet is valid by its type's invariant, and `info` is ours to write.
         let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
@@ -369,6 +369,11 @@ impl Zone {
             flags: zone.flags,
             directions: zone.dir,
         }
+    }
+
+    /// Returns the zone's number, 0 for the default one.
+    pub(crate) fn id(self) -> u16 {
+        self.id
     }
 
     fn to_raw(self) -> bindings::nf_conntrack_zone {

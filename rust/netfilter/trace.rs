@@ -18,6 +18,7 @@ use super::{
         HookContext,
         Switch, //
     },
+    nat::PortRange,
     tuple::{
         Direction,
         End,
@@ -248,6 +249,35 @@ fn emit_tftp_ignored<F: Family>(context: &HelperContext<'_, F>) {
     // SAFETY: `ignored` lives for the call, and probes of this event read it during the call only; without a
     // probe the function does nothing. It does not sleep.
     unsafe { bindings::rust_do_trace_tftp_ignored(&ignored) };
+}
+
+/// Emits `port_refused`, if it is enabled: the flow gets no port of the range, with which it would leave with the source
+/// address `outside`.
+pub(crate) fn port_refused<F: Family>(conn: &Conn<'_, F>, outside: F::Address, range: PortRange) {
+    // SAFETY: The function reads a static key.
+    if unsafe { bindings::rustmasq_port_refused_enabled() } {
+        emit_port_refused(conn, outside, range);
+    }
+}
+
+#[cold]
+fn emit_port_refused<F: Family>(conn: &Conn<'_, F>, outside: F::Address, range: PortRange) {
+    let original = conn.tuple(Direction::Original);
+    let refused = bindings::rustmasq_refused {
+        netns: conn.net().inode(),
+        id: conn.id(),
+        protocol: original.protocol(),
+        original: raw_ends(original.ends()),
+        outside: raw_end(End {
+            address: F::any(outside),
+            port: 0,
+        }),
+        first: range.first(),
+        last: range.last(),
+    };
+    // SAFETY: `refused` lives for the call, and probes of this event read it during the call only; without a
+    // probe the function does nothing. It does not sleep.
+    unsafe { bindings::rust_do_trace_port_refused(&refused) };
 }
 
 /// Returns the first three bytes of the payload, or what there is, and their number.

@@ -33,6 +33,10 @@ pub enum Command {
     #[command(after_help = WATCH_HELP)]
     Watch(Watch),
 
+    /// Show how many flows kept their ports, and which destinations are crowded
+    #[command(after_help = STAT_HELP)]
+    Stat(Stat),
+
     /// Tell whether masquerading and the TFTP helper work, and if not, why
     #[command(after_help = STATUS_HELP)]
     Status(Status),
@@ -62,10 +66,36 @@ from now on. ^C ends the program.
 Exit status: 0 ended by a signal or because nobody reads the output, 1 an error,
 2 a wrong option";
 
+/// The text that follows the options of `rustmasq stat --help`.
+const STAT_HELP: &str = "\
+The numbers are those of the network namespace that the command runs in, since the
+module was loaded or the namespace was made. A pool is what the module keeps for a
+crowded destination: which of its ports are in use, resting (freed less than a
+minute ago), and free.
+
+Exit status: 0 the numbers were shown, 1 an error, as when the module is not
+loaded, 2 a wrong option";
+
 /// The text that follows the options of `rustmasq status --help`.
 const STATUS_HELP: &str = "\
 Exit status: 0 all is well, 1 something is to cure, 2 something could not be seen,
 or a wrong option";
+
+/// The options of `rustmasq stat`.
+#[derive(Args, Debug, Default)]
+pub struct Stat {
+    /// Show the numbers each second, with their change per second, until ^C
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    pub watch: bool,
+
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "prometheus")]
+    pub json: bool,
+
+    /// Print metrics in the text format of Prometheus, for node_exporter's textfile collector
+    #[arg(long)]
+    pub prometheus: bool,
+}
 
 /// The options of `rustmasq status`.
 #[derive(Args, Debug, Default)]
@@ -184,6 +214,10 @@ mod tests {
                 &["watch", "--protocol", "udplite"],
                 "--protocol <PROTOCOL>: 'udplite' is none of icmp, tcp, udp, gre, icmpv6, \
                 sctp and no number from 0 to 255",
+            ),
+            (
+                &["stat", "--watch", "--json"],
+                "the argument '--watch' cannot be used with '--json'",
             ),
             (&["wach"], "unrecognized subcommand 'wach'"),
         ] {

@@ -7,6 +7,7 @@ pub mod events;
 pub mod namespaces;
 pub mod netlink;
 pub mod nft;
+pub mod ports;
 pub mod proc;
 pub mod rules;
 pub mod tracefs;

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counters that users read as module parameters, in
- * /sys/module/rustmasq/parameters. The macro module! of Rust makes no parameter
- * that sysfs shows.
+ * Module parameters that users read in /sys/module/rustmasq/parameters. The
+ * macro module! of Rust makes no parameter that sysfs shows.
  */
 #include <linux/moduleparam.h>
 #include <linux/sysfs.h>
 
-#include "counters.h"
+#include "parameters.h"
 
 atomic_long_t rustmasq_tftp_ignored = ATOMIC_LONG_INIT(0);
 
@@ -30,3 +29,21 @@ module_param_cb(tftp_ignored, &counter_ops, &rustmasq_tftp_ignored, 0444);
 __MODULE_PARM_TYPE(tftp_ignored, "ulong");
 MODULE_PARM_DESC(tftp_ignored,
 		 "Datagrams of clients that the TFTP helper expected no answer to, because they are no requests (read only)");
+
+unsigned int rustmasq_pools_max __ro_after_init = 256;
+
+static int set_pools_max(const char *value, const struct kernel_param *parameter)
+{
+	return param_set_uint_minmax(value, parameter, 0, RUSTMASQ_POOLS_LIMIT);
+}
+
+static const struct kernel_param_ops pools_max_ops = {
+	.get = param_get_uint,
+	.set = set_pools_max,
+};
+
+module_param_cb(pools_max, &pools_max_ops, &rustmasq_pools_max, 0444);
+__MODULE_PARM_TYPE(pools_max, "uint");
+MODULE_PARM_DESC(pools_max,
+		 "Crowded destinations of a namespace that get a pool of ports, from 0 to "
+		 __stringify(RUSTMASQ_POOLS_LIMIT) " (256); others find ports by trying");

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef RUSTMASQ_PARAMETERS
+#define RUSTMASQ_PARAMETERS
+
+#include <linux/atomic.h>
+
+/* The module parameter tftp_ignored. */
+extern atomic_long_t rustmasq_tftp_ignored;
+
+/* The module parameter pools_max, and the largest value that it can have. */
+#define RUSTMASQ_POOLS_LIMIT 1024
+extern unsigned int rustmasq_pools_max;
+
+#endif /* RUSTMASQ_PARAMETERS */

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The counters of a namespace: what the target has done with flows and their ports.
+//!
+//! A flow that keeps its port at once, as nearly all do, increments one counter. What else is known of such a flow, one
+//! look-up, is added when the counters are read.
+
+use super::per_net::{
+    State,
+    PER_NET, //
+};
+use crate::{
+    net::{
+        namespace::Net,
+        percpu::CounterName,
+        proc::{
+            NetFile,
+            NetFileContent, //
+        },
+        skb::Packet,
+        Family, //
+    },
+    netfilter::{
+        conntrack::CtInfo,
+        tuple::{
+            Direction,
+            Tuple, //
+        },
+    },
+};
+use kernel::{
+    prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
+    sync::rcu,
+};
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Counter {
+    /// Flows that kept their ports, by the first look-up.
+    KeptAtOnce,
+    /// Other flows that kept their ports.
+    Kept,
+    /// Flows that got other ports.
+    Moved,
+    /// Flows of protocols without ports.
+    WithoutPort,
+    /// Packets that were dropped because all ports are taken.
+    Refused,
+    /// Look-ups, without those of [`KeptAtOnce`](Self::KeptAtOnce).
+    LookUps,
+    /// Claims that were refused.
+    RacesAvoided,
+    /// Pools that were not to be had.
+    PoolsDenied,
+    /// Flows that the flush removed.
+    Flushed,
+    /// Packets that were dropped because there was no address.
+    NoAddress,
+}
+
+impl CounterName for Counter {
+    const COUNT: usize = Counter::NoAddress as usize + 1;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Counts in a namespace. Any context.
+pub(super) fn count(net: &Net, counter: Counter) {
+    PER_NET.count(net, counter, &rcu::read_lock());
+}
+
+/// Counts a flow that has kept its port at once. A hook.
+#[inline(always)]
+pub(super) fn count_kept_at_once<F: Family>(net: &Net, packet: &Packet<'_, F>) {
+    PER_NET.count(net, Counter::KeptAtOnce, packet);
+}
+
+/// Counts any other flow whose source NAT was set up, by its tuples: the kernel may have chosen. A hook.
+#[inline(never)]
+pub(super) fn count_flow<F: Family>(net: &Net, packet: &Packet<'_, F>) {
+    let info = CtInfo::of_packet(packet);
+    let port = |tuple: Tuple| tuple.nat_port();
+    if let Some(conn) = info.conn() {
+        let untranslated = conn.tuple(Direction::Original).inverted().and_then(port);
+        let counter = match port(conn.tuple(Direction::Reply)) {
+            None => Counter::WithoutPort,
+            port if port == untranslated => Counter::Kept,
+            Some(_) => Counter::Moved,
+        };
+        PER_NET.count(net, counter, packet);
+    }
+}
+
+/// The file `/proc/net/rustmasq`.
+pub(super) static FILE: NetFile<CountersFile> = NetFile::new();
+
+/// The content of `/proc/net/rustmasq`.
+pub(super) struct CountersFile;
+
+impl NetFileContent for CountersFile {
+    const NAME: &'static CStr = c"rustmasq";
+    const MODE: u16 = 0o444;
+
+    fn print(net: &Net, file: &SeqFile) {
+        let counted = |counter| PER_NET.counted(net, counter);
+        let at_once = counted(Counter::KeptAtOnce);
+        let kept = at_once + counted(Counter::Kept);
+        let moved = counted(Counter::Moved);
+        let pools = State::of(net).map_or((0, 0), |state| state.pools.numbers());
+        let values = [
+            (
+                "flows_masqueraded",
+                kept + moved + counted(Counter::WithoutPort),
+            ),
+            ("ports_kept", kept),
+            ("ports_moved", moved),
+            ("ports_refused", counted(Counter::Refused)),
+            ("lookups", at_once + counted(Counter::LookUps)),
+            ("races_avoided", counted(Counter::RacesAvoided)),
+            ("pools", pools.0.into()),
+            ("pools_most", pools.1.into()),
+            ("pools_denied", counted(Counter::PoolsDenied)),
+            ("flows_flushed", counted(Counter::Flushed)),
+            ("no_address", counted(Counter::NoAddress)),
+        ];
+        for (name, value) in values {
+            seq_print!(file, "{name} {value}\n");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Module parameters that sysfs shows, which the macro `module!` cannot make.
+
+use crate::bindings;
+
+/// Returns the module parameter `pools_max`. Any context.
+pub(crate) fn pools_max() -> u32 {
+    // SAFETY: The variable is always there. It is written before the module's init alone.
+    unsafe { bindings::rustmasq_pools_max }
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files that each network namespace has in `/proc/net`.
+//!
+//! C headers: [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h),
+//! [`include/linux/seq_file_net.h`](srctree/include/linux/seq_file_net.h)
+
+use super::namespace::Net;
+use crate::bindings;
+use core::marker::PhantomData;
+use kernel::{
+    error::to_result,
+    prelude::*,
+    seq_file::SeqFile,
+    sync::atomic::{
+        AtomicFlag,
+        Full,
+        Release, //
+    },
+    task::might_sleep,
+    types::Opaque, //
+};
+
+/// The content of a file.
+pub(crate) trait NetFileContent: Sized + 'static {
+    /// The file's name in `/proc/net`.
+    const NAME: &'static CStr;
+    /// The file's permissions.
+    const MODE: u16;
+
+    /// Prints the content for a namespace. Called again, with a larger buffer, if it was too long. Process context.
+    fn print(net: &Net, file: &SeqFile);
+}
+
+/// A file in `/proc/net`, for statics. A kernel without procfs has none.
+pub(crate) struct NetFile<T> {
+    ops: Opaque<bindings::pernet_operations>,
+    registered: AtomicFlag,
+    content: PhantomData<T>,
+}
+
+// SAFETY: The kernel reads `ops` and changes its list under a lock of its own; `registered` is atomic.
+unsafe impl<T: NetFileContent> Sync for NetFile<T> {}
+
+impl<T: NetFileContent> NetFile<T> {
+    /// Returns a static that is not registered.
+    pub(crate) const fn new() -> Self {
+        Self {
+            ops: Opaque::new(pin_init::zeroed()),
+            registered: AtomicFlag::new(false),
+            content: PhantomData,
+        }
+    }
+
+    /// Gives each namespace the file, until the registration is dropped.
+    ///
+    /// What the file reads of a namespace must be registered before, as by
+    /// [`PerNet::register`](super::pernet::PerNet::register): the kernel lets a namespace's parts go in the reverse
+    /// order. Errors: ENOMEM; EBUSY if it is registered already. Process context.
+    pub(crate) fn register(&'static self) -> Result<Registration<T>> {
+        might_sleep();
+        if self.registered.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        let ops = bindings::pernet_operations {
+            init: Some(Self::init),
+            exit: Some(Self::exit),
+            ..pin_init::zeroed()
+        };
+        // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. Process
+        // context.
+        to_result(unsafe {
+            self.ops.get().write(ops);
+            bindings::register_pernet_subsys(self.ops.get())
+        })
+        .inspect_err(|_| self.registered.store(false, Release))?;
+        Ok(Registration(self))
+    }
+
+    /// Makes the file of a new namespace.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for a new namespace, or at registration.
+    unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
+        // SAFETY: The namespace is valid, and its folder in /proc was made before any of its other parts
+        // (`proc_net_ns_init`) and goes after them. The name is static. The callback has the type of the file's, and
+        // needs no data. Process context.
+        let file = unsafe {
+            bindings::rustmasq_proc_create_net_single(
+                T::NAME.as_char_ptr(),
+                T::MODE,
+                (*net).proc_net,
+                Some(Self::show),
+                core::ptr::null_mut(),
+            )
+        };
+        if cfg!(CONFIG_PROC_FS = "y") && file.is_null() {
+            return ENOMEM.to_errno();
+        }
+        0
+    }
+
+    /// Removes the file. Waits for readers, and closes it for those who have it open.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for a namespace after `init`: when it goes, or when the registration is dropped.
+    unsafe extern "C" fn exit(net: *mut bindings::net) {
+        // SAFETY: `init` made the file in this folder, which is still there. Process context, and no lock is held that
+        // a reader needs: `print` gets none.
+        unsafe { bindings::rustmasq_remove_proc_entry(T::NAME.as_char_ptr(), (*net).proc_net) };
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel when somebody reads the file: `seq` is that of `single_open_net`.
+    unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+        // SAFETY: The sequence file is valid for the call, and whoever reads it has locked it. An open file holds a
+        // reference to its namespace.
+        let (net, file) = unsafe {
+            (
+                Net::from_raw(bindings::rustmasq_seq_file_single_net(seq)),
+                SeqFile::from_raw(seq),
+            )
+        };
+        T::print(net, file);
+        0
+    }
+}
+
+/// The registration of a file.
+pub(crate) struct Registration<T: NetFileContent>(&'static NetFile<T>);
+
+impl<T: NetFileContent> Drop for Registration<T> {
+    fn drop(&mut self) {
+        might_sleep();
+        // SAFETY: `register` registered exactly this structure, and `self` is its only registration. Process context.
+        unsafe { bindings::unregister_pernet_subsys(self.0.ops.get()) };
+        self.0.registered.store(false, Release);
+    }
+}
