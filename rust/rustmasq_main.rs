@@ -34,7 +34,8 @@ mod uapi {
         XT_RUSTMASQ_FLAGS_ALL,
         XT_RUSTMASQ_RANDOM,
         XT_RUSTMASQ_RANDOM_FULLY,
-        XT_RUSTMASQ_TO_PORTS, //
+        XT_RUSTMASQ_TO_PORTS,
+        XT_RUSTMASQ_WHEN_FULL_REJECT, //
     };
 }
 

@@ -5,6 +5,7 @@
  * explains each exception.
  */
 #include <linux/bottom_half.h>
+#include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/ipv6.h>
 #include <linux/mutex.h>
@@ -22,6 +23,7 @@
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
 #include <net/dst_metadata.h>
+#include <net/icmp.h>
 #include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
@@ -207,6 +209,16 @@ __rustmasq_helper u32 rustmasq_get_random_u32_below(u32 ceil)
 __rustmasq_helper u32 rustmasq_hsiphash(const void *data, size_t len, const hsiphash_key_t *key)
 {
 	return hsiphash(data, len, key);
+}
+
+__rustmasq_helper void rustmasq_icmp_send(struct sk_buff *skb, int type, int code, __be32 info)
+{
+	icmp_send(skb, type, code, info);
+}
+
+__rustmasq_helper void rustmasq_icmpv6_send(struct sk_buff *skb, u8 type, u8 code, u32 info)
+{
+	icmpv6_send(skb, type, code, info);
 }
 
 __rustmasq_helper struct inet6_dev *rustmasq_in6_dev_get_rcu(const struct net_device *dev)
@@ -434,7 +446,7 @@ __rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)
 	return trace_tftp_ignored_enabled();
 }
 
-__rustmasq_helper void rustmasq_this_cpu_inc_u64(unsigned long memory, size_t index)
+__rustmasq_helper void rustmasq_this_cpu_add_u64(unsigned long memory, size_t index, u64 number)
 {
-	this_cpu_inc(*((u64 __percpu *)memory + index));
+	this_cpu_add(*((u64 __percpu *)memory + index), number);
 }

@@ -5,9 +5,12 @@
 //! A flow that keeps its port at once, as nearly all do, increments one counter. What else is known of such a flow, one
 //! look-up, is added when the counters are read.
 
-use super::per_net::{
-    State,
-    PER_NET, //
+use super::{
+    per_net::{
+        State,
+        PER_NET, //
+    },
+    ports::Choice, //
 };
 use crate::{
     net::{
@@ -72,29 +75,36 @@ impl CounterName for Counter {
 
 /// Counts in a namespace. Any context.
 pub(super) fn count(net: &Net, counter: Counter) {
-    PER_NET.count(net, counter, &rcu::read_lock());
+    PER_NET.add(net, counter, 1, &rcu::read_lock());
 }
 
 /// Counts a flow that has kept its port at once. A hook.
 #[inline(always)]
 pub(super) fn count_kept_at_once<F: Family>(net: &Net, packet: &Packet<'_, F>) {
-    PER_NET.count(net, Counter::KeptAtOnce, packet);
+    PER_NET.add(net, Counter::KeptAtOnce, 1, packet);
 }
 
-/// Counts any other flow whose source NAT was set up, by its tuples: the kernel may have chosen. A hook.
-#[inline(never)]
-pub(super) fn count_flow<F: Family>(net: &Net, packet: &Packet<'_, F>) {
-    let info = CtInfo::of_packet(packet);
-    let port = |tuple: Tuple| tuple.nat_port();
-    if let Some(conn) = info.conn() {
-        let untranslated = conn.tuple(Direction::Original).inverted().and_then(port);
-        let counter = match port(conn.tuple(Direction::Reply)) {
-            None => Counter::WithoutPort,
-            port if port == untranslated => Counter::Kept,
-            Some(_) => Counter::Moved,
-        };
-        PER_NET.count(net, counter, packet);
+/// Counts any other flow whose source NAT was set up, or that was refused. A hook.
+pub(super) fn count_choice<F: Family>(net: &Net, choice: &Choice, packet: &Packet<'_, F>) {
+    PER_NET.add(net, Counter::LookUps, choice.look_ups.into(), packet);
+    let counter = choice.counter.or_else(|| counter_of_flow(packet));
+    if let Some(counter) = counter {
+        PER_NET.add(net, counter, 1, packet);
     }
+}
+
+/// Returns the counter of a flow for which the kernel chose, by its tuples.
+#[cold]
+fn counter_of_flow<F: Family>(packet: &Packet<'_, F>) -> Option<Counter> {
+    let info = CtInfo::of_packet(packet);
+    let conn = info.conn()?;
+    let port = |tuple: Tuple| tuple.nat_port();
+    let untranslated = conn.tuple(Direction::Original).inverted().and_then(port);
+    Some(match port(conn.tuple(Direction::Reply)) {
+        None => Counter::WithoutPort,
+        port if port == untranslated => Counter::Kept,
+        Some(_) => Counter::Moved,
+    })
 }
 
 /// The file `/proc/net/rustmasq`.

@@ -36,6 +36,7 @@ use crate::{
             self,
             NatRange, //
         },
+        reject,
         xtables::{
             SourceNatTarget,
             TargetContext, //
@@ -88,8 +89,8 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
         let TargetContext {
             packet,
             flow,
+            input,
             out,
-            without_input,
         } = context;
         // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
         let FlowState::Unsettled(flow) = flow else {
@@ -112,36 +113,40 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
                 counters::count_kept_at_once(out.net(), &packet);
                 nat::masquerade(flow, source, NatRange::own(port), out)
             }
-            own => choose_port(&packet, flow, source, options, own, without_input, out),
+            own => choose_port(options, source, flow, packet, input, out, own),
         }
     }
 }
 
-/// Masquerades a flow that does not simply keep its own port, or drops it.
+/// Masquerades a flow that does not simply keep its own port, or drops its packet.
 #[inline(never)]
 fn choose_port<F: SelectSource>(
-    packet: &Packet<'_, F>,
-    flow: UnsettledFlow<'_, F>,
-    source: F::Address,
     options: &Options,
-    own: Own,
-    without_input: bool,
+    source: F::Address,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
     out: &Device,
+    own: Own,
 ) -> Verdict {
-    match ports::choose(&flow, source, options, own, without_input) {
+    let choice = ports::choose(&flow, source, options, own, input.is_none());
+    match choice.range {
         Some(range) => {
             let verdict = nat::masquerade(flow, source, range, out);
-            counters::count_flow(out.net(), packet);
+            counters::count_choice(out.net(), &choice, &packet);
             verdict
         }
         None => {
             conntrack::count_drop(out.net());
-            counters::count(out.net(), Counter::Refused);
+            counters::count_choice(out.net(), &choice, &packet);
             if log::packet_rate_permits() {
                 let name = out.name();
                 pr_warn!(
                     "{name}: all ports are taken towards a destination: a new flow was dropped\n"
                 );
+            }
+            if options.reject_when_full {
+                return reject::prohibit(flow, packet, input);
             }
             Verdict::Drop
         }

@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) to_ports: Option<PortRange>,
     /// Whether to choose a random port (`--random`, `--random-fully`).
     pub(crate) random: bool,
+    /// Whether to answer a packet for which no port is free (`--when-full reject`).
+    pub(crate) reject_when_full: bool,
 }
 
 /// The reason for which a rule's binary form is refused.
@@ -82,6 +84,7 @@ impl Options {
         Ok(Self {
             to_ports,
             random: has(uapi::XT_RUSTMASQ_RANDOM | uapi::XT_RUSTMASQ_RANDOM_FULLY),
+            reject_when_full: has(uapi::XT_RUSTMASQ_WHEN_FULL_REJECT),
         })
     }
 }
@@ -167,18 +170,20 @@ mod tests {
 
     #[test]
     fn each_flag_sets_its_option() {
+        let set =
+            |flag: u32| Options::parse(&rule(flag, 0, 0)).map(|o| (o.random, o.reject_when_full));
         for flag in [uapi::XT_RUSTMASQ_RANDOM, uapi::XT_RUSTMASQ_RANDOM_FULLY] {
-            let options = Options::parse(&rule(flag, 0, 0));
-            assert_eq!(options.map(|o| o.random), Ok(true));
+            assert_eq!(set(flag), Ok((true, false)));
         }
+        assert_eq!(set(uapi::XT_RUSTMASQ_WHEN_FULL_REJECT), Ok((false, true)));
     }
 
     #[test]
     fn all_flags_together() {
         let options = Options::parse(&rule(uapi::XT_RUSTMASQ_FLAGS_ALL, 7, 8));
         assert_eq!(
-            options.map(|o| (o.to_ports.is_some(), o.random)),
-            Ok((true, true))
+            options.map(|o| (o.to_ports.is_some(), o.random, o.reject_when_full)),
+            Ok((true, true, true))
         );
     }
 
@@ -212,9 +217,9 @@ mod tests {
     fn refusals_name_the_field() -> Result {
         use kernel::str::CString;
         let text = |refusal: Refusal| CString::try_from_fmt(kernel::prelude::fmt!("{}", refusal));
-        assert!(text(Refusal::UnknownFlags(8))?
+        assert!(text(Refusal::UnknownFlags(16))?
             .to_bytes()
-            .starts_with(b"flags has unknown bits 0x8"));
+            .starts_with(b"flags has unknown bits 0x10"));
         assert!(text(Refusal::Reserved)?.to_bytes().starts_with(b"reserved"));
         assert!(text(Refusal::PortZero)?
             .to_bytes()

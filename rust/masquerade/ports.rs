@@ -112,8 +112,8 @@ pub(super) fn set_crowded(crowded: bool) {
 pub(super) enum Own {
     /// It is free: the flow has claimed it.
     Kept(u16),
-    /// It would be the best one, but was tried in vain.
-    Taken,
+    /// It would be the best one, but was tried in vain, with so many look-ups.
+    Taken(u32),
     /// It may be the best one.
     Wanted,
     /// The rule forbids it, or the protocol has no ports.
@@ -137,39 +137,81 @@ pub(super) fn try_own<F: Family>(
     }
     let tags = flow.tags();
     if CROWDED.load(Relaxed) || MOVED.has(tags.endpoint) {
-        Own::Wanted
-    } else if succeeds(flow, reply, tags) {
-        Own::Kept(own)
-    } else {
-        Own::Taken
+        return Own::Wanted;
     }
+    match attempt(flow, reply, tags) {
+        Outcome::Free => Own::Kept(own),
+        Outcome::Taken => Own::Taken(1),
+        Outcome::Claimed => Own::Taken(0),
+    }
+}
+
+/// The outcome of an attempt to have a reply tuple.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Outcome {
+    /// The flow has claimed it.
+    Free,
+    /// Another flow has it.
+    Taken,
+    /// Another flow has claimed it, or its port rests.
+    Claimed,
 }
 
 /// Claims the reply tuple for the flow, unless another one has it.
 #[inline(always)]
-fn succeeds<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
+fn attempt<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> Outcome {
     // In this order: who comes second finds the first one's claim, or its entry.
-    CLAIMS.claim(reply, tags) && !flow.is_taken(reply)
+    if !CLAIMS.claim(reply, tags) {
+        count_claim(flow.net(), reply);
+        Outcome::Claimed
+    } else if flow.is_taken(reply) {
+        Outcome::Taken
+    } else {
+        Outcome::Free
+    }
+}
+
+/// Counts a claim that was refused, unless that was because the port rests.
+#[cold]
+fn count_claim(net: &Net, reply: &Tuple) {
+    if CLAIMS.rested(reply, net).is_none() {
+        counters::count(net, Counter::RacesAvoided);
+    }
+}
+
+/// What was chosen for a flow.
+pub(super) struct Choice {
+    /// The range for the kernel's NAT, or `None` if all ports are taken.
+    pub(super) range: Option<NatRange>,
+    /// What is to be counted, unless the kernel chooses.
+    pub(super) counter: Option<Counter>,
+    /// The number of look-ups that it took.
+    pub(super) look_ups: u32,
 }
 
 /// Chooses the port of a flow that does not simply keep its own.
 ///
 /// The flow leaves with the source address `source`; `own` is what [`try_own`] said. `without_input` says that this host
-/// sent the packet. Returns `None` if all ports are taken. Costs a look-up for each port that is tried. Context: a hook.
+/// sent the packet. Costs a look-up for each port that is tried. Context: a hook.
 pub(super) fn choose<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
     options: &Options,
     own: Own,
     without_input: bool,
-) -> Option<NatRange> {
+) -> Choice {
     let keeps_port =
         options.random && without_input && options.to_ports.is_none() && keeps_port(flow, source);
     let random = options.random && !keeps_port;
+    let by_kernel = NatRange::new(options.to_ports, random);
     let reply = flow.reply_to(source);
     // A protocol without ports.
     let (Some(own_port), Some(secrets)) = (reply.nat_port(), SECRETS.as_ref()) else {
-        return Some(NatRange::new(options.to_ports, random));
+        return Choice {
+            range: Some(by_kernel),
+            counter: None,
+            look_ups: 0,
+        };
     };
     let class = class(&reply);
     let mut attempt = Attempt {
@@ -177,6 +219,11 @@ pub(super) fn choose<F: Family>(
         reply,
         secrets,
         tags: flow.tags(),
+        look_ups: if let Own::Taken(look_ups) = own {
+            look_ups
+        } else {
+            0
+        },
     };
     // From a class below 1024 a flow goes to the next one if its own is full.
     let ranges: &[PortRange] = match &options.to_ports {
@@ -185,20 +232,33 @@ pub(super) fn choose<F: Family>(
     };
     let mut wish = Wish {
         own: (own != Own::Unwanted || keeps_port).then_some(own_port),
-        tried: own == Own::Taken,
+        tried: matches!(own, Own::Taken(_)),
         random,
     };
-    for range in ranges {
-        if let Some(found) = choose_from(&mut attempt, wish, *range) {
-            return Some(match found {
-                Found::Port(port) if port == own_port => NatRange::own(port),
-                Found::Port(port) => NatRange::other(flow, source, port),
-                Found::Kernel => NatRange::new(options.to_ports, random),
-            });
-        }
+    let found = ranges.iter().find_map(|range| {
+        let found = choose_from(&mut attempt, wish, *range);
         wish.own = None;
+        found
+    });
+    let (range, counter) = match found {
+        Some(Found::Port(port)) if port == own_port => {
+            (Some(NatRange::own(port)), Some(Counter::Kept))
+        }
+        Some(Found::Port(port)) => (
+            Some(NatRange::other(flow, source, port)),
+            Some(Counter::Moved),
+        ),
+        Some(Found::Kernel) => (Some(by_kernel), None),
+        None => (None, Some(Counter::Refused)),
+    };
+    if let (None, Some(last)) = (range, ranges.last()) {
+        trace::port_refused(flow, source, *last);
     }
-    None
+    Choice {
+        range,
+        counter,
+        look_ups: attempt.look_ups,
+    }
 }
 
 /// A choice among several ports.
@@ -262,8 +322,8 @@ fn crowd<F: Family>(
                 candidates.range,
                 attempt.secrets.pools,
             )
-            .is_ok()
-    {
+            .is_ok();
+    if made {
         CROWDED.store(true, Relaxed);
         look_after_pools();
     } else {
@@ -307,6 +367,8 @@ struct Attempt<'a, 'hook, F: Family> {
     reply: Tuple,
     secrets: &'a Secrets,
     tags: FlowTags,
+    /// The number of look-ups so far.
+    look_ups: u32,
 }
 
 impl<F: Family> Attempt<'_, '_, F> {
@@ -349,7 +411,14 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Makes the attempt with the port.
     fn succeeds_with(&mut self, port: u16) -> bool {
         self.reply.set_nat_port(port);
-        succeeds(self.flow, &self.reply, self.tags)
+        let outcome = attempt(self.flow, &self.reply, self.tags);
+        self.look_ups += u32::from(outcome != Outcome::Claimed);
+        outcome == Outcome::Free
+    }
+
+    #[cold]
+    fn count(&self, counter: Counter) {
+        counters::count(self.flow.net(), counter);
     }
 
     /// Tries the ports that need no pool.
@@ -403,7 +472,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
-    fn is_free_for(&self, pool: &Pool, taken: &Taken) -> bool {
+    fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
         let claimed = if taken.rested {
             CLAIMS.claim_resting(&self.reply, self.tags)
         } else {
@@ -419,9 +488,11 @@ impl<F: Family> Attempt<'_, '_, F> {
             }
             // Among those who ask a pool, its states tell who has a port.
             if !pool.is_settled() {
+                self.count(Counter::RacesAvoided);
                 return false;
             }
         }
+        self.look_ups += 1;
         !self.flow.is_taken(&self.reply)
     }
 
@@ -437,7 +508,7 @@ impl<F: Family> Attempt<'_, '_, F> {
             })
             .find(|port| {
                 self.reply.set_nat_port(*port);
-                self.count(Counter::LookUps);
+                self.look_ups += 1;
                 self.flow.succeed(&self.reply)
             })
             .inspect(|port| pool.mark(*port))

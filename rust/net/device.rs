@@ -156,7 +156,8 @@ impl Device {
         unsafe { &*device.cast() }
     }
 
-    fn as_raw(&self) -> *mut bindings::net_device {
+    /// Returns C's pointer.
+    pub(crate) fn as_raw(&self) -> *mut bindings::net_device {
         self.0.get()
     }
 

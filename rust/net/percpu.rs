@@ -58,14 +58,14 @@ impl<C: CounterName> PerCpuCounters<C> {
         })
     }
 
-    /// Adds 1 to a counter, unless the counters are closed. Any context.
+    /// Adds a number to a counter, unless the counters are closed. Any context.
     #[inline(always)]
-    pub(crate) fn increment(&self, counter: C, _reader: &impl ReadLocked) {
+    pub(crate) fn add(&self, counter: C, number: u64, _reader: &impl ReadLocked) {
         let (memory, index) = (self.memory.load(Relaxed), counter.index());
         if index < C::COUNT && memory != 0 {
             // SAFETY: By the type's invariant there is a word with this index for each CPU, which stays as long as the
-            // reader holds the RCU read lock. `this_cpu_inc` is safe against preemption and interrupts.
-            unsafe { bindings::rustmasq_this_cpu_inc_u64(memory, index) };
+            // reader holds the RCU read lock. `this_cpu_add` is safe against preemption and interrupts.
+            unsafe { bindings::rustmasq_this_cpu_add_u64(memory, index, number) };
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
         let counters = PerCpuCounters::new()?;
         let guard = rcu::read_lock();
         for index in [1, 2, 1, 1] {
-            counters.increment(Number(index), &guard);
+            counters.add(Number(index), 1, &guard);
         }
         assert_eq!(sums(&counters), [0, 3, 1, 0]);
         Ok(())
@@ -151,7 +151,7 @@ mod tests {
     fn an_index_beyond_the_last_is_ignored() -> Result {
         let counters = PerCpuCounters::new()?;
         let guard = rcu::read_lock();
-        counters.increment(Number(3), &guard);
+        counters.add(Number(3), 1, &guard);
         assert_eq!(sums(&counters), [0; 4]);
         Ok(())
     }
@@ -160,9 +160,9 @@ mod tests {
     fn closed_counters_do_not_count() -> Result {
         let counters = PerCpuCounters::new()?;
         let guard = rcu::read_lock();
-        counters.increment(Number(0), &guard);
+        counters.add(Number(0), 1, &guard);
         counters.close();
-        counters.increment(Number(0), &guard);
+        counters.add(Number(0), 1, &guard);
         assert_eq!(sums(&counters), [0; 4]);
         Ok(())
     }

@@ -122,11 +122,17 @@ impl<T: NetData> PerNet<T> {
         self.slot(net).map(|slot| &slot.data)
     }
 
-    /// Adds 1 to a counter of the namespace. Any context.
+    /// Adds a number to a counter of the namespace. Any context.
     ///
     /// Nothing is counted when the namespace has begun to go.
     #[inline(always)]
-    pub(crate) fn count(&self, net: &Net, counter: T::Counter, reader: &impl ReadLocked) {
+    pub(crate) fn add(
+        &self,
+        net: &Net,
+        counter: T::Counter,
+        number: u64,
+        reader: &impl ReadLocked,
+    ) {
         // SAFETY: As in `slot`; the reader is evidence of the RCU read lock, which the function needs.
         let slot = unsafe {
             match self.id.get().read_volatile() {
@@ -134,7 +140,7 @@ impl<T: NetData> PerNet<T> {
                 id => &*bindings::rustmasq_net_gen_ptr(net.as_raw(), id).cast::<Slot<T>>(),
             }
         };
-        slot.counters.increment(counter, reader);
+        slot.counters.add(counter, number, reader);
     }
 
     /// Returns a counter of the namespace as it is now. Any context.

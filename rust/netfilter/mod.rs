@@ -16,6 +16,7 @@ pub(crate) mod flow_end;
 pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod nat;
+pub(crate) mod reject;
 pub(crate) mod trace;
 pub(crate) mod tuple;
 mod verdict;

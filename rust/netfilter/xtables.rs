@@ -41,10 +41,10 @@ pub(crate) struct TargetContext<'hook, F: Family> {
     pub(crate) packet: Packet<'hook, F>,
     /// The state of its flow's source NAT.
     pub(crate) flow: FlowState<'hook, F>,
+    /// The input device. Without one, this host sent the packet, or it is a multicast packet that is forwarded.
+    pub(crate) input: Option<&'hook Device>,
     /// The output device.
     pub(crate) out: &'hook Device,
-    /// The packet has no input device: this host sent it, or it is a multicast packet that is forwarded.
-    pub(crate) without_input: bool,
 }
 
 /// A target in the table `nat`, chain POSTROUTING.
@@ -181,7 +181,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
             // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
             // hook holds the RCU read lock, and `'hook` ends before the call does.
             out: unsafe { Device::from_raw(out) },
-            without_input: input.is_null(),
+            // SAFETY: If there is an input device, the same is true of it.
+            input: (!input.is_null()).then(|| unsafe { Device::from_raw(input) }),
         };
         T::target(options, context).into_raw()
     }

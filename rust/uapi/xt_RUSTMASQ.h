@@ -18,11 +18,17 @@
 #define XT_RUSTMASQ_RANDOM		(1 << 1)
 /* --random-fully; may be given together with --random. */
 #define XT_RUSTMASQ_RANDOM_FULLY	(1 << 2)
+/*
+ * --when-full reject: a packet for which no port is free is answered. Without
+ * it, or with --when-full drop, it is dropped silently.
+ */
+#define XT_RUSTMASQ_WHEN_FULL_REJECT	(1 << 3)
 
 /* All flags. The kernel refuses a rule with any other bit. */
 #define XT_RUSTMASQ_FLAGS_ALL		(XT_RUSTMASQ_TO_PORTS | \
 					 XT_RUSTMASQ_RANDOM | \
-					 XT_RUSTMASQ_RANDOM_FULLY)
+					 XT_RUSTMASQ_RANDOM_FULLY | \
+					 XT_RUSTMASQ_WHEN_FULL_REJECT)
 
 /**
  * struct xt_rustmasq_info - options of one rule

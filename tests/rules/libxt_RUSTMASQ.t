@@ -24,6 +24,20 @@
 -o wan0 -p udp -m comment --comment "two words" -j RUSTMASQ --to-ports 7;=;OK
 ! -o lan0 -j RUSTMASQ;=;OK
 
+# --- When all ports are taken
+-j RUSTMASQ --when-full reject;=;OK
+-j RUSTMASQ --when-full drop;-j RUSTMASQ;OK
+-p udp -j RUSTMASQ --to-ports 1000-2000 --random --random-fully --when-full reject;=;OK
+-p udp -j RUSTMASQ --when-full reject --to-ports 7;-p udp -j RUSTMASQ --to-ports 7 --when-full reject;OK
+! -p tcp -j RUSTMASQ --when-full reject;=;OK
+-j RUSTMASQ --when-full wait;--when-full: "wait" is unknown. allowed: drop or reject;FAIL
+-j RUSTMASQ --when-full REJECT;--when-full: "REJECT" is unknown. allowed: drop or reject;FAIL
+-j RUSTMASQ --when-full "";--when-full: "" is unknown. allowed: drop or reject;FAIL
+-j RUSTMASQ --when-full;"--when-full" requires an argument;FAIL
+-j RUSTMASQ --when-full reject --when-full reject;--when-full: .* one too many. allowed: --when-full once;FAIL
+-j RUSTMASQ --when-full drop --when-full reject;--when-full: .* one too many. allowed: --when-full once;FAIL
+-j RUSTMASQ ! --when-full reject;--when-full: .* not allowed. allowed: --when-full without "!";FAIL
+
 # Without --to-ports, a rule may be for any protocol.
 -p 47 -j RUSTMASQ;=;OK
 ! -p tcp -j RUSTMASQ --random;=;OK

@@ -8,9 +8,10 @@ Usage: tests/tools/faults.py PART...
              removed
   rules      rules of iptables and ip6tables, legacy and nft, are added and removed
   packets    target, hooks and helper handle packets that the router sends itself and that it forwards; then the flush
+  pools      a destination is crowded, so that the module makes a pool of ports for it
   pulls      no allocation fails, but packets' data moves whenever code calls pskb_may_pull()
 
-The parts packets and pulls need the network of setup_lan with IPv6. Prints TAP.
+The parts packets, pools and pulls need the network of setup_lan with IPv6. Prints TAP.
 
 An allocation is one of the module's if the module's code is on the stack, also if it is further up. While the module is
 being loaded, do_one_initcall is looked for instead, because the address of the module's code is not known before.
@@ -692,6 +693,86 @@ def reasons_logged():
     return log.count("no memory for an expectation")
 
 
+# --- Pools of ports
+
+
+class Crowd:
+    """A rule with one port and, in each attempt, three clients for it. Without memory there is no pool of ports.
+
+    The module is loaded anew for each attempt, because the table of pools and a pool stay for a while.
+    """
+
+    SILENT = "the second client is refused without an answer"
+    PORT = 7000
+
+    def __init__(self, faults, version):
+        self.slab, self.router, self.version = faults.slab, Conntrack("router"), version
+        self.front = "iptables-legacy" if version == 4 else "ip6tables-legacy"
+        self.client, _, self.outside, self.server = ADDRESSES[version]
+        with Inside("router"):
+            for limit in ("ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"):
+                write(f"/proc/sys/net/{limit}", 0)
+
+    def prepare(self):
+        with Inside("router"):
+            require(rule(0, self.front, "-F", "POSTROUTING"))
+            require("" if not os.path.exists(OURS) or wait_until(lambda: not unload()) else "the module stays")
+            require(load(0))
+            require(rule(0, self.front, "-A", "POSTROUTING", "-o", "wan0", "-p", "udp", "-j", "RUSTMASQ",
+                         "--to-ports", str(self.PORT), "--when-full", "reject"))
+        self.slab.only(*our_text())
+        self.router.forget()
+
+    def attempt(self):
+        """Lets the clients begin flows. Returns "" if the second one alone is refused, and answered."""
+        if not self.is_served(20001):
+            return "the first client is not served"
+        with self.sender(20002) as sock:
+            drops = Network.drops()
+            sock.send(REQUEST)
+            refused = wait_until(lambda: Network.drops() > drops)
+            answered = has_error(sock)
+        if not refused or self.entry(20002):
+            return "the second client is not refused"
+        self.router.forget()
+        if not self.is_served(20003):
+            return "the third client does not get the port that is free again"
+        return "" if answered else self.SILENT
+
+    def sender(self, port):
+        sock = bound("lan", self.client, port)
+        sock.connect((self.server, DISCARD))
+        return sock
+
+    def is_served(self, port):
+        with self.sender(port) as sock:
+            sock.send(REQUEST)
+            return wait_until(lambda: self.entry(port))
+
+    def entry(self, port):
+        """Returns whether the flow from the client's port is in the table, with the rule's port."""
+        return any(f":{port}>" in line and self.outside in line and f":{self.PORT}" in line.split()[1]
+                   for line in self.router.flows())
+
+
+def has_error(sock):
+    """Returns whether an ICMP error comes for the socket."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return bool(poll.poll(1000))
+
+
+def part_pools(faults):
+    for version in ADDRESSES:
+        crowd = Crowd(faults, version)
+        what = f"IPv{version}: a destination is crowded"
+        # The table of pools and its places, a pool, and what it knows of its ports.
+        faults.each(what, faults.by_all(crowd.attempt, crowd.prepare), f"|{crowd.SILENT}", least=7)
+        faults.all_at_once(what, crowd.attempt, crowd.SILENT, before=crowd.prepare)
+        with Inside("router"):
+            require(rule(0, crowd.front, "-F", "POSTROUTING"))
+
+
 # --- The flush, in notifiers and a worker
 
 
@@ -811,7 +892,8 @@ def fragments(network, client, server):
     return None if data == sent else f"{len(data)} of {len(sent)} bytes arrived"
 
 
-PARTS = {"module": part_module, "rules": part_rules, "packets": part_packets, "pulls": part_pulls}
+PARTS = {"module": part_module, "rules": part_rules, "packets": part_packets, "pools": part_pools,
+         "pulls": part_pulls}
 
 
 def main():

@@ -25,8 +25,8 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from tap import done_testing, result
 
-TO_PORTS, RANDOM, RANDOM_FULLY = 1, 2, 4
-ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY
+TO_PORTS, RANDOM, RANDOM_FULLY, REJECT = 1, 2, 4, 8
+ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT
 # The seed for random bytes.
 SEED = 1
 # The number of lines about refused rules that the module logs at once after it is loaded.
@@ -68,13 +68,14 @@ def chosen_rules():
     yield "all options", rule_info(ALL_FLAGS, 258, 513)
     yield "random alone", rule_info(RANDOM)
     yield "random-fully alone", rule_info(RANDOM_FULLY)
+    yield "reject alone", rule_info(REJECT)
     yield "junk in the private part", rule_info(private=junk)
     yield "a range, and junk in the private part", rule_info(TO_PORTS, 7, 8, private=junk)
     yield "all ones in the private part", rule_info(RANDOM, private=b"\xff" * 32)
     for bit in range(32):
         if not ALL_FLAGS & 1 << bit:
             yield f"unknown flag bit {bit}", rule_info(1 << bit)
-    yield "an unknown flag bit among known ones", rule_info(ALL_FLAGS | 8, 7, 8)
+    yield "an unknown flag bit among known ones", rule_info(ALL_FLAGS | 16, 7, 8)
     yield "all flag bits", rule_info(0xFFFFFFFF, 7, 8)
     for place in range(8):
         yield f"reserved byte {place}", rule_info(reserved=bytes(place) + b"\x01" + bytes(7 - place))
@@ -94,7 +95,7 @@ def chosen_rules():
 
 def nearly_right(rng):
     """Returns a random rule in which each field is wrong now and then."""
-    flags = rng.randrange(8) | (1 << rng.randrange(32) if rng.random() < 0.2 else 0)
+    flags = rng.randrange(16) | (1 << rng.randrange(32) if rng.random() < 0.2 else 0)
     ports = [rng.choice((0, 1, 255, 256, 65535, rng.randrange(65536))) for _ in range(2)]
     if rng.random() < 0.5:
         ports.sort()

@@ -8,6 +8,7 @@
 //! Text is printed through C's stdio, as iptables prints its own text: Rust's stdout has a separate
 //! buffer, so the two would get out of order.
 
+use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::ffi::{
     c_char,
@@ -37,6 +38,7 @@ use crate::bindings::{
 };
 use crate::options::{
     GivenOption,
+    Manner,
     Options,
     Refusal, //
 };
@@ -53,6 +55,7 @@ const NAME: &CStr = c"RUSTMASQ";
 const O_TO_PORTS: c_int = 1;
 const O_RANDOM: c_int = 2;
 const O_RANDOM_FULLY: c_int = 3;
+const O_WHEN_FULL: c_int = 4;
 
 // The layout that xt_RUSTMASQ.h documents; the kernel module is built from the same header.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
@@ -84,7 +87,7 @@ static NFT_TARGET: Targets<1> = Targets(UnsafeCell::new([xtables_target {
 }]));
 
 /// The options in getopt's form; an empty entry ends the table.
-struct OptionTable([option; 4]);
+struct OptionTable([option; 5]);
 
 // SAFETY: The table is never written to: libxtables takes a pointer to const and copies the
 // entries. Its pointers are NULL or point to string literals, which are constant as well.
@@ -94,6 +97,7 @@ static EXTRA_OPTS: OptionTable = OptionTable([
     getopt_option(c"to-ports", bindings::required_argument, O_TO_PORTS),
     getopt_option(c"random", bindings::no_argument, O_RANDOM),
     getopt_option(c"random-fully", bindings::no_argument, O_RANDOM_FULLY),
+    getopt_option(c"when-full", bindings::required_argument, O_WHEN_FULL),
     option {
         name: ptr::null(),
         has_arg: 0,
@@ -224,13 +228,14 @@ extern "C" fn help<E: Entry>() {
 /// # Safety
 ///
 /// Called only by libxtables, right after getopt has returned option `id`. `entry` points to an
-/// `E`. `target` points to a pointer to a RUSTMASQ target that may be read and written, as
+/// `E`. `flags` points to an integer that was 0 before the rule's first option and that nobody else
+/// writes to. `target` points to a pointer to a RUSTMASQ target that may be read and written, as
 /// [`read_options`] and [`write_options`] require.
 unsafe extern "C" fn parse<E: Entry>(
     id: c_int,
     _argv: *mut *mut c_char,
     inverted: c_int,
-    _flags: *mut c_uint,
+    flags: *mut c_uint,
     entry: *const c_void,
     target: *mut *mut xt_entry_target,
 ) -> c_int {
@@ -244,10 +249,18 @@ unsafe extern "C" fn parse<E: Entry>(
     // SAFETY: iptables allocated this target with the size registered in `target`, filled it with
     // zeros, and since then only this function has written to its data.
     let options = unsafe { read_options(target) };
+    // SAFETY: libxtables passes the address of its own member `xtables_target.tflags`.
+    let seen = unsafe { &mut *flags };
+    let bit = 1 << id;
+    let manner = Manner {
+        inverted: inverted != 0,
+        repeated: *seen & bit != 0,
+    };
 
     // SAFETY: getopt was not called since it returned option `id`.
-    match unsafe { parse_option(options, id, inverted != 0, E::FAMILY, entry.protocol()) } {
+    match unsafe { parse_option(options, id, manner, E::FAMILY, entry.protocol()) } {
         Ok(Some(options)) => {
+            *seen |= bit;
             // SAFETY: The target has the registered size, as above where it was read. It is part of
             // a rule that iptables still builds, and `parse` is the callback to fill it in.
             unsafe { write_options(target, options) };
@@ -270,29 +283,45 @@ unsafe extern "C" fn parse<E: Entry>(
 unsafe fn parse_option(
     mut options: Options,
     id: c_int,
-    inverted: bool,
+    manner: Manner,
     family: Family,
     protocol: RuleProtocol,
 ) -> Result<Option<Options>, Refusal> {
     let argument;
     let option = match id {
         O_TO_PORTS => {
-            // SAFETY: Only getopt writes to its variable `optarg`, and it does not run now:
-            // iptables is single-threaded.
-            let optarg = unsafe { bindings::optarg };
-            // SAFETY: The last option that getopt returned is `--to-ports`, which is declared with
-            // `required_argument`. So `optarg` points to its argument, a NUL-terminated string of
-            // the command line. Nothing modifies or frees that string before this function returns.
-            argument = unsafe { CStr::from_ptr(optarg) }.to_string_lossy();
+            // SAFETY: The last option that getopt returned is this one, which needs an argument.
+            argument = unsafe { argument_of_option() };
             GivenOption::ToPorts(&argument)
         }
         O_RANDOM => GivenOption::Random,
         O_RANDOM_FULLY => GivenOption::RandomFully,
+        O_WHEN_FULL => {
+            // SAFETY: As for the option above.
+            argument = unsafe { argument_of_option() };
+            GivenOption::WhenFull(&argument)
+        }
         _ => return Ok(None),
     };
     let service = |name: &str| service_port(name, protocol);
-    options.add(&option, inverted, family, protocol, &service)?;
+    options.add(&option, manner, family, protocol, &service)?;
     Ok(Some(options))
+}
+
+/// Returns the argument of the option that getopt returned last.
+///
+/// # Safety
+///
+/// That option must be declared with `required_argument`, and the result must not be used after
+/// the callback has returned.
+unsafe fn argument_of_option<'a>() -> Cow<'a, str> {
+    // SAFETY: Only getopt writes to its variable `optarg`, and it does not run now: iptables is
+    // single-threaded.
+    let optarg = unsafe { bindings::optarg };
+    // SAFETY: The caller vouches for an option with an argument, so `optarg` points to it: a
+    // NUL-terminated string of the command line. Nothing modifies or frees that string before the
+    // callback returns.
+    unsafe { CStr::from_ptr(optarg) }.to_string_lossy()
 }
 
 /// Returns the port of a service, in host order, or `None` if the system knows no such name.

@@ -8,7 +8,8 @@ use crate::bindings::{
     xt_rustmasq_info,
     XT_RUSTMASQ_RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY,
-    XT_RUSTMASQ_TO_PORTS, //
+    XT_RUSTMASQ_TO_PORTS,
+    XT_RUSTMASQ_WHEN_FULL_REJECT, //
 };
 use crate::place::WrongPlace;
 use crate::ports::PortRange;
@@ -26,6 +27,8 @@ pub(crate) enum GivenOption<'a> {
     Random,
     /// `--random-fully`
     RandomFully,
+    /// `--when-full` with its argument
+    WhenFull(&'a str),
 }
 
 impl GivenOption<'_> {
@@ -35,6 +38,7 @@ impl GivenOption<'_> {
             Self::ToPorts(_) => "--to-ports",
             Self::Random => "--random",
             Self::RandomFully => "--random-fully",
+            Self::WhenFull(_) => "--when-full",
         }
     }
 }
@@ -44,10 +48,21 @@ impl fmt::Display for GivenOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::ToPorts(argument) => write!(f, " {}", argument.escape_debug()),
+            Self::ToPorts(argument) | Self::WhenFull(argument) => {
+                write!(f, " {}", argument.escape_debug())
+            }
             Self::Random | Self::RandomFully => Ok(()),
         }
     }
+}
+
+/// How an option is given, besides its argument.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// A `!` precedes it.
+    pub(crate) inverted: bool,
+    /// The rule has had it before.
+    pub(crate) repeated: bool,
 }
 
 /// The reason why an option or a rule is refused.
@@ -74,30 +89,36 @@ pub(crate) struct Options {
     to_ports: Option<PortRange>,
     random: bool,
     random_fully: bool,
+    reject_when_full: bool,
 }
 
 impl Options {
     /// Adds one option.
     ///
-    /// `inverted` means that a `!` precedes the option. `protocol` is what the rule matches
-    /// according to the command line so far: iptables parses it from left to right. `service`
-    /// returns the port, in host order, of a service that is given by name.
+    /// `protocol` is what the rule matches according to the command line so far: iptables parses it
+    /// from left to right. `service` returns the port, in host order, of a service that is given by
+    /// name.
     ///
-    /// Returns a [`Refusal`] if the option is inverted or repeated, if the argument of `--to-ports`
-    /// is not a port range, or if packets of `protocol` may have no ports. The options may have
-    /// changed then and must not be used.
+    /// Returns a [`Refusal`] if the option is inverted or repeated, if its argument is none of
+    /// those allowed, or if packets of `protocol` may have no ports for `--to-ports`. The options
+    /// are as before then.
     pub(crate) fn add(
         &mut self,
         option: &GivenOption<'_>,
-        inverted: bool,
+        manner: Manner,
         family: Family,
         protocol: RuleProtocol,
         service: &dyn Fn(&str) -> Option<u16>,
     ) -> Result<(), Refusal> {
         let name = option.name();
-        if inverted {
+        if manner.inverted {
             return Err(Refusal(format!(
                 "{name}: \"! {option}\" is not allowed; allowed: {name} without \"!\""
+            )));
+        }
+        if manner.repeated {
+            return Err(Refusal(format!(
+                "{name}: \"{option}\" is one too many; allowed: {name} once"
             )));
         }
         match option {
@@ -116,15 +137,23 @@ impl Options {
                         family.protocols_with_ports()
                     )));
                 }
-                refuse_repeated(self.to_ports.replace(range).is_none(), option)
+                self.to_ports = Some(range);
             }
-            GivenOption::Random => {
-                refuse_repeated(!std::mem::replace(&mut self.random, true), option)
-            }
-            GivenOption::RandomFully => {
-                refuse_repeated(!std::mem::replace(&mut self.random_fully, true), option)
+            GivenOption::Random => self.random = true,
+            GivenOption::RandomFully => self.random_fully = true,
+            GivenOption::WhenFull(argument) => {
+                self.reject_when_full = match *argument {
+                    "drop" => false,
+                    "reject" => true,
+                    _ => {
+                        return Err(Refusal(format!(
+                            "{name}: {argument:?} is unknown; allowed: drop or reject"
+                        )))
+                    }
+                }
             }
         }
+        Ok(())
     }
 
     /// Returns the text that `iptables -j RUSTMASQ -h` prints after the help of iptables itself.
@@ -137,6 +166,8 @@ RUSTMASQ target options:
                           -p {}
  --random                 Choose the source port at random
  --random-fully           The same; may be given together with --random
+ --when-full drop|reject  If no port is free: drop the packet silently (the
+                          default), or answer it by an ICMP error as well
 ",
             family.protocols_with_ports()
         )
@@ -164,12 +195,16 @@ RUSTMASQ target options:
             text += before_flag;
             text += flag;
         }
+        if self.reject_when_full {
+            text += before_flag;
+            text += "when-full reject";
+        }
         text
     }
 
     /// Returns nftables' statement that masquerades with the same options.
     ///
-    /// Follows the `xlate` callback of MASQUERADE's extension.
+    /// It has no equal of `--when-full reject`, which the comment names. Follows the `xlate` callback of MASQUERADE's extension.
     pub(crate) fn nft_text(&self) -> String {
         let mut text = String::from("masquerade");
         if let Some(ports) = self.to_ports {
@@ -199,17 +234,6 @@ RUSTMASQ target options:
     }
 }
 
-/// Refuses an option unless it is the first of its kind.
-fn refuse_repeated(is_first: bool, option: &GivenOption<'_>) -> Result<(), Refusal> {
-    if is_first {
-        return Ok(());
-    }
-    let name = option.name();
-    Err(Refusal(format!(
-        "{name}: \"{option}\" is one too many; allowed: {name} once"
-    )))
-}
-
 /// Reads a rule's binary form: a new rule, which is zero, or one that the kernel has checked.
 ///
 /// Unknown flags are ignored, since the kernel accepts no rule with any.
@@ -221,6 +245,7 @@ impl From<xt_rustmasq_info> for Options {
             to_ports: range.filter(|_| has(XT_RUSTMASQ_TO_PORTS)),
             random: has(XT_RUSTMASQ_RANDOM),
             random_fully: has(XT_RUSTMASQ_RANDOM_FULLY),
+            reject_when_full: has(XT_RUSTMASQ_WHEN_FULL_REJECT),
         }
     }
 }
@@ -235,7 +260,8 @@ impl From<Options> for xt_rustmasq_info {
         Self {
             flags: flag(options.to_ports.is_some(), XT_RUSTMASQ_TO_PORTS)
                 | flag(options.random, XT_RUSTMASQ_RANDOM)
-                | flag(options.random_fully, XT_RUSTMASQ_RANDOM_FULLY),
+                | flag(options.random_fully, XT_RUSTMASQ_RANDOM_FULLY)
+                | flag(options.reject_when_full, XT_RUSTMASQ_WHEN_FULL_REJECT),
             min_port: first.to_be(),
             max_port: last.to_be(),
             reserved: [0; 8],
@@ -248,7 +274,7 @@ impl From<Options> for xt_rustmasq_info {
 mod tests {
     use super::*;
     use crate::bindings::XT_RUSTMASQ_FLAGS_ALL;
-    use GivenOption::{Random, RandomFully, ToPorts};
+    use GivenOption::{Random, RandomFully, ToPorts, WhenFull};
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
 
@@ -264,9 +290,14 @@ mod tests {
     /// Parses the options of a rule with `-p tcp`.
     fn parse(line: &[GivenOption<'_>]) -> Result<Options, String> {
         let mut options = Options::default();
-        for option in line {
+        for (n, option) in line.iter().enumerate() {
+            let before = &line[..n];
+            let manner = Manner {
+                repeated: before.iter().any(|other| other.name() == option.name()),
+                ..Manner::default()
+            };
             options
-                .add(option, false, Family::Ipv4, TCP, &service)
+                .add(option, manner, Family::Ipv4, TCP, &service)
                 .map_err(|refusal| refusal.to_string())?;
         }
         Ok(options)
@@ -280,8 +311,12 @@ mod tests {
         protocol: RuleProtocol,
     ) -> String {
         let mut options = Options::default();
+        let manner = Manner {
+            inverted,
+            ..Manner::default()
+        };
         let refusal = options
-            .add(&option, inverted, family, protocol, &service)
+            .add(&option, manner, family, protocol, &service)
             .unwrap_err();
         assert_eq!(
             Options::default(),
@@ -295,13 +330,12 @@ mod tests {
     fn combinations() -> impl Iterator<Item = Options> {
         let ranges = [None, PortRange::new(80, 80), PortRange::new(100, 200)];
         ranges.into_iter().flat_map(|to_ports| {
-            [(false, false), (false, true), (true, false), (true, true)].map(
-                |(random, random_fully)| Options {
-                    to_ports,
-                    random,
-                    random_fully,
-                },
-            )
+            (0..8).map(move |bits| Options {
+                to_ports,
+                random: bits & 1 != 0,
+                random_fully: bits & 2 != 0,
+                reject_when_full: bits & 4 != 0,
+            })
         })
     }
 
@@ -314,13 +348,14 @@ mod tests {
 
     #[test]
     fn all_options() {
-        let options = parse(&[RandomFully, ToPorts("100-200"), Random]).unwrap();
+        let line = [RandomFully, WhenFull("reject"), ToPorts("100-200"), Random];
+        let options = parse(&line).unwrap();
         assert_eq!(
-            " masq ports: 100-200 random random-fully",
+            " masq ports: 100-200 random random-fully when-full reject",
             options.print_text()
         );
         assert_eq!(
-            " --to-ports 100-200 --random --random-fully",
+            " --to-ports 100-200 --random --random-fully --when-full reject",
             options.save_text()
         );
     }
@@ -342,8 +377,9 @@ mod tests {
 
     #[test]
     fn translation() {
-        let cases: [(&[GivenOption<'_>], _); 6] = [
+        let cases: [(&[GivenOption<'_>], _); 7] = [
             (&[], "masquerade"),
+            (&[WhenFull("reject")], "masquerade"),
             (&[ToPorts("7")], "masquerade to :7"),
             (&[ToPorts("100-200")], "masquerade to :100-200"),
             (&[Random], "masquerade random"),
@@ -360,9 +396,16 @@ mod tests {
 
     #[test]
     fn comment_of_the_translation() {
-        let longest = parse(&[ToPorts("10000-65535"), Random, RandomFully]).unwrap();
+        let line = [
+            ToPorts("10000-65535"),
+            Random,
+            RandomFully,
+            WhenFull("reject"),
+        ];
+        let longest = parse(&line).unwrap();
         assert_eq!(
-            "\"translated from -j RUSTMASQ --to-ports 10000-65535 --random --random-fully\"",
+            "\"translated from -j RUSTMASQ --to-ports 10000-65535 --random --random-fully \
+             --when-full reject\"",
             longest.nft_comment()
         );
         assert!(longest.nft_comment().len() < 128);
@@ -438,12 +481,50 @@ mod tests {
     #[test]
     fn random_needs_no_protocol() {
         let mut options = Options::default();
-        for option in [Random, RandomFully] {
+        for option in [Random, RandomFully, WhenFull("reject")] {
             assert!(options
-                .add(&option, false, Family::Ipv6, RuleProtocol::Any, &service)
+                .add(
+                    &option,
+                    Manner::default(),
+                    Family::Ipv6,
+                    RuleProtocol::Any,
+                    &service
+                )
                 .is_ok());
         }
-        assert_eq!(" --random --random-fully", options.save_text());
+        assert_eq!(
+            " --random --random-fully --when-full reject",
+            options.save_text()
+        );
+    }
+
+    #[test]
+    fn drop_is_the_default_when_full() {
+        assert_eq!(parse(&[WhenFull("drop")]), Ok(Options::default()));
+    }
+
+    #[test]
+    fn message_shows_the_unknown_answer() {
+        for text in [
+            "",
+            "Reject",
+            "REJECT",
+            " reject",
+            "rejected",
+            "drop,reject",
+            "!",
+            "1",
+        ] {
+            assert_eq!(
+                refusal(WhenFull(text), false, Family::Ipv6, RuleProtocol::Any),
+                format!("--when-full: \"{text}\" is unknown; allowed: drop or reject")
+            );
+        }
+        let text = refusal(WhenFull("\n\u{1b}"), false, Family::Ipv4, TCP);
+        assert!(
+            text.starts_with(r#"--when-full: "\n\u{1b}" is unknown"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -457,6 +538,11 @@ mod tests {
             "--random: \"--random\" is one too many; allowed: --random once"
         );
         assert!(parse(&[RandomFully, Random, RandomFully]).is_err());
+        // The first one leaves no trace in the binary form.
+        assert_eq!(
+            parse(&[WhenFull("drop"), WhenFull("reject")]).unwrap_err(),
+            "--when-full: \"--when-full reject\" is one too many; allowed: --when-full once"
+        );
     }
 
     #[test]
@@ -475,7 +561,7 @@ mod tests {
     fn help_names_every_option() {
         for family in [Family::Ipv4, Family::Ipv6] {
             let help = Options::help_text(family);
-            for option in [ToPorts("5"), Random, RandomFully] {
+            for option in [ToPorts("5"), Random, RandomFully, WhenFull("drop")] {
                 assert!(help.contains(&format!("\n {} ", option.name())), "{help}");
             }
             assert!(help.contains(family.protocols_with_ports()), "{help}");
@@ -485,8 +571,12 @@ mod tests {
 
     #[test]
     fn binary_form() {
-        let info: xt_rustmasq_info = parse(&[ToPorts("258-772"), RandomFully]).unwrap().into();
-        assert_eq!(XT_RUSTMASQ_TO_PORTS | XT_RUSTMASQ_RANDOM_FULLY, info.flags);
+        let line = [ToPorts("258-772"), RandomFully, WhenFull("reject")];
+        let info: xt_rustmasq_info = parse(&line).unwrap().into();
+        assert_eq!(
+            XT_RUSTMASQ_TO_PORTS | XT_RUSTMASQ_RANDOM_FULLY | XT_RUSTMASQ_WHEN_FULL_REJECT,
+            info.flags
+        );
         assert_eq!([1, 2], info.min_port.to_ne_bytes());
         assert_eq!([3, 4], info.max_port.to_ne_bytes());
         assert_eq!([0; 8], info.reserved);
@@ -533,6 +623,7 @@ mod tests {
                     "--to-ports" => ToPorts(words.next().unwrap()),
                     "--random" => Random,
                     "--random-fully" => RandomFully,
+                    "--when-full" => WhenFull(words.next().unwrap()),
                     _ => panic!("{word}"),
                 });
             }

@@ -32,6 +32,7 @@ declare -A statements=(
 	['--to-ports 7000-7001 --random']='masquerade to :7000-7001 random'
 	['--to-ports 7000-7001 --random-fully']='masquerade to :7000-7001 fully-random'
 	['--to-ports 7000-7001 --random --random-fully']='masquerade to :7000-7001 random,fully-random'
+	['--to-ports 7000-7001 --when-full reject']='masquerade to :7000-7001'
 )
 for options in "${!statements[@]}"; do
 	# shellcheck disable=SC2086 # several words
@@ -59,7 +60,7 @@ done
 # The options that do not depend on a protocol, and the identifiers of ICMP.
 add_rule -o wan0 -j RUSTMASQ
 add_rule -o wan0 -j RUSTMASQ --random
-add_rule6 -o wan0 -j RUSTMASQ --random-fully
+add_rule6 -o wan0 -j RUSTMASQ --random-fully --when-full reject
 add_rule -o wan0 -p icmp -m comment --comment "of the user" -j RUSTMASQ --to-ports 1000-1010
 add_rule6 -o wan0 -p icmpv6 -j RUSTMASQ --to-ports 1000-1010
 add_rule -o wan0 -p sctp -j RUSTMASQ --to-ports 5

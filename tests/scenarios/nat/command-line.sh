@@ -100,7 +100,7 @@ check_xlate() {
 
 test_translation() {
 	check_xlate "no option" 'counter masquerade comment "translated from -j RUSTMASQ"' -j RUSTMASQ
-	local options='--to-ports 10-20 --random --random-fully'
+	local options='--to-ports 10-20 --random --random-fully --when-full reject'
 	# shellcheck disable=SC2086 # several words
 	check_xlate "all options" "tcp dport 80 counter masquerade to :10-20 random,fully-random comment \
 \"translated from -j RUSTMASQ $options\"" -p tcp --dport 80 -j RUSTMASQ $options

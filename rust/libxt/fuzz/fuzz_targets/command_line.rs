@@ -22,7 +22,7 @@ use libfuzzer_sys::{
 use xt_RUSTMASQ as _;
 
 /// Words to insert, which mutations of single bytes would take long to find.
-const PHRASES: [&str; 21] = [
+const PHRASES: [&str; 25] = [
     "!",
     "!\0-p\x006",
     "-p\x000",
@@ -41,6 +41,10 @@ const PHRASES: [&str; 21] = [
     "--to-ports\0syslog-1513",
     "--random",
     "--random-fully",
+    "--when-full",
+    "--when-full\0drop",
+    "--when-full\0reject",
+    "drop",
     "65536",
     "\u{1b}[31m",
     "\u{202e}",

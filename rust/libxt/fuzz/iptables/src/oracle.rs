@@ -20,7 +20,8 @@ use crate::{
 use crate::bindings::{
     XT_RUSTMASQ_RANDOM as RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY as RANDOM_FULLY,
-    XT_RUSTMASQ_TO_PORTS as TO_PORTS, //
+    XT_RUSTMASQ_TO_PORTS as TO_PORTS,
+    XT_RUSTMASQ_WHEN_FULL_REJECT as REJECT, //
 };
 
 /// The data of a new rule.
@@ -60,7 +61,7 @@ pub fn kernel_accepts(rule: &Rule) -> bool {
     } else {
         (first, last) == (0, 0)
     };
-    ports && flags & !(TO_PORTS | RANDOM | RANDOM_FULLY) == 0 && rule[8..16] == [0; 8]
+    ports && flags & !(TO_PORTS | RANDOM | RANDOM_FULLY | REJECT) == 0 && rule[8..16] == [0; 8]
 }
 
 /// Returns whether a rule has no option that the other one lacks.
@@ -129,31 +130,35 @@ fn has_ports(family: Family, protocol: Protocol) -> bool {
 
 /// Returns the rule that results from adding an option, or `None` if the option must be refused.
 fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<Rule> {
-    let (flags, first, last) = fields(before);
-    let flag = match option.name.as_str() {
-        "to-ports" => TO_PORTS,
-        "random" => RANDOM,
-        "random-fully" => RANDOM_FULLY,
-        name => panic!("there is no option {name}"),
-    };
-    if option.inverted || flags & flag != 0 {
+    if option.inverted {
         return None;
     }
-    let (first, last) = match &option.argument {
-        Some(text) if flag == TO_PORTS && has_ports(family, option.protocol) => {
-            parse_range(text, option.protocol.number)?
+    let (flags, first, last) = fields(before);
+    match (option.name.as_str(), &option.argument) {
+        ("to-ports", Some(text)) if has_ports(family, option.protocol) => {
+            let (first, last) = parse_range(text, option.protocol.number)?;
+            Some(new_rule(flags | TO_PORTS, first, last))
         }
-        None if flag != TO_PORTS => (first, last),
-        _ => return None,
-    };
-    Some(new_rule(flags | flag, first, last))
+        ("to-ports", Some(_)) => None,
+        ("random", None) => Some(new_rule(flags | RANDOM, first, last)),
+        ("random-fully", None) => Some(new_rule(flags | RANDOM_FULLY, first, last)),
+        ("when-full", Some(text)) => match &text[..] {
+            b"drop" => Some(*before),
+            b"reject" => Some(new_rule(flags | REJECT, first, last)),
+            _ => None,
+        },
+        other => panic!("there is no option {other:?}"),
+    }
 }
 
 /// Checks the result of each option, and returns the rule after the last one.
 pub fn check_options(family: Family, outcome: &Outcome) -> Rule {
     let mut rule = NEW_RULE;
     for (n, option) in outcome.options.iter().enumerate() {
-        let expected = expected_rule(family, &rule, option);
+        let repeated = outcome.options[..n]
+            .iter()
+            .any(|other| other.name == option.name);
+        let expected = expected_rule(family, &rule, option).filter(|_| !repeated);
         let refused = outcome.refusal.is_some() && n + 1 == outcome.options.len();
         assert_eq!(
             expected.is_none(),
@@ -197,6 +202,7 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
         assert_eq!(one_line(&show(family, callback, rule)), listed);
     }
     let statement = saved
+        .replace(" --when-full reject", "")
         .replace(" --to-ports ", " to :")
         .replace(" --random --random-fully", " random,fully-random")
         .replace(" --random-fully", " fully-random")
@@ -220,7 +226,7 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
 pub fn check_help(family: Family) {
     let help =
         String::from_utf8(show(family, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
-    for option in ["to-ports", "random", "random-fully"] {
+    for option in ["to-ports", "random", "random-fully", "when-full"] {
         assert!(help.contains(&format!("\n --{option} ")), "{help}");
     }
     assert!(
