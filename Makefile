@@ -161,9 +161,10 @@ soak: stage deb ## run the repeating and random tests at length; prints its seed
 	@scripts/system > /dev/null
 	@tests/run --soak
 
-bench: stage ## count instructions beside the kernel's own code (table, CSV and plots in build/bench)
+bench: stage ## count instructions beside the kernel's own code (tests/bench/results)
+	@$(MAKE) KDIR= KERNEL=stock stage
 	@scripts/setup --bench
-	@tests/bench/run
+	@tests/bench/run --output tests/bench/results/$$(sed -n 's/^version := //p' rust/Kbuild)
 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
