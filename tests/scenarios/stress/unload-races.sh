@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# rmmod can race with packets and the helper's expectations, and at random with trace events that are on or toggled,
-# with a process that repeats rmmod, with the flush after an address was deleted, and with a new rule that loads the
-# module again. Without the module there is no expectation, and at the end no conntrack entry or hook is left.
+# rmmod can race with packets, the helper's expectations and a crowded destination, whose pool of ports is full and whose
+# clients are refused with an answer; and at random with trace events that are on or toggled, with a process that repeats
+# rmmod, with the flush after an address was deleted, and with a new rule that loads the module again. Without the module there is no expectation, and at the end no conntrack entry or hook is left.
 # shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
 . "$(dirname "$0")/../../lib/traffic.sh"
 
@@ -21,6 +21,27 @@ extra_addresses() {
 # count_extra_flows: sets `flows` to the number of flows that are translated to these addresses.
 count_extra_flows() { flows=$(grep -cE 'dst=(198\.51\.100\.1|2001:0db8:0002:0000:0000:0000:0000:0001) ' "$inside/nf_conntrack"); }
 extra_flows_exist() { count_extra_flows && ((flows)); }
+
+# A destination of each family for whose flows there are only eight ports.
+crowded_of=([4]=203.0.113.3 [6]=2001:db8:1::3)
+few_ports=(-o wan0 -p udp -j RUSTMASQ --to-ports 7000-7007 --when-full reject)
+
+# count_refused: sets `refused_now` to the number of packets that conntrack counts as dropped, as those are that get no
+# port.
+count_refused() {
+	local lines fields
+	refused_now=0
+	mapfile -s 1 -t lines < "$inside/stat/nf_conntrack"
+	for fields in "${lines[@]}"; do
+		read -r -a fields <<< "$fields"
+		((refused_now += 0x${fields[10]}))
+	done
+}
+some_are_refused() {
+	local refused_now
+	count_refused
+	((refused_now > refused_before))
+}
 
 # repeat_rmmod: repeats rmmod until it succeeds. Prints a dot each time that it fails.
 repeat_rmmod() {
@@ -93,18 +114,24 @@ ways=(while_a_process_repeats_rmmod right_after_the_rules_are_flushed while_a_fl
 # round: loads the module, waits until it works, and unloads it in a random way. Fails, and leaves the failed step in
 # `trouble`, if something is wrong.
 round() {
-	local families=$((RANDOM % 3 + 1)) watch=$((RANDOM % 3)) delay toggling=
+	local families=$((RANDOM % 3 + 1)) watch=$((RANDOM % 3)) delay toggling="" refused_now refused_before
 	printf -v delay '0.%03d' $((RANDOM % 120))
 	way=${ways[RANDOM % 4]}
 	trouble="insmod"
 	insmod "$module" tftp_port=69 || return
 	trouble="rules"
+	count_refused
+	refused_before=$refused_now
+	((!(families & 1))) || add_rule -d "${crowded_of[4]}" "${few_ports[@]}" || return
 	((!(families & 1))) || add_rule -o wan0 -j RUSTMASQ || return
+	((!(families & 2))) || add_rule6 -d "${crowded_of[6]}" "${few_ports[@]}" || return
 	((!(families & 2))) || add_rule6 -o wan0 -j RUSTMASQ || return
 	((watch != 1)) || echo 1 > $buffer/events/rustmasq/enable
 	((watch != 2)) || { toggle_all_events & toggling=$!; }
 	trouble="expectations"
 	wait_until expectations_exist || return
+	trouble="a crowded destination"
+	wait_until some_are_refused || return
 	trouble=${way//_/ }
 	$way || return
 	[[ ! $toggling ]] || wait "$toggling"
@@ -132,7 +159,7 @@ run_rounds() {
 setup_traffic
 # Static neighbour entries lead packets for these addresses to the server, which does not have them.
 mac=$(ip -n server -br link show eth0 | awk '{ print $3 }')
-targets+=(198.51.100.9 2001:db8:2::9)
+targets+=(198.51.100.9 2001:db8:2::9 "${crowded_of[@]}")
 for address in "${targets[@]:2}"; do ip -n router neigh add "$address" lladdr "$mac" dev wan0 || bail "neighbours"; done
 extra_addresses add | ip -n router -batch - || bail "addresses"
 mkdir $buffer || bail "a trace buffer"
