@@ -49,7 +49,6 @@ use core::marker::PhantomData;
 use counters::Counter;
 use kernel::prelude::*;
 use options::Options;
-use ports::Own;
 use source::SelectSource;
 
 /// The target for one family.
@@ -108,12 +107,12 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             }
             return Verdict::Drop;
         };
-        match ports::try_own(&flow, &flow.reply_to(source), options) {
-            Own::Kept(port) => {
+        match ports::keep_own(&flow, &flow.reply_to(source), options) {
+            Some(port) => {
                 counters::count_kept_at_once(out.net(), &packet);
                 nat::masquerade(flow, source, NatRange::own(port), out)
             }
-            own => choose_port(options, source, flow, packet, input, out, own),
+            None => choose_port(options, source, flow, packet, input, out),
         }
     }
 }
@@ -127,9 +126,8 @@ fn choose_port<F: SelectSource>(
     packet: Packet<'_, F>,
     input: Option<&Device>,
     out: &Device,
-    own: Own,
 ) -> Verdict {
-    let choice = ports::choose(&flow, source, options, own, input.is_none());
+    let choice = ports::choose(&flow, source, options, input.is_none());
     match choice.range {
         Some(range) => {
             let verdict = nat::masquerade(flow, source, range, out);

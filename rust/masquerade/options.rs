@@ -62,6 +62,12 @@ impl fmt::Display for Refusal {
 }
 
 impl Options {
+    /// Returns whether the rule lets a flow keep its own port, in host order.
+    #[inline(always)]
+    pub(super) fn allow(&self, own: u16) -> bool {
+        !self.random && self.to_ports.is_none_or(|range| range.contains(own))
+    }
+
     /// Parses the part of a rule that userspace fills in.
     pub(super) fn parse(rule: &uapi::xt_rustmasq_info) -> Result<Self, Refusal> {
         let has = |flag: u32| rule.flags & flag != 0;

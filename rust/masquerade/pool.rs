@@ -251,14 +251,16 @@ impl Pool {
     /// the first of `wanted` that is free; else a random free one; else the one that was freed first.
     ///
     /// Any context.
-    pub(super) fn take(&self, flow: u64, mut wanted: impl Iterator<Item = u16>) -> Option<Taken> {
+    pub(super) fn take(&self, flow: u64, wanted: [Option<u16>; 2]) -> Option<Taken> {
         self.with_ports(|ports| {
             let rested = ports.states.free() == 0;
             if let Some(port) = ports.of_flow(flow) {
                 return Some(Taken { port, rested });
             }
-            let port = wanted
-                .find(|port| ports.states.take(*port))
+            let mut take = |port: Option<u16>| port.filter(|port| ports.states.take(*port));
+            let [first, second] = wanted;
+            let port = take(first)
+                .or_else(|| take(second))
                 .or_else(|| ports.states.take_any(random::below))?;
             ports.remember(flow, port);
             Some(Taken { port, rested })
@@ -268,7 +270,7 @@ impl Pool {
     /// Takes another port for the flow than this one, which turned out to be taken. It stays marked. Any context.
     pub(super) fn take_instead(&self, port: u16, flow: u64) -> Option<Taken> {
         self.with_ports(|ports| ports.forget(port));
-        self.take(flow, core::iter::empty())
+        self.take(flow, [None, None])
     }
 
     /// Takes a port whose TCP connection was over when it was last looked at. Any context.

@@ -157,6 +157,15 @@ impl Pools {
         Some(f(pool.get_ref()))
     }
 
+    /// Returns whether there may be a pool of a destination: one that is near its place. Any context.
+    pub(super) fn may_have(&self, destination: &Destination, key: u64) -> bool {
+        let guard = rcu::read_lock();
+        self.table.get(&guard).is_some_and(|table| {
+            let mut places = table.get_ref().window(destination, key);
+            places.any(|place| !place.is_empty())
+        })
+    }
+
     /// Calls `f` with each pool of a destination. Any context.
     pub(super) fn for_each_of(&self, destination: &Destination, key: u64, f: impl Fn(&Pool)) {
         let guard = rcu::read_lock();

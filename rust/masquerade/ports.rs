@@ -107,43 +107,37 @@ pub(super) fn set_crowded(crowded: bool) {
     CROWDED.store(crowded, Relaxed);
 }
 
-/// A flow's own port.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub(super) enum Own {
-    /// It is free: the flow has claimed it.
-    Kept(u16),
-    /// It would be the best one, but was tried in vain, with so many look-ups.
-    Taken(u32),
-    /// It may be the best one.
-    Wanted,
-    /// The rule forbids it, or the protocol has no ports.
-    Unwanted,
-}
-
-/// Lets a flow have its own port, if that is simple.
+/// Lets a flow have its own port, if that is simple, and returns the port.
 ///
 /// `reply` is the reply tuple that it would have. Costs a look-up at most. Context: a hook.
 #[inline(always)]
-pub(super) fn try_own<F: Family>(
+pub(super) fn keep_own<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     reply: &Tuple,
     options: &Options,
-) -> Own {
-    let Some(own) = reply.nat_port() else {
-        return Own::Unwanted;
-    };
-    if options.random || options.to_ports.is_some_and(|range| !range.contains(own)) {
-        return Own::Unwanted;
-    }
+) -> Option<u16> {
+    let own = reply.nat_port().filter(|own| options.allow(*own))?;
     let tags = flow.tags();
-    if CROWDED.load(Relaxed) || MOVED.has(tags.endpoint) {
-        return Own::Wanted;
+    if MOVED.has(tags.endpoint) || CROWDED.load(Relaxed) && may_be_crowded(flow, reply) {
+        return None;
     }
     match attempt(flow, reply, tags) {
-        Outcome::Free => Own::Kept(own),
-        Outcome::Taken => Own::Taken(1),
-        Outcome::Claimed => Own::Taken(0),
+        Outcome::Free => Some(own),
+        Outcome::Taken => {
+            counters::count(flow.net(), Counter::LookUps);
+            None
+        }
+        Outcome::Claimed => None,
     }
+}
+
+/// Returns whether the destination may have a pool. Context: a hook.
+#[inline(never)]
+fn may_be_crowded<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) -> bool {
+    let (Some(State { pools }), Some(secrets)) = (State::of(flow.net()), SECRETS.as_ref()) else {
+        return false;
+    };
+    !pools.is_empty() && pools.may_have(&Destination::of(reply, flow.zone_of_both()), secrets.pools)
 }
 
 /// The outcome of an attempt to have a reply tuple.
@@ -191,13 +185,12 @@ pub(super) struct Choice {
 
 /// Chooses the port of a flow that does not simply keep its own.
 ///
-/// The flow leaves with the source address `source`; `own` is what [`try_own`] said. `without_input` says that this host
-/// sent the packet. Costs a look-up for each port that is tried. Context: a hook.
+/// The flow leaves with the source address `source`. `without_input` says that this host sent the packet. Costs a look-up
+/// for each port that is tried. Context: a hook.
 pub(super) fn choose<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
     options: &Options,
-    own: Own,
     without_input: bool,
 ) -> Choice {
     let keeps_port =
@@ -219,11 +212,7 @@ pub(super) fn choose<F: Family>(
         reply,
         secrets,
         tags: flow.tags(),
-        look_ups: if let Own::Taken(look_ups) = own {
-            look_ups
-        } else {
-            0
-        },
+        look_ups: 0,
     };
     // From a class below 1024 a flow goes to the next one if its own is full.
     let ranges: &[PortRange] = match &options.to_ports {
@@ -231,8 +220,7 @@ pub(super) fn choose<F: Family>(
         None => class,
     };
     let mut wish = Wish {
-        own: (own != Own::Unwanted || keeps_port).then_some(own_port),
-        tried: matches!(own, Own::Taken(_)),
+        own: (keeps_port || options.allow(own_port)).then_some(own_port),
         random,
     };
     let found = ranges.iter().find_map(|range| {
@@ -274,8 +262,6 @@ enum Found {
 struct Wish {
     /// Its own, if it may keep that.
     own: Option<u16>,
-    /// Its own has been tried.
-    tried: bool,
     /// A random one, instead of that of its inside endpoint.
     random: bool,
 }
@@ -293,7 +279,7 @@ fn choose_from<F: Family>(
         wish,
         range,
         moved: attempt.moved(),
-        of_endpoint: (!wish.random).then(|| attempt.port_of_endpoint(range)),
+        of_endpoint: (wish.own.is_none() && !wish.random).then(|| attempt.port_of_endpoint(range)),
     };
     if !pools.is_empty() {
         if let Some(found) = attempt.take_from_pools(pools, &candidates) {
@@ -341,7 +327,7 @@ struct Candidates {
     range: PortRange,
     /// The port that the inside endpoint got towards another destination.
     moved: Option<u16>,
-    /// The port that belongs to the inside endpoint, unless a random one is wanted.
+    /// The port that belongs to the inside endpoint, if it would get this one elsewhere.
     of_endpoint: Option<u16>,
 }
 
@@ -350,13 +336,6 @@ impl Candidates {
     fn moved(&self) -> Option<u16> {
         self.moved
             .filter(|port| !self.wish.random && self.range.contains(*port))
-    }
-
-    /// Returns the ports to take first, the best one first.
-    fn wanted(&self) -> impl Iterator<Item = u16> {
-        [self.moved(), self.wish.own, self.of_endpoint]
-            .into_iter()
-            .flatten()
     }
 }
 
@@ -424,7 +403,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Tries the ports that need no pool.
     fn at_once(&mut self, candidates: &Candidates) -> Option<Found> {
         let wish = &candidates.wish;
-        if let Some(own) = wish.own.filter(|_| !wish.tried) {
+        if let Some(own) = wish.own {
             if self.succeeds_with(own) {
                 // The kernel gives the port that the endpoint has elsewhere, if it still has one, or else its own.
                 return Some(if candidates.moved.is_some() {
@@ -435,11 +414,14 @@ impl<F: Family> Attempt<'_, '_, F> {
             }
         }
         let range = candidates.range;
+        let of_endpoint = candidates
+            .of_endpoint
+            .or_else(|| (!wish.random).then(|| self.port_of_endpoint(range)));
         let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
         candidates
             .moved()
             .into_iter()
-            .chain(candidates.of_endpoint)
+            .chain(of_endpoint)
             .chain(at_random)
             .find(|port| self.succeeds_with(*port))
             .map(Found::Port)
@@ -449,7 +431,8 @@ impl<F: Family> Attempt<'_, '_, F> {
     fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
         let flow = self.flow.tuple(Direction::Original);
         let flow = flow.fingerprint(self.secrets.pools);
-        let mut port = pool.take(flow, candidates.wanted());
+        let usual = candidates.wish.own.or(candidates.of_endpoint);
+        let mut port = pool.take(flow, [candidates.moved(), usual]);
         let tries = if pool.is_complete() {
             TRIES
         } else {

@@ -360,7 +360,9 @@ impl Tuple {
 
     /// Returns whether the two tuples are the same, direction included.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.words() == other.words()
+        // Without a branch for each word, or a call.
+        let differ = core::iter::zip(self.words(), other.words());
+        differ.fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
     }
 
     fn words(&self) -> [u64; 5] {
