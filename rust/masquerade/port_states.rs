@@ -60,11 +60,10 @@ impl Word {
 
     /// Returns the ports that are in the state, as bits.
     fn ports_in(self, state: State) -> u64 {
-        self.0
-            .iter()
-            .enumerate()
-            .map(|(bit, bits)| if state.has_bit(bit) { *bits } else { !bits })
-            .fold(u64::MAX, |ports, bits| ports & bits)
+        // Each bit is to be as that of the state.
+        let [a, b, c] = self.0;
+        let unlike = |bits: u64, bit| if state.has_bit(bit) { !bits } else { bits };
+        !(unlike(a, 0) | unlike(b, 1) | unlike(c, 2))
     }
 }
 
@@ -275,11 +274,15 @@ impl PortStates {
         let blocks = counts_of(&self.counts, state)?.get(first..)?;
         let (block, mut rank) = descend(blocks, rank)?;
         let start = (first + block) * BLOCK_PORTS;
-        for place in (start..start + BLOCK_PORTS).step_by(WORD_PORTS) {
-            let ports = self.word(place).ports_in(state);
+        let [a, b, c] = &self.bitmaps;
+        let first = start / WORD_PORTS;
+        let words = first..a.len().min(first + BLOCK_PORTS / WORD_PORTS);
+        let [a, b, c] = [a.get(words.clone())?, b.get(words.clone())?, c.get(words)?];
+        for (n, ((a, b), c)) in a.iter().zip(b).zip(c).enumerate() {
+            let ports = Word([*a, *b, *c]).ports_in(state);
             match rank.checked_sub(ports.count_ones()) {
                 Some(rest) => rank = rest,
-                None => return Some(place + nth_bit(ports, rank)),
+                None => return Some(start + n * WORD_PORTS + nth_bit(ports, rank)),
             }
         }
         None

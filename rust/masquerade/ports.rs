@@ -118,7 +118,7 @@ pub(super) fn keep_own<F: Family>(
 ) -> Option<u16> {
     let own = reply.nat_port().filter(|own| options.allow(*own))?;
     let tags = flow.tags();
-    if MOVED.has(tags.endpoint) || CROWDED.load(Relaxed) && may_be_crowded(flow, reply) {
+    if !is_simple(flow, reply, tags) {
         return None;
     }
     match attempt(flow, reply, tags) {
@@ -129,6 +129,12 @@ pub(super) fn keep_own<F: Family>(
         }
         Outcome::Claimed => None,
     }
+}
+
+/// Returns whether no other port may be better than the flow's own.
+#[inline(always)]
+fn is_simple<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
+    !MOVED.has(tags.endpoint) && !(CROWDED.load(Relaxed) && may_be_crowded(flow, reply))
 }
 
 /// Returns whether the destination may have a pool. Context: a hook.
@@ -221,6 +227,7 @@ pub(super) fn choose<F: Family>(
     };
     let mut wish = Wish {
         own: (keeps_port || options.allow(own_port)).then_some(own_port),
+        by_rule: !keeps_port,
         random,
     };
     let found = ranges.iter().find_map(|range| {
@@ -262,6 +269,8 @@ enum Found {
 struct Wish {
     /// Its own, if it may keep that.
     own: Option<u16>,
+    /// It may because the rule says so, and not as a flow of this host.
+    by_rule: bool,
     /// A random one, instead of that of its inside endpoint.
     random: bool,
 }
@@ -403,7 +412,8 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Tries the ports that need no pool.
     fn at_once(&mut self, candidates: &Candidates) -> Option<Found> {
         let wish = &candidates.wish;
-        if let Some(own) = wish.own {
+        let tried = wish.by_rule && is_simple(self.flow, &self.reply, self.tags);
+        if let Some(own) = wish.own.filter(|_| !tried) {
             if self.succeeds_with(own) {
                 // The kernel gives the port that the endpoint has elsewhere, if it still has one, or else its own.
                 return Some(if candidates.moved.is_some() {
