@@ -134,7 +134,7 @@ pub(super) fn keep_own<F: Family>(
 /// Returns whether no other port may be better than the flow's own.
 #[inline(always)]
 fn is_simple<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
-    !MOVED.has(tags.endpoint) && !(CROWDED.load(Relaxed) && may_be_crowded(flow, reply))
+    !(MOVED.has(tags.endpoint) || CROWDED.load(Relaxed) && may_be_crowded(flow, reply))
 }
 
 /// Returns whether the destination may have a pool. Context: a hook.

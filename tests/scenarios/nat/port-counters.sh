@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # Each counter of /proc/net/rustmasq moves by a known number, and no other one does. `rustmasq stat` shows the same
 # numbers to people and programs, and the pools. The trace event port_refused shows each refusal. With pools_max=1 the

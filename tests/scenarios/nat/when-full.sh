@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # When all ports are taken, a flow's first packet is dropped. With --when-full reject, its sender is told at once: by an
 # ICMP error of the router that quotes the packet as it was sent, at the kernel's rate limit. tests/lib/ports.sh draws the
