@@ -47,6 +47,15 @@ const REST: u64 = 60;
 /// How often a claim is tried if others write to its slot.
 const TRIES: usize = 4;
 
+/// What a claim does about a port that rests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Rests {
+    /// It is refused.
+    Respected,
+    /// It may be claimed.
+    Ignored,
+}
+
 /// The table of claims and of ports at rest.
 pub(super) struct Claims {
     /// The key of the reply tuples' fingerprints, so that nobody can choose whose slot to share.
@@ -115,19 +124,19 @@ impl Mark {
 
     /// Returns whether this mark, found in the slot of `claim`, forbids that.
     #[inline(always)]
-    fn forbids(self, claim: Self, and_rests: bool) -> bool {
+    fn forbids(self, claim: Self, rests: Rests) -> bool {
         // The first comparison nearly always decides.
         self.is_of_same_reply(claim)
             && !self.is_of_same_flow(claim)
-            && self.stands_against(claim, and_rests)
+            && self.stands_against(claim, rests)
     }
 
     /// Returns the same for marks of two flows for one reply tuple.
     #[cold]
     #[inline(never)]
-    fn stands_against(self, claim: Self, and_rests: bool) -> bool {
+    fn stands_against(self, claim: Self, rests: Rests) -> bool {
         self.is_standing_claim(claim.0 >> REPLY_BITS)
-            || and_rests && self.rested(seconds()).is_some()
+            || rests == Rests::Respected && self.rested(seconds()).is_some()
     }
 }
 
@@ -153,25 +162,13 @@ impl Claims {
 
     /// Claims a reply tuple for a flow.
     ///
-    /// Returns false if another flow has claimed the reply tuple a moment ago, or if its port rests. Any context.
+    /// Returns false if another flow has claimed the reply tuple a moment ago, or if its port rests and that is respected.
+    /// Any context.
     #[inline(always)]
-    pub(super) fn claim(&self, reply: &Tuple, flow: FlowTags) -> bool {
+    pub(super) fn claim(&self, reply: &Tuple, flow: FlowTags, rests: Rests) -> bool {
         let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
-        claim_slot(
-            self.slot(reply),
-            Mark::claim(reply, flow, clock::ticks()),
-            true,
-        )
-    }
-
-    /// Does the same, but a port that rests may be claimed.
-    pub(super) fn claim_resting(&self, reply: &Tuple, flow: FlowTags) -> bool {
-        let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
-        claim_slot(
-            self.slot(reply),
-            Mark::claim(reply, flow, clock::ticks()),
-            false,
-        )
+        let claim = Mark::claim(reply, flow, clock::ticks());
+        claim_slot(self.slot(reply), claim, rests)
     }
 
     /// Lets the port of a reply tuple rest, which the flow had. Any context.
@@ -214,19 +211,19 @@ impl Claims {
 
 /// Writes the claim to the slot, unless another mark there forbids it.
 #[inline(always)]
-fn claim_slot(slot: &Atomic<u64>, claim: Mark, and_rests: bool) -> bool {
+fn claim_slot(slot: &Atomic<u64>, claim: Mark, rests: Rests) -> bool {
     let found = slot.load(Relaxed);
     // The order is full: the look-up comes after the claim.
-    !Mark(found).forbids(claim, and_rests)
-        && (slot.cmpxchg(found, claim.0, Full).is_ok() || claim_busy_slot(slot, claim, and_rests))
+    !Mark(found).forbids(claim, rests)
+        && (slot.cmpxchg(found, claim.0, Full).is_ok() || claim_busy_slot(slot, claim, rests))
 }
 
 /// Does the same for a slot that others write to at the same time.
 #[cold]
-fn claim_busy_slot(slot: &Atomic<u64>, claim: Mark, and_rests: bool) -> bool {
+fn claim_busy_slot(slot: &Atomic<u64>, claim: Mark, rests: Rests) -> bool {
     for _ in 0..TRIES {
         let found = slot.load(Relaxed);
-        if Mark(found).forbids(claim, and_rests) {
+        if Mark(found).forbids(claim, rests) {
             return false;
         }
         if slot.cmpxchg(found, claim.0, Full).is_ok() {
@@ -253,7 +250,11 @@ mod tests {
 
     fn slot() -> Atomic<u64> {
         let slot = Atomic::new(0);
-        assert!(claim_slot(&slot, Mark::claim(REPLY, FLOW, NOW), true));
+        assert!(claim_slot(
+            &slot,
+            Mark::claim(REPLY, FLOW, NOW),
+            Rests::Respected
+        ));
         slot
     }
 
@@ -272,9 +273,9 @@ mod tests {
             (CLAIM_LIFETIME, false),
             (CLAIM_LIFETIME + 1, true),
         ] {
-            for and_rests in [true, false] {
+            for rests in [Rests::Respected, Rests::Ignored] {
                 let other = Mark::claim(REPLY, OTHER_FLOW, NOW + ticks);
-                assert_eq!(claim_slot(&slot(), other, and_rests), free);
+                assert_eq!(claim_slot(&slot(), other, rests), free);
             }
         }
     }
@@ -285,22 +286,30 @@ mod tests {
         assert!(!claim_slot(
             &slot,
             Mark::claim(REPLY, OTHER_FLOW, NOW),
-            true
+            Rests::Respected
         ));
         assert_eq!(Mark(slot.load(Relaxed)), Mark::claim(REPLY, FLOW, NOW));
     }
 
     #[test]
     fn the_same_flow_is_not_refused() {
-        assert!(claim_slot(&slot(), Mark::claim(REPLY, FLOW, NOW + 1), true));
+        assert!(claim_slot(
+            &slot(),
+            Mark::claim(REPLY, FLOW, NOW + 1),
+            Rests::Respected
+        ));
         let resting = holding(Mark::rest(REPLY, FLOW, seconds()));
-        assert!(claim_slot(&resting, Mark::claim(REPLY, FLOW, NOW), true));
+        assert!(claim_slot(
+            &resting,
+            Mark::claim(REPLY, FLOW, NOW),
+            Rests::Respected
+        ));
     }
 
     #[test]
     fn another_reply_tuple_is_not_refused() {
         let other = Mark::claim(REPLY + (1 << 40), OTHER_FLOW, NOW);
-        assert!(claim_slot(&slot(), other, true));
+        assert!(claim_slot(&slot(), other, Rests::Respected));
     }
 
     #[test]
@@ -314,7 +323,7 @@ mod tests {
         ] {
             let resting = holding(Mark::rest(REPLY, FLOW, seconds().wrapping_sub(age)));
             let other = Mark::claim(REPLY, OTHER_FLOW, NOW);
-            assert_eq!(claim_slot(&resting, other, true), free);
+            assert_eq!(claim_slot(&resting, other, Rests::Respected), free);
         }
     }
 
@@ -324,7 +333,7 @@ mod tests {
         assert!(claim_slot(
             &resting,
             Mark::claim(REPLY, OTHER_FLOW, NOW),
-            false
+            Rests::Ignored
         ));
     }
 

@@ -2,7 +2,8 @@
 
 //! The choice of a flow's outside port.
 //!
-//! 1. The flow's own port, if the rule allows it and no other flow to the same destination has it.
+//! 1. The flow's own port, if the rule allows it and no other flow to the same destination has it; also if another one
+//!    had it a moment ago, as long as the destination is not crowded.
 //! 2. The port that belongs to the inside endpoint: all destinations get the same one, if it is free there, so that
 //!    the mapping does not depend on the destination (RFC 4787, REQ-1). A keyed hash makes it, which nobody outside
 //!    can compute (RFC 6056). With `--random` a random port instead.
@@ -14,7 +15,10 @@
 //! Without `--to-ports` a port below 1024 stays in its class while that has a free one.
 
 use super::{
-    claims::Claims,
+    claims::{
+        Claims,
+        Rests, //
+    },
     counters::{
         self,
         Counter, //
@@ -121,7 +125,7 @@ pub(super) fn keep_own<F: Family>(
     if !is_simple(flow, reply, tags) {
         return None;
     }
-    match attempt(flow, reply, tags) {
+    match attempt(flow, reply, tags, Rests::Ignored) {
         Outcome::Free => Some(own),
         Outcome::Taken => {
             counters::count(flow.net(), Counter::LookUps);
@@ -159,9 +163,14 @@ enum Outcome {
 
 /// Claims the reply tuple for the flow, unless another one has it.
 #[inline(always)]
-fn attempt<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> Outcome {
+fn attempt<F: Family>(
+    flow: &UnsettledFlow<'_, F>,
+    reply: &Tuple,
+    tags: FlowTags,
+    rests: Rests,
+) -> Outcome {
     // In this order: who comes second finds the first one's claim, or its entry.
-    if !CLAIMS.claim(reply, tags) {
+    if !CLAIMS.claim(reply, tags, rests) {
         count_claim(flow.net(), reply);
         Outcome::Claimed
     } else if flow.is_taken(reply) {
@@ -397,9 +406,9 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Makes the attempt with the port.
-    fn succeeds_with(&mut self, port: u16) -> bool {
+    fn succeeds_with(&mut self, port: u16, rests: Rests) -> bool {
         self.reply.set_nat_port(port);
-        let outcome = attempt(self.flow, &self.reply, self.tags);
+        let outcome = attempt(self.flow, &self.reply, self.tags, rests);
         self.look_ups += u32::from(outcome != Outcome::Claimed);
         outcome == Outcome::Free
     }
@@ -414,7 +423,7 @@ impl<F: Family> Attempt<'_, '_, F> {
         let wish = &candidates.wish;
         let tried = wish.by_rule && is_simple(self.flow, &self.reply, self.tags);
         if let Some(own) = wish.own.filter(|_| !tried) {
-            if self.succeeds_with(own) {
+            if self.succeeds_with(own, Rests::Ignored) {
                 // The kernel gives the port that the endpoint has elsewhere, if it still has one, or else its own.
                 return Some(if candidates.moved.is_some() {
                     Found::Kernel
@@ -428,12 +437,15 @@ impl<F: Family> Attempt<'_, '_, F> {
             .of_endpoint
             .or_else(|| (!wish.random).then(|| self.port_of_endpoint(range)));
         let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
-        candidates
-            .moved()
+        // An endpoint has one port everywhere, also where another one had that a moment ago.
+        let moved = candidates.moved();
+        if moved.is_some_and(|port| self.succeeds_with(port, Rests::Ignored)) {
+            return moved.map(Found::Port);
+        }
+        of_endpoint
             .into_iter()
-            .chain(of_endpoint)
             .chain(at_random)
-            .find(|port| self.succeeds_with(*port))
+            .find(|port| self.succeeds_with(*port, Rests::Respected))
             .map(Found::Port)
     }
 
@@ -466,11 +478,12 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
-        let claimed = if taken.rested {
-            CLAIMS.claim_resting(&self.reply, self.tags)
+        let rests = if taken.rested {
+            Rests::Ignored
         } else {
-            CLAIMS.claim(&self.reply, self.tags)
+            Rests::Respected
         };
+        let claimed = CLAIMS.claim(&self.reply, self.tags, rests);
         if !claimed {
             if !taken.rested {
                 if let Some(seconds) = CLAIMS.rested(&self.reply, self.flow.net()) {
