@@ -54,7 +54,6 @@ use crate::{
         },
         trace,
         tuple::{
-            Direction,
             FlowTags,
             Tuple, //
         }, //
@@ -451,8 +450,7 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Takes a port from the pool. Returns `None` if all are taken.
     fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
-        let flow = self.flow.tuple(Direction::Original);
-        let flow = flow.fingerprint(self.secrets.pools);
+        let flow = self.tags.flow;
         let usual = candidates.wish.own.or(candidates.of_endpoint);
         let mut port = pool.take(flow, [candidates.moved(), usual]);
         let tries = if pool.is_complete() {
@@ -478,28 +476,36 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
+        // Who asks a pool that knows all flows needs no claim: its states tell who has a port.
+        if !(pool.is_complete() && pool.is_settled()) && !self.claims_from(pool, taken) {
+            return false;
+        }
+        self.look_ups += 1;
+        !self.flow.is_taken(&self.reply)
+    }
+
+    /// Claims the port for the flow, as some may not have asked the pool yet.
+    #[cold]
+    fn claims_from(&self, pool: &Pool, taken: &Taken) -> bool {
         let rests = if taken.rested {
             Rests::Ignored
         } else {
             Rests::Respected
         };
-        let claimed = CLAIMS.claim(&self.reply, self.tags, rests);
-        if !claimed {
-            if !taken.rested {
-                if let Some(seconds) = CLAIMS.rested(&self.reply, self.flow.net()) {
-                    // It was freed before there was the pool.
-                    pool.release(taken.port, seconds);
-                    return false;
-                }
-            }
-            // Among those who ask a pool, its states tell who has a port.
-            if !pool.is_settled() {
-                self.count(Counter::RacesAvoided);
+        if CLAIMS.claim(&self.reply, self.tags, rests) {
+            return true;
+        }
+        if !taken.rested {
+            if let Some(seconds) = CLAIMS.rested(&self.reply, self.flow.net()) {
+                // It was freed before there was the pool.
+                pool.release(taken.port, seconds);
                 return false;
             }
         }
-        self.look_ups += 1;
-        !self.flow.is_taken(&self.reply)
+        if !pool.is_settled() {
+            self.count(Counter::RacesAvoided);
+        }
+        pool.is_settled()
     }
 
     /// Takes the port of a TCP connection that is over, for a SYN that can follow it.
