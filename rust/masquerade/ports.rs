@@ -477,7 +477,8 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
         // Who asks a pool that knows all flows needs no claim: its states tell who has a port.
-        if !(pool.is_complete() && pool.is_settled()) && !self.claims_from(pool, taken) {
+        let knows_all = pool.is_complete() && pool.is_settled();
+        if !knows_all && !self.claims_from(pool, taken) {
             return false;
         }
         self.look_ups += 1;
