@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the target keeps for each namespace, and the registrations for that.
+//! The data that the target keeps for each namespace, and the registrations for that.
 
 use super::{
     counters::{
@@ -83,10 +83,10 @@ impl NetData for State {
         &PER_NET
     }
 
-    fn new() -> Result<Self> {
-        Ok(Self {
+    fn new() -> Self {
+        Self {
             pools: Pools::new(),
-        })
+        }
     }
 
     fn pre_exit(&self) {

@@ -49,9 +49,7 @@ pub(crate) trait NetData: Sized + Send + Sync + 'static {
     fn pernet() -> &'static PerNet<Self>;
 
     /// Returns the data of a new namespace. Process context.
-    ///
-    /// Errors: whatever making them gives; the namespace cannot be made then.
-    fn new() -> Result<Self>;
+    fn new() -> Self;
 
     /// Called when the namespace begins to go; packets may still come. Must not sleep.
     fn pre_exit(&self);
@@ -60,7 +58,64 @@ pub(crate) trait NetData: Sized + Send + Sync + 'static {
     fn exit(&self, context: &mut ProcessContext);
 }
 
-/// What the kernel keeps for one namespace.
+/// Callbacks for each namespace (`struct pernet_operations`), for statics.
+pub(super) struct Operations {
+    raw: Opaque<bindings::pernet_operations>,
+    registered: AtomicFlag,
+}
+
+// SAFETY: The kernel reads the structure and changes its list under a lock of its own; `registered` is atomic.
+unsafe impl Sync for Operations {}
+
+impl Operations {
+    /// Returns callbacks that are not registered.
+    pub(super) const fn new() -> Self {
+        Self {
+            raw: Opaque::new(pin_init::zeroed()),
+            registered: AtomicFlag::new(false),
+        }
+    }
+
+    /// Has the callbacks called for each namespace, until the registration is dropped.
+    ///
+    /// Errors: EBUSY if they are registered already; whatever `init` returns. Process context.
+    ///
+    /// # Safety
+    ///
+    /// The callbacks must be fit to be called by the kernel for each namespace (`register_pernet_subsys`), as long as
+    /// the registration exists.
+    pub(super) unsafe fn register(
+        &'static self,
+        operations: bindings::pernet_operations,
+    ) -> Result<OperationsRegistration> {
+        might_sleep();
+        if self.registered.xchg(true, Full) {
+            return Err(EBUSY);
+        }
+        // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. The caller
+        // vouches for the callbacks. Process context.
+        to_result(unsafe {
+            self.raw.get().write(operations);
+            bindings::register_pernet_subsys(self.raw.get())
+        })
+        .inspect_err(|_| self.registered.store(false, Release))?;
+        Ok(OperationsRegistration(self))
+    }
+}
+
+/// The registration of callbacks for each namespace.
+pub(super) struct OperationsRegistration(&'static Operations);
+
+impl Drop for OperationsRegistration {
+    fn drop(&mut self) {
+        might_sleep();
+        // SAFETY: `register` registered exactly this structure, and `self` is its only registration. Process context.
+        unsafe { bindings::unregister_pernet_subsys(self.0.raw.get()) };
+        self.0.registered.store(false, Release);
+    }
+}
+
+/// The kernel's memory for one namespace.
 struct Slot<T: NetData> {
     data: T,
     counters: PerCpuCounters<T::Counter>,
@@ -68,24 +123,21 @@ struct Slot<T: NetData> {
 
 /// The data of all namespaces, for statics.
 pub(crate) struct PerNet<T> {
-    ops: Opaque<bindings::pernet_operations>,
+    operations: Operations,
     /// The number under which a namespace has the data, or 0: not registered.
     id: Opaque<c_uint>,
-    registered: AtomicFlag,
     data: PhantomData<T>,
 }
 
-// SAFETY: The kernel reads `ops` and changes its list under a lock of its own, and writes `id` at registration alone;
-// `registered` is atomic, and the data are `Sync`.
+// SAFETY: The kernel writes `id` at registration alone; the operations and the data are `Sync`.
 unsafe impl<T: NetData> Sync for PerNet<T> {}
 
 impl<T: NetData> PerNet<T> {
     /// Returns a static that is not registered.
     pub(crate) const fn new() -> Self {
         Self {
-            ops: Opaque::new(pin_init::zeroed()),
+            operations: Operations::new(),
             id: Opaque::new(0),
-            registered: AtomicFlag::new(false),
             data: PhantomData,
         }
     }
@@ -94,11 +146,7 @@ impl<T: NetData> PerNet<T> {
     ///
     /// Errors: ENOMEM; EBUSY if they are registered already. Process context.
     pub(crate) fn register(&'static self) -> Result<Registration<T>> {
-        might_sleep();
-        if self.registered.xchg(true, Full) {
-            return Err(EBUSY);
-        }
-        let ops = bindings::pernet_operations {
+        let operations = bindings::pernet_operations {
             init: Some(Self::init),
             pre_exit: Some(Self::pre_exit),
             exit: Some(Self::exit),
@@ -106,14 +154,13 @@ impl<T: NetData> PerNet<T> {
             size: size_of::<Slot<T>>(),
             ..pin_init::zeroed()
         };
-        // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. The callbacks
-        // expect data of `size` bytes under `id`, which the function arranges. Process context.
-        to_result(unsafe {
-            self.ops.get().write(ops);
-            bindings::register_pernet_subsys(self.ops.get())
+        // SAFETY: The callbacks expect data of `size` bytes under `id`, which the kernel arranges. The module's other
+        // registrations, whose callbacks read the data, are gone before this one.
+        let registered = unsafe { self.operations.register(operations) }?;
+        Ok(Registration {
+            _operations: registered,
+            data: PhantomData,
         })
-        .inspect_err(|_| self.registered.store(false, Release))?;
-        Ok(Registration(self))
     }
 
     /// Returns the namespace's data, or `None` if they are not registered. Any context.
@@ -172,7 +219,7 @@ impl<T: NetData> PerNet<T> {
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
         from_result(|| {
             let slot = Slot {
-                data: T::new()?,
+                data: T::new(),
                 counters: PerCpuCounters::new()?,
             };
             // SAFETY: The kernel has allocated `size` bytes under `id` for the namespace, aligned for any type, and
@@ -221,14 +268,7 @@ impl<T: NetData> PerNet<T> {
 }
 
 /// The registration of the data of all namespaces.
-pub(crate) struct Registration<T: NetData>(&'static PerNet<T>);
-
-impl<T: NetData> Drop for Registration<T> {
-    fn drop(&mut self) {
-        might_sleep();
-        // SAFETY: `register` registered exactly this structure, and `self` is its only registration. Process context.
-        // The module's other registrations, whose callbacks read the data, are gone before this one.
-        unsafe { bindings::unregister_pernet_subsys(self.0.ops.get()) };
-        self.0.registered.store(false, Release);
-    }
+pub(crate) struct Registration<T: NetData> {
+    _operations: OperationsRegistration,
+    data: PhantomData<T>,
 }

@@ -5,20 +5,18 @@
 //! C headers: [`include/linux/proc_fs.h`](srctree/include/linux/proc_fs.h),
 //! [`include/linux/seq_file_net.h`](srctree/include/linux/seq_file_net.h)
 
-use super::namespace::Net;
+use super::{
+    namespace::Net,
+    pernet::{
+        Operations,
+        OperationsRegistration, //
+    }, //
+};
 use crate::bindings;
 use core::marker::PhantomData;
 use kernel::{
-    error::to_result,
     prelude::*,
-    seq_file::SeqFile,
-    sync::atomic::{
-        AtomicFlag,
-        Full,
-        Release, //
-    },
-    task::might_sleep,
-    types::Opaque, //
+    seq_file::SeqFile, //
 };
 
 /// The content of a file.
@@ -34,47 +32,36 @@ pub(crate) trait NetFileContent: Sized + 'static {
 
 /// A file in `/proc/net`, for statics. A kernel without procfs has none.
 pub(crate) struct NetFile<T> {
-    ops: Opaque<bindings::pernet_operations>,
-    registered: AtomicFlag,
-    content: PhantomData<T>,
+    operations: Operations,
+    content: PhantomData<fn() -> T>,
 }
-
-// SAFETY: The kernel reads `ops` and changes its list under a lock of its own; `registered` is atomic.
-unsafe impl<T: NetFileContent> Sync for NetFile<T> {}
 
 impl<T: NetFileContent> NetFile<T> {
     /// Returns a static that is not registered.
     pub(crate) const fn new() -> Self {
         Self {
-            ops: Opaque::new(pin_init::zeroed()),
-            registered: AtomicFlag::new(false),
+            operations: Operations::new(),
             content: PhantomData,
         }
     }
 
     /// Gives each namespace the file, until the registration is dropped.
     ///
-    /// What the file reads of a namespace must be registered before, as by
+    /// The data of a namespace that the file reads must be registered before, as by
     /// [`PerNet::register`](super::pernet::PerNet::register): the kernel lets a namespace's parts go in the reverse
     /// order. Errors: ENOMEM; EBUSY if it is registered already. Process context.
     pub(crate) fn register(&'static self) -> Result<Registration<T>> {
-        might_sleep();
-        if self.registered.xchg(true, Full) {
-            return Err(EBUSY);
-        }
-        let ops = bindings::pernet_operations {
+        let operations = bindings::pernet_operations {
             init: Some(Self::init),
             exit: Some(Self::exit),
             ..pin_init::zeroed()
         };
-        // SAFETY: By `registered` nobody else uses the structure, which is static and stays in its place. Process
-        // context.
-        to_result(unsafe {
-            self.ops.get().write(ops);
-            bindings::register_pernet_subsys(self.ops.get())
+        // SAFETY: The callbacks make and remove a file of the namespace that they are called for, and need no more.
+        let registered = unsafe { self.operations.register(operations) }?;
+        Ok(Registration {
+            _operations: registered,
+            content: PhantomData,
         })
-        .inspect_err(|_| self.registered.store(false, Release))?;
-        Ok(Registration(self))
     }
 
     /// Makes the file of a new namespace.
@@ -130,13 +117,7 @@ impl<T: NetFileContent> NetFile<T> {
 }
 
 /// The registration of a file.
-pub(crate) struct Registration<T: NetFileContent>(&'static NetFile<T>);
-
-impl<T: NetFileContent> Drop for Registration<T> {
-    fn drop(&mut self) {
-        might_sleep();
-        // SAFETY: `register` registered exactly this structure, and `self` is its only registration. Process context.
-        unsafe { bindings::unregister_pernet_subsys(self.0.ops.get()) };
-        self.0.registered.store(false, Release);
-    }
+pub(crate) struct Registration<T: NetFileContent> {
+    _operations: OperationsRegistration,
+    content: PhantomData<T>,
 }
