@@ -23,7 +23,8 @@ use super::{
         Ipv6Assigned,
         Readiness, //
     },
-    namespace::NetId, //
+    namespace::NetId,
+    work::DelayedWork, //
 };
 use crate::bindings;
 use kernel::{
@@ -35,10 +36,7 @@ use kernel::{
         Release, //
     },
     task::might_sleep,
-    time::{
-        msecs_to_jiffies,
-        Msecs, //
-    },
+    time::Msecs,
     types::Opaque, //
 };
 
@@ -157,10 +155,6 @@ pub(crate) fn synchronize(context: &mut ProcessContext) {
 ///
 /// Dropping waits for all of the handler's calls to end.
 ///
-/// The delayed work is C's. `kernel::workqueue` has no `mod_delayed_work`, which replaces a delay, and
-/// no `cancel_delayed_work_sync`, which `drop` needs; its work items own a reference to their data
-/// instead, which would keep the handler until the work has run, past the module's exit.
-///
 /// # Invariants
 ///
 /// The notifier blocks and the work are initialised. C's lists may point to them, so the structure is
@@ -176,7 +170,7 @@ pub(crate) struct Notifier<H: EventHandler> {
     #[pin]
     ipv6: Opaque<bindings::notifier_block>,
     #[pin]
-    work: Opaque<bindings::delayed_work>,
+    work: DelayedWork,
     /// Set before unregistering, which reports each device to its notifier as down. Those reports are
     /// no events.
     unregistering: AtomicFlag,
@@ -208,15 +202,15 @@ impl<H: EventHandler> Notifier<H> {
                 devices: block(Self::device_event),
                 ipv4: block(Self::ipv4_event),
                 ipv6: block(Self::ipv6_event),
-                // SAFETY: `slot` is the pinned place of the work, and `run_work` expects to be called
-                // with the work of a `Notifier`.
-                work <- Opaque::ffi_init(|slot| unsafe {
-                    bindings::rustmasq_init_delayed_work(slot, Some(Self::run_work))
-                }),
+                work: DelayedWork::uninit(),
                 unregistering: AtomicFlag::new(false),
             }),
             GFP_KERNEL,
         )?;
+        // INVARIANT: The work is initialised before anybody else sees the notifier.
+        // SAFETY: Nobody else uses the work yet, which is pinned, and `run_work` expects to be called with the work of a
+        // `Notifier`.
+        unsafe { notifier.work.init(Self::run_work) };
         // SAFETY: The block is initialised and pinned, and `drop` takes it off the chain before the memory
         // is freed, also if a later registration fails. The function takes RTNL, which module init does
         // not hold.
@@ -262,32 +256,9 @@ impl<H: EventHandler> Notifier<H> {
             _ => None,
         };
         if let Some(delay) = delay {
-            self.queue_work(delay);
+            // SAFETY: The work is initialised by the invariant, and `drop` cancels it before the memory is freed.
+            unsafe { self.work.queue(delay) };
         }
-    }
-
-    /// Queues the work after a delay, which replaces an earlier one.
-    fn queue_work(&self, delay: Msecs) {
-        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
-        let delay = msecs_to_jiffies(delay);
-        // SAFETY: The queue is one of the kernel's own and always there. The work is initialised by the
-        // invariant, and `drop` cancels it and waits before the memory is freed. The function may be
-        // called in any context.
-        unsafe {
-            bindings::mod_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
-        };
-    }
-
-    /// Queues the work after a delay, unless it is queued already.
-    fn queue_work_again(&self, delay: Msecs) {
-        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
-        let delay = msecs_to_jiffies(delay);
-        // SAFETY: The queue is one of the kernel's own and always there. The work is initialised by the
-        // invariant, and `drop` cancels it and waits before the memory is freed. The function may be
-        // called in any context.
-        unsafe {
-            bindings::queue_delayed_work_on(cpu, bindings::system_dfl_wq, self.work.get(), delay)
-        };
     }
 
     /// Receives the events of devices.
@@ -392,13 +363,15 @@ impl<H: EventHandler> Notifier<H> {
         // the memory is freed.
         let notifier = unsafe {
             let work = kernel::container_of!(work, bindings::delayed_work, work);
-            &*kernel::container_of!(Opaque::cast_from(work), Self, work)
+            // CAST: `DelayedWork` is a transparent wrapper of C's structure.
+            &*kernel::container_of!(work.cast::<DelayedWork>(), Self, work)
         };
         // SAFETY: A workqueue calls in process context, outside any atomic section, and this function
         // enters none.
         let mut context = unsafe { ProcessContext::new() };
         if let Some(delay) = notifier.handler.work(&mut context) {
-            notifier.queue_work_again(delay);
+            // SAFETY: The work is initialised by the invariant, and `drop` cancels it before the memory is freed.
+            unsafe { notifier.work.queue_again(delay) };
         }
     }
 }
@@ -416,8 +389,7 @@ impl<H: EventHandler> PinnedDrop for Notifier<H> {
             bindings::unregister_inetaddr_notifier(self.ipv4.get());
             bindings::unregister_netdevice_notifier(self.devices.get());
         }
-        // SAFETY: The work is initialised, and nothing queues it any more: no chain calls us, and the function
-        // disables the work while it waits for it, so that the work cannot queue itself. Process context.
-        unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
+        // SAFETY: The work is initialised, and nothing else queues it any more: no chain calls us. Process context.
+        unsafe { self.work.cancel() };
     }
 }

@@ -23,7 +23,73 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What is to be done.
+/// C's delayed work.
+///
+/// `kernel::workqueue` has no `mod_delayed_work`, which replaces a delay, and no `cancel_delayed_work_sync`, which a
+/// `drop` needs; its work items own a reference to their data instead, which would keep the data until the work has run,
+/// past the module's exit.
+#[repr(transparent)]
+pub(super) struct DelayedWork(Opaque<bindings::delayed_work>);
+
+// SAFETY: The functions of workqueues that are called for the work do their own locking.
+unsafe impl Sync for DelayedWork {}
+
+impl DelayedWork {
+    /// Returns work that is not initialised.
+    pub(super) const fn uninit() -> Self {
+        Self(Opaque::uninit())
+    }
+
+    /// Initialises the work.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may use the work, which must stay in its place; `function` must be fit to be called with it.
+    pub(super) unsafe fn init(&self, function: unsafe extern "C" fn(*mut bindings::work_struct)) {
+        // SAFETY: The caller guarantees it.
+        unsafe { bindings::rustmasq_init_delayed_work(self.0.get(), Some(function)) };
+    }
+
+    /// Queues the work after a delay, which replaces an earlier one. Any context.
+    ///
+    /// # Safety
+    ///
+    /// The work must be initialised, and be cancelled before its memory goes.
+    pub(super) unsafe fn queue(&self, delay: Msecs) {
+        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let delay = msecs_to_jiffies(delay);
+        // SAFETY: The queue is one of the kernel's own and always there. The caller vouches for the work. The function
+        // may be called in any context.
+        unsafe { bindings::mod_delayed_work_on(cpu, bindings::system_dfl_wq, self.0.get(), delay) };
+    }
+
+    /// Queues the work after a delay, unless it is queued already. Any context.
+    ///
+    /// # Safety
+    ///
+    /// As of [`queue`](Self::queue).
+    pub(super) unsafe fn queue_again(&self, delay: Msecs) {
+        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let delay = msecs_to_jiffies(delay);
+        // SAFETY: As in `queue`.
+        unsafe {
+            bindings::queue_delayed_work_on(cpu, bindings::system_dfl_wq, self.0.get(), delay)
+        };
+    }
+
+    /// Waits until the work does not run, and will not. Process context; sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The work must be initialised, and nobody but the work itself may queue it any more.
+    pub(super) unsafe fn cancel(&self) {
+        // SAFETY: The caller guarantees it. The function disables the work while it waits for it, so that the work
+        // cannot queue itself.
+        unsafe { bindings::cancel_delayed_work_sync(self.0.get()) };
+    }
+}
+
+/// A thing to do.
 pub(crate) trait Handler: 'static {
     /// Returns the static that does it.
     fn work() -> &'static Work<Self>
@@ -36,21 +102,18 @@ pub(crate) trait Handler: 'static {
 
 /// Delayed work, for statics.
 pub(crate) struct Work<H> {
-    work: Opaque<bindings::delayed_work>,
+    work: DelayedWork,
     /// The work is initialised, and may be queued.
     ready: AtomicFlag,
     registered: AtomicFlag,
-    handler: PhantomData<H>,
+    handler: PhantomData<fn() -> H>,
 }
-
-// SAFETY: The functions of workqueues that are called for the work do their own locking; the flags are atomic.
-unsafe impl<H> Sync for Work<H> {}
 
 impl<H: Handler> Work<H> {
     /// Returns work that cannot be queued yet.
     pub(crate) const fn new() -> Self {
         Self {
-            work: Opaque::uninit(),
+            work: DelayedWork::uninit(),
             ready: AtomicFlag::new(false),
             registered: AtomicFlag::new(false),
             handler: PhantomData,
@@ -64,41 +127,19 @@ impl<H: Handler> Work<H> {
         if self.registered.xchg(true, Full) {
             return Err(EBUSY);
         }
-        // SAFETY: By `registered` nobody else initialises or queues the work, which is static and stays in its place.
-        unsafe { bindings::rustmasq_init_delayed_work(self.work.get(), Some(Self::run)) };
+        // SAFETY: By `registered` nobody else initialises or queues the work, which is static and stays in its place;
+        // `run` is for the work of `H`.
+        unsafe { self.work.init(Self::run) };
         self.ready.store(true, Release);
         Ok(Registration(self))
     }
 
     /// Queues the work after a delay, which replaces an earlier one. Any context.
     pub(crate) fn queue(&self, delay: Msecs) {
-        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
         if self.ready.load(Acquire) {
-            // SAFETY: The queue is one of the kernel's own and always there. The work is initialised, and static; the
-            // registration's `drop` waits for it. The function may be called in any context.
-            unsafe {
-                bindings::mod_delayed_work_on(
-                    cpu,
-                    bindings::system_dfl_wq,
-                    self.work.get(),
-                    msecs_to_jiffies(delay),
-                )
-            };
+            // SAFETY: The work is initialised, and static; the registration's `drop` cancels it.
+            unsafe { self.work.queue(delay) };
         }
-    }
-
-    /// Queues the work after a delay, unless it is queued already.
-    fn queue_again(&self, delay: Msecs) {
-        let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
-        // SAFETY: As in `queue`; the caller is the work itself, so it is initialised.
-        unsafe {
-            bindings::queue_delayed_work_on(
-                cpu,
-                bindings::system_dfl_wq,
-                self.work.get(),
-                msecs_to_jiffies(delay),
-            )
-        };
     }
 
     /// Does the work.
@@ -110,7 +151,8 @@ impl<H: Handler> Work<H> {
         // SAFETY: A workqueue calls in process context, outside any atomic section, and this function enters none.
         let mut context = unsafe { ProcessContext::new() };
         if let Some(delay) = H::run(&mut context) {
-            H::work().queue_again(delay);
+            // SAFETY: The work runs, so it is initialised; the registration's `drop` cancels it.
+            unsafe { H::work().work.queue_again(delay) };
         }
     }
 }
@@ -123,9 +165,8 @@ impl<H: Handler> Drop for Registration<H> {
     fn drop(&mut self) {
         might_sleep();
         self.0.ready.store(false, Release);
-        // SAFETY: The work is initialised. The function disables it while it waits, so that it cannot queue itself; whoever
-        // could still queue it from outside is gone before this registration. Process context.
-        unsafe { bindings::cancel_delayed_work_sync(self.0.work.get()) };
+        // SAFETY: The work is initialised. All who could still queue it from outside are gone before this registration.
+        unsafe { self.0.work.cancel() };
         self.0.registered.store(false, Release);
     }
 }
