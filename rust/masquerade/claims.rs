@@ -22,7 +22,8 @@ use crate::{
     },
     netfilter::tuple::{
         FlowTags,
-        Tuple, //
+        Tuple,
+        FACTOR, //
     }, //
 };
 use kernel::{
@@ -41,13 +42,13 @@ const REPLY_BITS: u32 = 24;
 /// The number of bits of a time.
 const TIME_BITS: u32 = 15;
 /// The time for which a claim stands, in ticks: a packet that takes longer from source NAT to its end is rare.
-const CLAIM_LIFETIME: u64 = 25;
+pub(super) const CLAIM_LIFETIME: u64 = 25;
 /// The time for which a port rests, in seconds.
 const REST: u64 = 60;
-/// How often a claim is tried if others write to its slot.
+/// The number of times that a claim is tried if others write to its slot.
 const TRIES: usize = 4;
 
-/// What a claim does about a port that rests.
+/// The way that a claim treats a port that rests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Rests {
     /// It is refused.
@@ -176,10 +177,11 @@ impl Claims {
         let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
         let slot = self.slot(reply);
         let (found, rest) = (slot.load(Relaxed), Mark::rest(reply, flow, seconds()));
-        let is_own = Mark(found).is_of_same_reply(rest) && Mark(found).is_of_same_flow(rest);
+        let found_mark = Mark(found);
+        let is_own = found_mark.is_of_same_reply(rest) && found_mark.is_of_same_flow(rest);
         // Another flow that is on its way is more important.
-        if is_own || !Mark(found).is_standing_claim(clock::ticks()) {
-            // Who is faster may have the slot.
+        if is_own || !found_mark.is_standing_claim(clock::ticks()) {
+            // Another CPU that is faster may have the slot.
             let _ = slot.cmpxchg(found, rest.0, Relaxed);
         }
     }
@@ -201,9 +203,8 @@ impl Claims {
     /// Returns the slot of a reply tuple, by its fingerprint.
     #[inline(always)]
     fn slot(&self, reply: u64) -> &Atomic<u64> {
-        // The fingerprints of neighbours differ in their middle bits. Multiplication by an odd number (Knuth's, from the
-        // golden ratio) carries all of them to the highest ones.
-        let mixed = reply.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The fingerprints of neighbours differ in their middle bits.
+        let mixed = reply.wrapping_mul(FACTOR);
         // CAST: The number of a slot.
         &self.slots[(mixed >> (64 - SLOT_BITS)) as usize]
     }

@@ -40,7 +40,7 @@ use kernel::{
     sync::rcu,
 };
 
-/// What is counted.
+/// The names of the counters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Counter {
     /// Flows that kept their ports, by the first look-up.

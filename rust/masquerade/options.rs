@@ -17,9 +17,9 @@ use kernel::{
 pub(crate) struct Options {
     /// The ports or query identifiers to choose from (`--to-ports`).
     pub(crate) to_ports: Option<PortRange>,
-    /// Whether to choose a random port (`--random`, `--random-fully`).
+    /// A random port is chosen (`--random`, `--random-fully`).
     pub(crate) random: bool,
-    /// Whether to answer a packet for which no port is free (`--when-full reject`).
+    /// A packet for which no port is free is answered (`--when-full reject`).
     pub(crate) reject_when_full: bool,
 }
 

@@ -7,7 +7,10 @@
 //! taken stays marked. What it believes wrongly to be in use is found out by an audit.
 
 use super::{
-    claims::Claims,
+    claims::{
+        Claims,
+        CLAIM_LIFETIME, //
+    },
     port_states::PortStates, //
 };
 use crate::{
@@ -61,12 +64,10 @@ const GENERATION: i64 = 15;
 const IDLE_GENERATIONS: u32 = 4;
 /// The number of ports that an audit looks at in one go.
 const CHUNK: usize = 512;
-/// The number of flows that a pool remembers by their fingerprints.
+/// The number of flows that a pool remembers by their tags, as long as a claim would stand.
 const REMEMBERED: usize = 8;
-/// The time for which it does, in ticks.
-const REMEMBERED_FOR: u64 = 25;
 /// The ticks after which no choice is in flight that was made before the pool.
-const SETTLED_AFTER: u64 = 50;
+const SETTLED_AFTER: u64 = 2 * CLAIM_LIFETIME;
 
 /// The flows that share the ports of a pool: where they go, and which address they leave with.
 pub(super) struct Destination {
@@ -115,13 +116,13 @@ pub(super) struct Taken {
     pub(super) rested: bool,
 }
 
-/// Returns how many generations have begun in so many seconds, at least.
+/// Returns the number of generations that have begun in so many seconds, at least.
 fn turns_in(seconds: u64) -> usize {
-    // CAST: A number of seconds that is more than the kernel's uptime is none.
+    // CAST: The constant is positive, and a `usize` has 64 bits here.
     (seconds / GENERATION as u64) as usize
 }
 
-/// What the lock of a pool protects.
+/// The part of a pool that its lock protects.
 struct Ports {
     states: PortStates,
     /// The ports that were taken last, and for which flows: another packet of the same flow may come at the same time.
@@ -133,7 +134,7 @@ struct Ports {
 /// A port that was taken for a flow.
 #[derive(Clone, Copy)]
 struct Last {
-    /// The flow's fingerprint.
+    /// The flow's tag.
     flow: u64,
     port: u16,
     /// The time, in ticks.
@@ -146,7 +147,7 @@ impl Ports {
         let now = clock::ticks();
         let fits = |last: &&Last| {
             last.flow == flow
-                && now.wrapping_sub(last.time) <= REMEMBERED_FOR
+                && now.wrapping_sub(last.time) <= CLAIM_LIFETIME
                 && self.states.is_in_use(last.port)
         };
         self.last.iter().find(fits).map(|last| last.port)
@@ -247,7 +248,7 @@ impl Pool {
         self.with_ports(|ports| f(&mut ports.states))
     }
 
-    /// Takes a port for a flow, given by its fingerprint: the one that another packet of the flow got a moment ago; else
+    /// Takes a port for a flow, given by its tag: the one that another packet of the flow got a moment ago; else
     /// the first of `wanted` that is free; else a random free one; else the one that was freed first.
     ///
     /// Any context.
@@ -353,15 +354,14 @@ impl Pool {
         let count = self.range.count().get();
         for place in first..count.min(first + CHUNK as u32) {
             let port = self.range.nth(place);
-            match conntrack::look_up(net, self.destination.zone, &self.destination.reply_to(port)) {
-                Use::Taken => self.with(|states| states.found_in_use(port, false)),
+            let reply = self.destination.reply_to(port);
+            match conntrack::look_up(net, self.destination.zone, &reply) {
+                Use::Taken => self.mark(port),
                 Use::Over => self.with(|states| states.found_in_use(port, true)),
                 Use::Free => {
                     if self.with(|states| states.is_in_use(port)) {
                         suspects.add(port);
-                    } else if let Some(seconds) =
-                        claims.rested(&self.destination.reply_to(port), net)
-                    {
+                    } else if let Some(seconds) = claims.rested(&reply, net) {
                         self.with(|states| states.rest(port, turns_in(seconds)));
                     }
                 }
@@ -423,7 +423,7 @@ impl Suspects {
     }
 
     fn add(&mut self, port: u16) {
-        // What does not fit is found by the next audit.
+        // The next audit finds one that does not fit.
         let _ = self.ports.push_within_capacity(port);
     }
 

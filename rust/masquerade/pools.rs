@@ -45,7 +45,7 @@ use kernel::{
     },
 };
 
-/// How far a pool may be from the place that its destination points to.
+/// The number of places where a pool may be, from that which its destination points to.
 const WINDOW: usize = 8;
 
 /// Returns the number of places for as many pools: more, so that a pool finds one near that which its destination points to.

@@ -416,7 +416,7 @@ mod tests {
         }
     }
 
-    /// What the states should be: 0 for a free port, its age in turns and 1 for a recently freed one, 6 reusable, 7 in
+    /// The states as they should be: 0 for a free port, its age in turns and 1 for a recently freed one, 6 reusable, 7 in
     /// use.
     struct Model {
         range: PortRange,

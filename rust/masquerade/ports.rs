@@ -68,11 +68,11 @@ use kernel::sync::{
     SetOnce, //
 };
 
-/// How many random ports are tried without a pool.
+/// The number of random ports that are tried without a pool.
 const RANDOM_TRIES: usize = 2;
-/// How many ports of a pool are tried that others than us turn out to have.
+/// The number of ports of a pool that are tried although others turn out to have them.
 const TRIES: usize = 64;
-/// How many TCP connections are looked at for one that is over.
+/// The number of TCP connections that are looked at for one that is over.
 const REUSE_TRIES: usize = 4;
 /// The first port that needs no privilege (`PROT_SOCK`).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
@@ -187,11 +187,11 @@ fn count_claim(net: &Net, reply: &Tuple) {
     }
 }
 
-/// What was chosen for a flow.
+/// The choice for a flow.
 pub(super) struct Choice {
     /// The range for the kernel's NAT, or `None` if all ports are taken.
     pub(super) range: Option<NatRange>,
-    /// What is to be counted, unless the kernel chooses.
+    /// The counter of the outcome, unless the kernel chooses.
     pub(super) counter: Option<Counter>,
     /// The number of look-ups that it took.
     pub(super) look_ups: u32,
@@ -277,7 +277,7 @@ enum Found {
 struct Wish {
     /// Its own, if it may keep that.
     own: Option<u16>,
-    /// It may because the rule says so, and not as a flow of this host.
+    /// The rule lets it keep that; else it is a flow of this host, which may in any case.
     by_rule: bool,
     /// A random one, instead of that of its inside endpoint.
     random: bool,
@@ -431,16 +431,16 @@ impl<F: Family> Attempt<'_, '_, F> {
                 });
             }
         }
-        let range = candidates.range;
-        let of_endpoint = candidates
-            .of_endpoint
-            .or_else(|| (!wish.random).then(|| self.port_of_endpoint(range)));
-        let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
         // An endpoint has one port everywhere, also where another one had that a moment ago.
         let moved = candidates.moved();
         if moved.is_some_and(|port| self.succeeds_with(port, Rests::Ignored)) {
             return moved.map(Found::Port);
         }
+        let range = candidates.range;
+        let of_endpoint = candidates
+            .of_endpoint
+            .or_else(|| (!wish.random).then(|| self.port_of_endpoint(range)));
+        let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
         of_endpoint
             .into_iter()
             .chain(at_random)
@@ -476,7 +476,7 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
-        // Who asks a pool that knows all flows needs no claim: its states tell who has a port.
+        // A pool that knows all flows needs no claim: its states tell who has a port.
         let knows_all = pool.is_complete() && pool.is_settled();
         if !knows_all && !self.claims_from(pool, taken) {
             return false;

@@ -198,7 +198,7 @@ impl<H: FlowEndHandler> Drop for Registration<H> {
         // SAFETY: Module init and exit are process context, outside any atomic section.
         let mut context = unsafe { ProcessContext::new() };
         context.assert_may_sleep();
-        // Whoever hooked in after us has a copy of our function's address, which must not be called when it is gone.
+        // A module that hooked in after us has a copy of our function's address, which must not be called when it is gone.
         while !self.0.stop() {
             kernel::pr_warn_once!("waiting for another module to give nf_nat_hook back\n");
             kernel::time::delay::fsleep(kernel::time::Delta::from_millis(100));

@@ -80,7 +80,7 @@ def main():
                 send_all(host, name, kind, int(count), address, places)
                 status = 0
             finally:
-                # Whoever fails must not let the other one wait.
+                # A process that fails must not let the other one wait.
                 places[host] = (1 << 64) - 1
                 os._exit(status)
         children.append(child)

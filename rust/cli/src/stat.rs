@@ -33,7 +33,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Moves to the upper left corner, and clears the screen from there on.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// What the module tells of a namespace.
+/// The counters and the pools of a namespace.
 #[derive(Debug, Serialize)]
 pub struct Stat {
     /// The counters.
@@ -267,7 +267,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::readers::ports::tests as recorded;
 
-    /// What the recorded files tell.
+    /// The content of the recorded files.
     pub fn stat() -> Stat {
         Stat {
             counters: Counters::parse(recorded::COUNTERS).unwrap(),

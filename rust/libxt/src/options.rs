@@ -56,7 +56,7 @@ impl fmt::Display for GivenOption<'_> {
     }
 }
 
-/// How an option is given, besides its argument.
+/// The way that an option is given, besides its argument.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Manner {
     /// A `!` precedes it.

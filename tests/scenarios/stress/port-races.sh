@@ -79,7 +79,7 @@ pairs=$(($(scaled 500000) * EFFORT / 100 / slow))
 flow_timeout $((5 * slow))
 if compared; then
 	new_rule MASQUERADE
-	# How often the two packets of a pair really meet depends on the machine.
+	# It depends on the machine how often the two packets of a pair really meet.
 	flows=0 all_failed=0
 	for ((round = 0; round < 20 && all_failed == 0; round++)); do
 		race port 2000
