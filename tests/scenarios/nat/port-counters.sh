@@ -187,6 +187,8 @@ check_equal "--watch ends well when nobody reads it" "0 0" "${PIPESTATUS[*]}"
 
 # --- The flush, and no address
 
+# MASQUERADE's module, which another scenario may have loaded, would remove the flows first.
+check "xt_MASQUERADE is not loaded" remove_other_masquerade
 crowd_rule RUSTMASQ
 begin 1 5000 7
 remember_counters
