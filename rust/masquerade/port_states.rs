@@ -29,6 +29,8 @@ const GENERATIONS: usize = 5;
 const WORD_PORTS: usize = 64;
 /// The number of ports of a block.
 const BLOCK_PORTS: usize = 512;
+/// The number of words of a bitmap for a block.
+const BLOCK_WORDS: usize = BLOCK_PORTS / WORD_PORTS;
 /// The number of ports of a group of blocks.
 const GROUP_PORTS: usize = 8 * BLOCK_PORTS;
 
@@ -71,16 +73,16 @@ impl Word {
 ///
 /// # Invariants
 ///
-/// - `counts` and `totals` say how many ports are in each state, by the bitmaps.
+/// - `blocks`, `groups` and `totals` say how many ports are in each state, by the bitmaps.
 /// - The bits beyond the range, which follow those of all its ports, are 0 and in none of the counts. So no rank leads
 ///   to them.
 pub(super) struct PortStates {
     range: PortRange,
     bitmaps: [KVec<u64>; BITS],
-    /// The number of ports in each block: those in the state 0, block by block, then those in the state 1, ...
-    counts: KVec<u16>,
-    /// The same for each group.
-    groups: KVec<u16>,
+    /// The number of ports in each state, block by block.
+    blocks: KVec<[u16; STATES]>,
+    /// The same group by group.
+    groups: KVec<[u16; STATES]>,
     /// The number of ports in each state.
     totals: [u32; STATES],
     /// The newest generation, counted from 0. The states of generations take turns, so that no port has to change
@@ -95,31 +97,18 @@ impl PortStates {
     pub(super) fn new(range: PortRange, flags: Flags) -> Result<Self> {
         // CAST: At most 65,536.
         let ports = range.count().get() as usize;
-        let words = ports.div_ceil(WORD_PORTS);
-        let blocks = ports.div_ceil(BLOCK_PORTS);
-        let bitmap = || KVec::zeroed(words, flags);
+        // Whole blocks.
+        let bitmap = || KVec::zeroed(ports.div_ceil(BLOCK_PORTS) * BLOCK_WORDS, flags);
         let bitmaps = [bitmap()?, bitmap()?, bitmap()?];
-        let mut counts = KVec::zeroed(STATES * blocks, flags)?;
-        for (block, count) in counts.iter_mut().take(blocks).enumerate() {
-            // CAST: A block has at most 512 ports.
-            *count = (ports - block * BLOCK_PORTS).min(BLOCK_PORTS) as u16;
-        }
-        let mut groups = KVec::zeroed(STATES * ports.div_ceil(GROUP_PORTS), flags)?;
-        for (group, count) in groups
-            .iter_mut()
-            .take(ports.div_ceil(GROUP_PORTS))
-            .enumerate()
-        {
-            // CAST: A group has at most 4,096 ports.
-            *count = (ports - group * GROUP_PORTS).min(GROUP_PORTS) as u16;
-        }
+        let blocks = counts(ports, BLOCK_PORTS, flags)?;
+        let groups = counts(ports, GROUP_PORTS, flags)?;
         let mut totals = [0; STATES];
         totals[State::FREE.0] = range.count().get();
         // INVARIANT: All ports are free, and the counts leave out the bits beyond the range.
         Ok(Self {
             range,
             bitmaps,
-            counts,
+            blocks,
             groups,
             totals,
             newest: 0,
@@ -208,7 +197,9 @@ impl PortStates {
         if self.total(oldest) > 0 {
             for place in (0..self.range.count().get() as usize).step_by(WORD_PORTS) {
                 let ports = self.word(place).ports_in(oldest);
-                self.move_ports(place, ports, oldest, State::FREE);
+                // CAST: A word has 64 bits.
+                let number = ports.count_ones() as u16;
+                self.move_ports(place, ports, number, oldest, State::FREE);
             }
         }
         // The state of the oldest generation, which no port has now, becomes that of the newest one.
@@ -253,7 +244,7 @@ impl PortStates {
         let from = self.state(place);
         let changes = fits(from);
         if changes {
-            self.move_ports(place, 1 << (place % WORD_PORTS), from, to);
+            self.move_port(place, from, to);
         }
         changes
     }
@@ -262,71 +253,91 @@ impl PortStates {
     fn take_from(&mut self, from: State, below: impl FnOnce(NonZeroU32) -> u32) -> Option<u16> {
         let rank = below(NonZeroU32::new(self.total(from))?);
         let place = self.find(from, rank)?;
-        self.move_ports(place, 1 << (place % WORD_PORTS), from, State::IN_USE);
+        self.move_port(place, from, State::IN_USE);
         // CAST: The number of ports is at most 65,536.
         Some(self.range.nth(place as u32))
     }
 
     /// Returns the place of the port that as many ports of its state precede as `rank` says.
     fn find(&self, state: State, rank: u32) -> Option<usize> {
-        let (group, rank) = descend(counts_of(&self.groups, state)?, rank)?;
+        let (group, rank) = descend(&self.groups, state, rank)?;
         let first = group * (GROUP_PORTS / BLOCK_PORTS);
-        let blocks = counts_of(&self.counts, state)?.get(first..)?;
-        let (block, mut rank) = descend(blocks, rank)?;
+        let (block, mut rank) = descend(self.blocks.get(first..)?, state, rank)?;
         let start = (first + block) * BLOCK_PORTS;
         let [a, b, c] = &self.bitmaps;
-        let first = start / WORD_PORTS;
-        let words = first..a.len().min(first + BLOCK_PORTS / WORD_PORTS);
-        let [a, b, c] = [a.get(words.clone())?, b.get(words.clone())?, c.get(words)?];
-        for (n, ((a, b), c)) in a.iter().zip(b).zip(c).enumerate() {
-            let ports = Word([*a, *b, *c]).ports_in(state);
-            match rank.checked_sub(ports.count_ones()) {
+        let [a, b, c] = [
+            block_of(a, start)?,
+            block_of(b, start)?,
+            block_of(c, start)?,
+        ];
+        for n in 0..BLOCK_WORDS {
+            let ports = Ranked::new(Word([a[n], b[n], c[n]]).ports_in(state));
+            match rank.checked_sub(ports.count()) {
                 Some(rest) => rank = rest,
-                None => return Some(start + n * WORD_PORTS + nth_bit(ports, rank)),
+                None => return Some(start + n * WORD_PORTS + ports.find(rank)),
             }
         }
         None
     }
 
-    /// Moves ports from one state to another: those of the bits `ports` in the word that a place is in.
-    fn move_ports(&mut self, place: usize, ports: u64, from: State, to: State) {
+    /// Moves a port from one state to another.
+    fn move_port(&mut self, place: usize, from: State, to: State) {
+        self.move_ports(place, 1 << (place % WORD_PORTS), 1, from, to);
+    }
+
+    /// Moves so many ports from one state to another: those of the bits `ports` in the word that a place is in.
+    #[inline(always)]
+    fn move_ports(&mut self, place: usize, ports: u64, number: u16, from: State, to: State) {
         for (bit, bitmap) in self.bitmaps.iter_mut().enumerate() {
             if let Some(bits) = bitmap.get_mut(place / WORD_PORTS) {
                 *bits = *bits & !ports | if to.has_bit(bit) { ports } else { 0 };
             }
         }
-        // INVARIANT: The counts follow the bitmaps.
-        // CAST: A word has 64 bits.
-        let moved = ports.count_ones() as i16;
-        self.add_to_count(place, from, -moved);
-        self.add_to_count(place, to, moved);
-    }
-
-    /// Adds a number, which may be negative, to the counts of a state in the block and the group of a place.
-    fn add_to_count(&mut self, place: usize, state: State, number: i16) {
-        let blocks = state.0 * (self.counts.len() / STATES) + place / BLOCK_PORTS;
-        let groups = state.0 * (self.groups.len() / STATES) + place / GROUP_PORTS;
-        // By the invariant none of them wraps.
-        let counts = [self.counts.get_mut(blocks), self.groups.get_mut(groups)];
-        for count in counts.into_iter().flatten() {
-            *count = count.wrapping_add_signed(number);
+        // INVARIANT: The counts follow the bitmaps. So none of them wraps.
+        let counts = [
+            self.blocks.get_mut(place / BLOCK_PORTS),
+            self.groups.get_mut(place / GROUP_PORTS),
+        ];
+        for counts in counts.into_iter().flatten() {
+            if let Some(count) = counts.get_mut(from.0) {
+                *count = count.wrapping_sub(number);
+            }
+            if let Some(count) = counts.get_mut(to.0) {
+                *count = count.wrapping_add(number);
+            }
         }
-        if let Some(total) = self.totals.get_mut(state.0) {
-            *total = total.wrapping_add_signed(number.into());
+        if let Some(total) = self.totals.get_mut(from.0) {
+            *total = total.wrapping_sub(number.into());
+        }
+        if let Some(total) = self.totals.get_mut(to.0) {
+            *total = total.wrapping_add(number.into());
         }
     }
 }
 
-/// Returns the counts of a state, block by block or group by group.
-fn counts_of(counts: &[u16], state: State) -> Option<&[u16]> {
-    let each = counts.len() / STATES;
-    counts.get(state.0 * each..(state.0 + 1) * each)
+/// Returns the words of the block that begins at a place.
+fn block_of(bitmap: &[u64], start: usize) -> Option<&[u64; BLOCK_WORDS]> {
+    bitmap.get(start / WORD_PORTS..)?.first_chunk()
 }
 
-/// Returns the place of the count that the rank falls into, and the rank within it.
-fn descend(counts: &[u16], mut rank: u32) -> Option<(usize, u32)> {
-    for (place, count) in counts.iter().enumerate() {
-        match rank.checked_sub(u32::from(*count)) {
+/// Returns the counts of blocks or groups of so many ports each, all of which are free.
+fn counts(ports: usize, each: usize, flags: Flags) -> Result<KVec<[u16; STATES]>> {
+    let mut all = KVec::with_capacity(ports.div_ceil(each), flags)?;
+    for first in (0..ports).step_by(each) {
+        let mut states = [0; STATES];
+        // CAST: A group has at most 4,096 ports.
+        states[State::FREE.0] = (ports - first).min(each) as u16;
+        all.push(states, flags)?;
+    }
+    Ok(all)
+}
+
+/// Returns the place of the counts whose state the rank falls into, and the rank within it.
+#[inline(always)]
+fn descend(counts: &[[u16; STATES]], state: State, mut rank: u32) -> Option<(usize, u32)> {
+    for (place, counts) in counts.iter().enumerate() {
+        let count = counts.get(state.0).copied().unwrap_or(0);
+        match rank.checked_sub(count.into()) {
             Some(rest) => rank = rest,
             None => return Some((place, rank)),
         }
@@ -334,11 +345,54 @@ fn descend(counts: &[u16], mut rank: u32) -> Option<(usize, u32)> {
     None
 }
 
-/// Returns the place of the set bit that as many set bits precede as `rank` says.
-fn nth_bit(word: u64, rank: u32) -> usize {
-    let rest = (0..rank).fold(word, |rest, _| rest & rest.wrapping_sub(1));
-    // CAST: At most 64.
-    rest.trailing_zeros() as usize
+/// The set bits of a word, with what finds one by its rank.
+struct Ranked {
+    bits: u64,
+    /// For each byte, from the lowest on: the number of set bits in it and in those below it.
+    sums: u64,
+}
+
+impl Ranked {
+    /// Each byte is 1.
+    const ONES: u64 = u64::MAX / 0xff;
+
+    #[inline(always)]
+    fn new(bits: u64) -> Self {
+        // The sums of 2, 4 and 8 bits, side by side.
+        let [ones, twos, fours] = [0x55, 0x33, 0x0f].map(|byte| Self::ONES * byte);
+        let pairs = bits.wrapping_sub(bits >> 1 & ones);
+        let nibbles = (pairs & twos).wrapping_add(pairs >> 2 & twos);
+        let bytes = nibbles.wrapping_add(nibbles >> 4) & fours;
+        Self {
+            bits,
+            sums: bytes.wrapping_mul(Self::ONES),
+        }
+    }
+
+    /// Returns the number of set bits.
+    #[inline(always)]
+    fn count(&self) -> u32 {
+        // CAST: The highest byte.
+        (self.sums >> 56) as u32
+    }
+
+    /// Returns the place of the set bit that as many set bits precede as `rank` says, which is less than their number.
+    #[inline(always)]
+    fn find(&self, rank: u32) -> usize {
+        // Sums and ranks are less than 128. The highest bit of a byte stays set where the sum is not above the rank.
+        let (high, ranks) = (Self::ONES << 7, Self::ONES.wrapping_mul(rank.into()));
+        let below = (ranks | high).wrapping_sub(self.sums) & high;
+        // CAST: The number of these bytes, in bits: at most 64.
+        let first = ((below >> 7).wrapping_mul(Self::ONES) >> 56 << 3) as u32;
+        // CAST: The lowest byte.
+        let before = (self.sums << 8).wrapping_shr(first) as u8;
+        let mut bits = self.bits.wrapping_shr(first);
+        for _ in u32::from(before)..rank {
+            bits &= bits.wrapping_sub(1);
+        }
+        // CAST: At most 64.
+        (first + bits.trailing_zeros()) as usize
+    }
 }
 
 #[kunit_tests(rustmasq_port_states)]
@@ -372,35 +426,28 @@ mod tests {
 
     /// Returns whether the counts are those of the bitmaps.
     fn counts_are_right(states: &PortStates) -> bool {
-        let mut totals = [0; STATES];
-        let mut counts = states.counts.iter();
         let size = states.range.count().get() as usize;
-        let blocks_agree = (0..STATES).all(|state| {
-            (0..size).step_by(BLOCK_PORTS).all(|block| {
-                let places = block..(block + BLOCK_PORTS).min(size);
-                let words = places.step_by(WORD_PORTS).map(|place| {
-                    // Without the ports beyond the range.
-                    let ports = u64::MAX >> (WORD_PORTS - (size - place).min(WORD_PORTS));
-                    (states.word(place).ports_in(State(state)) & ports).count_ones()
-                });
-                let count: u32 = words.sum();
-                totals[state] += count;
-                counts.next().copied().map(u32::from) == Some(count)
-            })
-        });
-        let mut groups = states.groups.iter();
-        let groups_agree = (0..STATES).map(State).all(|state| {
-            let blocks = counts_of(&states.counts, state).unwrap_or(&[]);
-            blocks.chunks(GROUP_PORTS / BLOCK_PORTS).all(|blocks| {
-                let count: u16 = blocks.iter().sum();
-                groups.next() == Some(&count)
-            })
-        });
-        blocks_agree
-            && groups_agree
-            && counts.next().is_none()
-            && groups.next().is_none()
-            && totals == states.totals
+        let counted = |first: usize, each: usize| {
+            let mut counts = [0; STATES];
+            for place in (first..(first + each).min(size)).step_by(WORD_PORTS) {
+                // Without the ports beyond the range.
+                let ports = u64::MAX >> (WORD_PORTS - (size - place).min(WORD_PORTS));
+                for (state, count) in counts.iter_mut().enumerate() {
+                    *count += (states.word(place).ports_in(State(state)) & ports).count_ones();
+                }
+            }
+            counts
+        };
+        let agree = |counts: &KVec<[u16; STATES]>, each: usize| {
+            counts.len() == size.div_ceil(each)
+                && (0..size)
+                    .step_by(each)
+                    .zip(counts)
+                    .all(|(first, counts)| counted(first, each) == counts.map(u32::from))
+        };
+        agree(&states.blocks, BLOCK_PORTS)
+            && agree(&states.groups, GROUP_PORTS)
+            && counted(0, size) == states.totals
     }
 
     /// Numbers that are the same each time (Marsaglia's xorshift).
@@ -785,13 +832,34 @@ mod tests {
     }
 
     #[test]
+    fn bits_are_found_by_rank() {
+        let mut numbers = Numbers(1);
+        for n in 0..2000_u32 {
+            let word =
+                u64::from(numbers.below(u32::MAX)) << 32 | u64::from(numbers.below(u32::MAX));
+            // Few bits, many bits, and all of them.
+            let bits = match n % 4 {
+                0 => word,
+                1 => word & word.rotate_left(7) & word.rotate_left(29),
+                2 => word | word.rotate_left(11) | word.rotate_left(31),
+                _ => u64::MAX >> (n % 64),
+            };
+            let ranked = Ranked::new(bits);
+            assert_eq!(ranked.count(), bits.count_ones());
+            let places = (0..64).filter(|place| bits >> place & 1 != 0);
+            assert!(places.eq((0..ranked.count()).map(|rank| ranked.find(rank))));
+        }
+    }
+
+    #[test]
     fn all_ports_take_less_than_32_kib() -> Result {
         let states = all_free(65_536)?;
         let bitmaps = states
             .bitmaps
             .iter()
             .map(|bitmap| bitmap.capacity() * size_of::<u64>());
-        let counts = (states.counts.capacity() + states.groups.capacity()) * size_of::<u16>();
+        let counts = states.blocks.capacity() + states.groups.capacity();
+        let counts = counts * size_of::<[u16; STATES]>();
         assert!(size_of::<PortStates>() + bitmaps.sum::<usize>() + counts < 32 << 10);
         Ok(())
     }
