@@ -29,7 +29,6 @@ use crate::{
     netfilter::{
         conntrack::{
             self,
-            FlowState,
             UnsettledFlow, //
         },
         nat::{
@@ -92,7 +91,7 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             out,
         } = context;
         // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
-        let FlowState::Unsettled(flow) = flow else {
+        let Some(flow) = flow else {
             return Verdict::Accept;
         };
         if F::is_exempt(&flow) {

@@ -488,35 +488,6 @@ impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
     }
 }
 
-/// The state of a flow's source NAT, at the place where source NAT is done.
-pub(crate) enum FlowState<'hook, F: Family> {
-    /// The packet is not tracked.
-    Untracked,
-    /// Source NAT is set up, or can no longer be: the entry is in conntrack's table.
-    Settled,
-    /// Source NAT is still to be set up.
-    Unsettled(UnsettledFlow<'hook, F>),
-}
-
-impl<'hook, F: Family> FlowState<'hook, F> {
-    /// Reads the state of the packet's flow.
-    ///
-    /// # Safety
-    ///
-    /// The caller must be a target in the table `nat`, chain POSTROUTING, called for `packet`, and must
-    /// call this once: NAT calls that chain only while source NAT is not set up.
-    pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Self {
-        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
-            | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
-        match CtInfo::of_packet(packet).conn {
-            None => FlowState::Untracked,
-            Some(conn) if conn.has_status(SETTLED) => FlowState::Settled,
-            // INVARIANT: Neither bit was set, and the caller is such a target.
-            Some(conn) => FlowState::Unsettled(UnsettledFlow(conn)),
-        }
-    }
-}
-
 /// A flow whose source NAT is not set up yet, for one target to set up.
 ///
 /// [`nat::masquerade`](super::nat::masquerade) consumes it: NAT must be set up once.
@@ -527,7 +498,32 @@ impl<'hook, F: Family> FlowState<'hook, F> {
 /// the table `nat`, chain POSTROUTING. There is one such value for a call of the target.
 pub(crate) struct UnsettledFlow<'hook, F: Family>(Conn<'hook, F>);
 
-impl<F: Family> UnsettledFlow<'_, F> {
+impl<'hook, F: Family> UnsettledFlow<'hook, F> {
+    /// Returns the packet's flow, unless it has none, or its source NAT is set up or can no longer be, because the entry
+    /// is in conntrack's table.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be a target in the table `nat`, chain POSTROUTING, called for `packet`, and must
+    /// call this once: NAT calls that chain only while source NAT is not set up.
+    pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
+        // A template, which a rule attached, is no entry.
+        const NO: c_uint = bindings::ip_conntrack_status_IPS_TEMPLATE
+            | bindings::ip_conntrack_status_IPS_CONFIRMED
+            | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
+        let mut info = 0;
+        // SAFETY: The packet is valid by its type's invariant, and `info` is ours to write.
+        let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
+        NonNull::new(ct)
+            // SAFETY: The packet holds a reference to what is attached to it, an entry or a template; both
+            // are a valid `nf_conn`.
+            .filter(|ct| unsafe { status(*ct) } & NO == 0)
+            // INVARIANT: None of the bits was set, and the caller is such a target.
+            // SAFETY: One of the bits says that this is no template. The packet holds a reference to
+            // the entry, and nothing that a callback can do with the borrow makes it drop that in `'hook`.
+            .map(|ct| Self(unsafe { Conn::from_raw(ct) }))
+    }
+
     /// Returns the reply tuple that the flow gets if it leaves with the source address `source` and its own port.
     pub(crate) fn reply_to(&self, source: F::Address) -> Tuple {
         self.tuple(Direction::Reply).with_destination::<F>(source)

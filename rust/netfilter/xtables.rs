@@ -5,7 +5,7 @@
 //! C header: [`include/linux/netfilter/x_tables.h`](srctree/include/linux/netfilter/x_tables.h)
 
 use super::{
-    conntrack::FlowState,
+    conntrack::UnsettledFlow,
     verdict::Verdict, //
 };
 use crate::{
@@ -39,8 +39,8 @@ use kernel::{
 pub(crate) struct TargetContext<'hook, F: Family> {
     /// The packet.
     pub(crate) packet: Packet<'hook, F>,
-    /// The state of its flow's source NAT.
-    pub(crate) flow: FlowState<'hook, F>,
+    /// Its flow, if the source NAT of that is still to be set up.
+    pub(crate) flow: Option<UnsettledFlow<'hook, F>>,
     /// The input device. Without one, this host sent the packet, or it is a multicast packet that is forwarded.
     pub(crate) input: Option<&'hook Device>,
     /// The output device.
@@ -175,8 +175,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
         let packet = unsafe { Packet::from_raw(skb) };
         let context = TargetContext {
             // SAFETY: The target is registered for the table `nat` and POST_ROUTING alone, which x_tables
-            // and nftables check. This is the only place that reads the state, once for a call.
-            flow: unsafe { FlowState::of_packet(&packet) },
+            // and nftables check. This is the only place that asks for the flow, once for a call.
+            flow: unsafe { UnsettledFlow::of_packet(&packet) },
             packet,
             // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
             // hook holds the RCU read lock, and `'hook` ends before the call does.

@@ -4,7 +4,6 @@
 use crate::{
     net::*,
     netfilter::{
-        conntrack::FlowState,
         nat::{
             self,
             NatRange, //
@@ -16,7 +15,7 @@ use crate::{
 use core::net::Ipv4Addr;
 
 fn target(range: &NatRange, context: TargetContext<'_, Ipv4>) -> Verdict {
-    let FlowState::Unsettled(flow) = context.flow else {
+    let Some(flow) = context.flow else {
         return Verdict::Accept;
     };
     nat::masquerade(flow, Ipv4Addr::LOCALHOST, *range, context.out);

@@ -7,10 +7,7 @@ use crate::{
         *, //
     },
     netfilter::{
-        conntrack::{
-            Conn,
-            FlowState, //
-        },
+        conntrack::Conn,
         hook::*,
         nat::{
             self,
@@ -51,7 +48,7 @@ static HOOKS: [Hook; 2] = [
 ];
 
 fn target(range: &NatRange, context: TargetContext<'_, Ipv4>) -> Verdict {
-    let FlowState::Unsettled(flow) = context.flow else {
+    let Some(flow) = context.flow else {
         return Verdict::Accept;
     };
     nat::masquerade(flow, Ipv4Addr::LOCALHOST, *range, context.out)
