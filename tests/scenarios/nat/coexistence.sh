@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# Kernels: plain
 #
 # RUSTMASQ works beside the other parts of the kernel that handle flows: other targets in the same table, a masquerading
 # chain of nftables, a flowtable, conntrack's events, flushes (conntrack -F) and zones. Without zones, a second LAN

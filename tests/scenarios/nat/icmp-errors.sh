@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The router translates ICMP errors, including the part of the original packet that they quote: a host in the LAN
 # recognises its own packet, and a host outside sees no LAN address. Errors about path MTU work, too. Without a rule the

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# Kernels: plain
 #
 # RUSTMASQ replaces MASQUERADE in the rules that libvirt makes for a NAT network, beside the owner's own chains. Two
 # virtual machines are connected to a bridge: "guest" serves hosts outside through forwarded ports, "desk" is a client

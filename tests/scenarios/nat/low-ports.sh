@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# Kernels: plain
 #
 # Ports below 1024. Many clients with one of them (NTP) share the ports below 512; when those are taken, they get the
 # ports from 600 to 1023, and then others. None is lost, but with MASQUERADE many are. With --random or --random-fully the

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# Kernels: plain
 #
 # The example in tests/README.md runs as printed there. This scenario writes it to a file beside itself; the guest's
 # copy of the tests is writable. The example itself shows what happens without a rule.

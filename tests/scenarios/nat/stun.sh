@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # A STUN server of coturn tells what kind of NAT its client is behind (RFC 5780): the mapping does not depend on the
 # destination, with the client's own port, with another one because the own is taken, and with a range that does not have
