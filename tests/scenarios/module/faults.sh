@@ -25,6 +25,9 @@ wait_until unload_module || bail "the module can be removed before the test"
 modprobe -a nf_nat x_tables nfnetlink_hook nf_conntrack_netlink iptable_nat ip6table_nat nft_compat nf_log_syslog ||
 	bail "modules that rustmasq needs"
 
+# Another module that masquerades would remove flows before the worker does, which would need no memory then.
+check "no other masquerading module is loaded" remove_other_masquerade
+
 setup_ns other
 run_tap "faults without a network" "$tools/faults.py" module rules
 
