@@ -28,18 +28,30 @@ crowd() {
 	done
 }
 
+# most_pools_denied: succeeds if there are no more pools than allowed, and at least as many were denied.
+most_pools_denied() {
+	ns_exec router awk -v most=$pools_max '{ counted[$1] = $2 }
+		END { exit counted["pools"] > most || counted["pools_denied"] < most }' /proc/net/rustmasq
+}
+
 # --- Many destinations
 
 groups=$(($(scaled 200) / slow))
 count=$((50 * groups))
+# So few that most of those that ask get none.
+pools_max=8
+wait_until unload_module || bail "the module can be removed before the test"
+modprobe rustmasq pools_max=$pools_max || bail "the module with pools_max=$pools_max"
 setup_crowd
-crowd_rule RUSTMASQ --to-ports 6000-6003
+# With --random a client does not have one port everywhere, which would be free at the next destination, too.
+crowd_rule RUSTMASQ --to-ports 6000-6003 --random
 before=$(losses)
 crowd $groups 1 4
 check_equal "$count destinations have four flows each, with all four ports" "$((4 * count)) $count" \
 	"$(crowd_flows | awk '!seen[$2 " " $3]++ { flows[$2]++; all++ }
 		END { for (server in flows) full += flows[server] == 4; print all + 0, full + 0 }')"
 check_equal "... and none is dropped" "$before" "$(losses)"
+check "... although most of the crowded ones had no pool" most_pools_denied
 crowd $groups 5 5
 check_equal "a fifth client is refused by each of them" "$((4 * count)) $((${before% *} + count))" \
 	"$(crowd_flows | wc -l) $(losses | cut -d ' ' -f 1)"
@@ -47,6 +59,7 @@ forget_all
 crowd 1 6 9
 check_equal "once all flows are gone, four others get through" 200 "$(crowd_flows | wc -l)"
 remove_ns
+check "the module can be unloaded" wait_until unload_module
 
 # --- Namespaces and the module go while pools are full
 
