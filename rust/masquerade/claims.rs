@@ -172,6 +172,16 @@ impl Claims {
         claim_slot(self.slot(reply), claim, rests)
     }
 
+    /// Takes the flow's claim of a reply tuple back, because another flow turned out to have it. Any context.
+    ///
+    /// Else nobody could have the port for a moment after that flow's end.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn give_up(&self, reply: &Tuple, flow: FlowTags) {
+        let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
+        give_up_slot(self.slot(reply), Mark::claim(reply, flow, 0));
+    }
+
     /// Lets the port of a reply tuple rest, which the flow had. Any context.
     pub(super) fn rest(&self, reply: &Tuple, flow: FlowTags) {
         let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
@@ -235,6 +245,16 @@ fn claim_busy_slot(slot: &Atomic<u64>, claim: Mark, rests: Rests) -> bool {
     true
 }
 
+/// Empties the slot if it has this claim, whenever that was made.
+fn give_up_slot(slot: &Atomic<u64>, claim: Mark) {
+    let found = slot.load(Relaxed);
+    let mark = Mark(found);
+    if mark.is_of_same_reply(claim) && mark.is_of_same_flow(claim) && !mark.is_rest() {
+        // Another CPU that is faster may have the slot.
+        let _ = slot.cmpxchg(found, 0, Relaxed);
+    }
+}
+
 #[kunit_tests(rustmasq_claims)]
 mod tests {
     use super::*;
@@ -257,6 +277,29 @@ mod tests {
             Rests::Respected
         ));
         slot
+    }
+
+    #[test]
+    fn a_claim_that_was_given_up_forbids_nothing() {
+        let (slot, claim) = (slot(), Mark::claim(REPLY, FLOW, 0));
+        give_up_slot(&slot, claim);
+        assert_eq!(slot.load(Relaxed), 0);
+        let other = Mark::claim(REPLY, OTHER_FLOW, NOW);
+        assert!(claim_slot(&slot, other, Rests::Respected));
+    }
+
+    #[test]
+    fn a_flow_gives_up_its_own_claim_alone() {
+        let claim = Mark::claim(REPLY, FLOW, 0);
+        for mark in [
+            Mark::claim(REPLY, OTHER_FLOW, NOW),
+            Mark::claim(REPLY + (1 << 40), FLOW, NOW),
+            Mark::rest(REPLY, FLOW, NOW),
+        ] {
+            let slot = holding(mark);
+            give_up_slot(&slot, claim);
+            assert_eq!(slot.load(Relaxed), mark.0);
+        }
     }
 
     #[test]

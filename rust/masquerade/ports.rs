@@ -173,6 +173,7 @@ fn attempt<F: Family>(
         count_claim(flow.net(), reply);
         Outcome::Claimed
     } else if flow.is_taken(reply) {
+        CLAIMS.give_up(reply, tags);
         Outcome::Taken
     } else {
         Outcome::Free
@@ -482,7 +483,11 @@ impl<F: Family> Attempt<'_, '_, F> {
             return false;
         }
         self.look_ups += 1;
-        !self.flow.is_taken(&self.reply)
+        let taken = self.flow.is_taken(&self.reply);
+        if taken && !knows_all {
+            CLAIMS.give_up(&self.reply, self.tags);
+        }
+        !taken
     }
 
     /// Claims the port for the flow, as some may not have asked the pool yet.
