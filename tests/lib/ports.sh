@@ -33,7 +33,7 @@ setup_crowd() {
 	ns_exec lan sh -c 'echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind; echo 0 0 > /proc/sys/net/ipv4/ping_group_range'
 	# Flows stay while they are counted.
 	for name in udp_timeout icmp_timeout icmpv6_timeout tcp_timeout_syn_sent sctp_timeout_{cookie_wait,closed}; do
-		ns_exec router tee /proc/sys/net/netfilter/nf_conntrack_$name > /dev/null <<< 600 || bail "$name"
+		ns_exec router tee "/proc/sys/net/netfilter/nf_conntrack_$name" > /dev/null <<< 600 || bail "$name"
 	done
 	for name in "lan 172.18.0.1" "lan fd00:18::1" "router ${server_of[4]}" "router ${server_of[6]}"; do
 		ns_exec "${name% *}" ping -q -c 1 -W 5 "${name#* }" > /dev/null || bail "ping ${name#* } from ${name% *}"

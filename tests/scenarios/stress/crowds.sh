@@ -30,8 +30,8 @@ crowd() {
 
 # most_pools_denied: succeeds if there are no more pools than allowed, and at least as many were denied.
 most_pools_denied() {
-	ns_exec router awk -v most=$pools_max '{ counted[$1] = $2 }
-		END { exit counted["pools"] > most || counted["pools_denied"] < most }' /proc/net/rustmasq
+	ns_exec router cat /proc/net/rustmasq | awk -v most=$pools_max '{ counted[$1] = $2 }
+		END { exit counted["pools"] > most || counted["pools_denied"] < most }'
 }
 
 # --- Many destinations
