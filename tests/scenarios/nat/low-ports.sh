@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
 # Kernels: plain
 #
 # Ports below 1024. Many clients with one of them (NTP) share the ports below 512; when those are taken, they get the

@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
 # Kernels: plain
 #
 # A flow that no rule matches gets a null binding. NAT still changes its source port if a translated flow already has
