@@ -104,6 +104,11 @@ impl Mark {
         (self.0 ^ other.0) >> 40 == 0
     }
 
+    /// Returns whether the two are marks of the same flow for the same reply tuple.
+    fn is_of_same(self, other: Self) -> bool {
+        self.is_of_same_reply(other) && self.is_of_same_flow(other)
+    }
+
     fn is_rest(self) -> bool {
         self.0 >> (REPLY_BITS + TIME_BITS) & 1 != 0
     }
@@ -188,9 +193,8 @@ impl Claims {
         let slot = self.slot(reply);
         let (found, rest) = (slot.load(Relaxed), Mark::rest(reply, flow, seconds()));
         let found_mark = Mark(found);
-        let is_own = found_mark.is_of_same_reply(rest) && found_mark.is_of_same_flow(rest);
         // Another flow that is on its way is more important.
-        if is_own || !found_mark.is_standing_claim(clock::ticks()) {
+        if found_mark.is_of_same(rest) || !found_mark.is_standing_claim(clock::ticks()) {
             // Another CPU that is faster may have the slot.
             let _ = slot.cmpxchg(found, rest.0, Relaxed);
         }
@@ -249,7 +253,7 @@ fn claim_busy_slot(slot: &Atomic<u64>, claim: Mark, rests: Rests) -> bool {
 fn give_up_slot(slot: &Atomic<u64>, claim: Mark) {
     let found = slot.load(Relaxed);
     let mark = Mark(found);
-    if mark.is_of_same_reply(claim) && mark.is_of_same_flow(claim) && !mark.is_rest() {
+    if mark.is_of_same(claim) && !mark.is_rest() {
         // Another CPU that is faster may have the slot.
         let _ = slot.cmpxchg(found, 0, Relaxed);
     }

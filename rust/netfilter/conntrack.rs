@@ -57,15 +57,22 @@ pub(crate) struct CtInfo<'hook, F: Family> {
 impl<'hook, F: Family> CtInfo<'hook, F> {
     /// Reads what is attached to `packet`.
     pub(crate) fn of_packet(packet: &Packet<'hook, F>) -> Self {
+        Self::without(packet, 0)
+    }
+
+    /// Reads what is attached to `packet`, without an entry that has one of the status bits.
+    #[inline(always)]
+    fn without(packet: &Packet<'hook, F>, bits: bindings::ip_conntrack_status) -> Self {
+        // A template, which a rule attached, is no entry.
+        let bits = bits | bindings::ip_conntrack_status_IPS_TEMPLATE;
         let mut info = 0;
         // SAFETY: The packet is valid by its type's invariant, and `info` is ours to write.
         let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
         let conn = NonNull::new(ct)
-            // A template, which a rule attached, is no entry.
             // SAFETY: The packet holds a reference to what is attached to it, an entry or a template; both
             // are a valid `nf_conn`.
-            .filter(|ct| unsafe { status(*ct) } & bindings::ip_conntrack_status_IPS_TEMPLATE == 0)
-            // SAFETY: The bit tested above says that this is no template. The packet holds a reference to
+            .filter(|ct| unsafe { status(*ct) } & bits == 0)
+            // SAFETY: One of the bits tested above says that this is no template. The packet holds a reference to
             // the entry, and nothing that a callback can do with the borrow makes it drop that in `'hook`.
             .map(|ct| unsafe { Conn::from_raw(ct) });
         Self { conn, info }
@@ -507,21 +514,10 @@ impl<'hook, F: Family> UnsettledFlow<'hook, F> {
     /// The caller must be a target in the table `nat`, chain POSTROUTING, called for `packet`, and must
     /// call this once: NAT calls that chain only while source NAT is not set up.
     pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
-        // A template, which a rule attached, is no entry.
-        const NO: c_uint = bindings::ip_conntrack_status_IPS_TEMPLATE
-            | bindings::ip_conntrack_status_IPS_CONFIRMED
+        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
             | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
-        let mut info = 0;
-        // SAFETY: The packet is valid by its type's invariant, and `info` is ours to write.
-        let ct = unsafe { bindings::rustmasq_nf_ct_get(packet.as_raw(), &mut info) };
-        NonNull::new(ct)
-            // SAFETY: The packet holds a reference to what is attached to it, an entry or a template; both
-            // are a valid `nf_conn`.
-            .filter(|ct| unsafe { status(*ct) } & NO == 0)
-            // INVARIANT: None of the bits was set, and the caller is such a target.
-            // SAFETY: One of the bits says that this is no template. The packet holds a reference to
-            // the entry, and nothing that a callback can do with the borrow makes it drop that in `'hook`.
-            .map(|ct| Self(unsafe { Conn::from_raw(ct) }))
+        // INVARIANT: Neither bit was set, and the caller is such a target.
+        CtInfo::without(packet, SETTLED).conn.map(Self)
     }
 
     /// Returns the reply tuple that the flow gets if it leaves with the source address `source` and its own port.
