@@ -180,8 +180,6 @@ impl Claims {
     /// Takes the flow's claim of a reply tuple back, because another flow turned out to have it. Any context.
     ///
     /// Else nobody could have the port for a moment after that flow's end.
-    #[cold]
-    #[inline(never)]
     pub(super) fn give_up(&self, reply: &Tuple, flow: FlowTags) {
         let (reply, flow) = (self.fingerprint(reply, flow.namespace), flow.flow);
         give_up_slot(self.slot(reply), Mark::claim(reply, flow, 0));

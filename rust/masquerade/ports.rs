@@ -173,11 +173,20 @@ fn attempt<F: Family>(
         count_claim(flow.net(), reply);
         Outcome::Claimed
     } else if flow.is_taken(reply) {
-        CLAIMS.give_up(reply, tags);
+        give_up(flow, reply);
         Outcome::Taken
     } else {
         Outcome::Free
     }
+}
+
+/// Takes the claim of a reply tuple back that another flow has.
+///
+/// It makes the flow's tags anew, so that nobody keeps them for this rare case.
+#[cold]
+#[inline(never)]
+fn give_up<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) {
+    CLAIMS.give_up(reply, flow.tags());
 }
 
 /// Counts a claim that was refused, unless that was because the port rests.
@@ -485,7 +494,7 @@ impl<F: Family> Attempt<'_, '_, F> {
         self.look_ups += 1;
         let taken = self.flow.is_taken(&self.reply);
         if taken && !knows_all {
-            CLAIMS.give_up(&self.reply, self.tags);
+            give_up(self.flow, &self.reply);
         }
         !taken
     }
