@@ -206,7 +206,7 @@ done
 # --- conntrack -E and -L while new flows arrive
 
 end_conversations
-ns_start router conntrack -E -e NEW -p udp -o id -b 4194304 > "$scratch/events" 2> /dev/null
+ns_start router conntrack -E -e NEW -p udp -o id -b 4194304 >> "$scratch/events" 2> "$scratch/listener"
 listener=$!
 # Sends the first packet of a flow. Succeeds once conntrack -E has reported such a flow.
 event_is_reported() {
@@ -216,28 +216,41 @@ event_is_reported() {
 	grep -q sport=19999 "$scratch/events"
 }
 check "conntrack -E reports new flows" wait_until event_is_reported
-restore_nat <<-'END'
-	*nat
-	-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
-	COMMIT
-END
-peers heard server UDP 9
-ns_start lan "$tools/flows.py" 300 203.0.113.2
-sender=$!
-listings=0 wrong=0
-while kill -0 $sender 2> /dev/null; do
-	tracked -p udp > "$scratch/listing"
-	listings=$((listings + 1))
-	wrong=$((wrong + $(grep 'dport=9 ' "$scratch/listing" |
-		grep -cvE 'src=172.18.0.2 dst=203.0.113.2 sport=2[0-9]{4} dport=9 .*src=203.0.113.2 dst=203.0.113.1 sport=9 dport=[3-6][0-9]{4} ')))
-	wrong=$((wrong + $(grep -oE ' id=[0-9]+' "$scratch/listing" | sort | uniq -d | wc -l)))
-done
-check "conntrack -L was called while new flows arrived ($listings times)" test $listings -gt 0
-check_equal "conntrack -L listed no wrong tuple and no ID twice" 0 $wrong
 server_counted() { peers sources server UDP 9 && [[ $said == "$1 "* ]]; }
 new_events() { grep -E 'src=172.18.0.2 .* sport=2[0-9]{4} dport=9 ' "$scratch/events"; }
 all_reported() { [[ $(new_events | wc -l) -ge 300 ]]; }
-check "conntrack -E reports each new flow" wait_until all_reported
+
+# make_reported_flows: makes 300 flows while conntrack -L runs. Succeeds if conntrack -E reports so many.
+listings=0 wrong=0
+make_reported_flows() {
+	local sender
+	restore_nat <<-'END'
+		*nat
+		-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --to-ports 32768-65535
+		COMMIT
+	END
+	: > "$scratch/events"
+	peers heard server UDP 9
+	ns_start lan "$tools/flows.py" 300 203.0.113.2
+	sender=$!
+	while kill -0 $sender 2> /dev/null; do
+		tracked -p udp > "$scratch/listing"
+		listings=$((listings + 1))
+		wrong=$((wrong + $(grep 'dport=9 ' "$scratch/listing" |
+			grep -cvE 'src=172.18.0.2 dst=203.0.113.2 sport=2[0-9]{4} dport=9 .*src=203.0.113.2 dst=203.0.113.1 sport=9 dport=[3-6][0-9]{4} ')))
+		wrong=$((wrong + $(grep -oE ' id=[0-9]+' "$scratch/listing" | sort | uniq -d | wc -l)))
+	done
+	wait_until all_reported
+}
+# The kernel does not promise that an event arrives: one loss is forgiven.
+make_reported_flows || {
+	echo "# events of $(new_events | wc -l) of 300 flows arrived, up to $(new_events | tail -n 1); $(< "$scratch/listener")"
+	ns_exec router sed "s/^/# /" /proc/net/netlink
+	make_reported_flows
+}
+check "conntrack -L was called while new flows arrived ($listings times)" test $listings -gt 0
+check_equal "conntrack -L listed no wrong tuple and no ID twice" 0 $wrong
+check "conntrack -E reports each new flow" all_reported
 check_equal "conntrack -E reports each new flow once" 300 "$(new_events | wc -l)"
 check_equal "conntrack -E reports the tuples that RUSTMASQ chose" 300 \
 	"$(new_events | grep -cE ' src=203.0.113.2 dst=203.0.113.1 sport=9 dport=[3-6][0-9]{4} ')"

@@ -3,7 +3,8 @@
 #
 # rmmod can race with packets, the helper's expectations and a crowded destination, whose pool of ports is full and whose
 # clients are refused with an answer; and at random with trace events that are on or toggled, with a process that repeats
-# rmmod, with the flush after an address was deleted, and with a new rule that loads the module again. Without the module there is no expectation, and at the end no conntrack entry or hook is left.
+# rmmod, with the flush after an address was deleted, and with a new rule that loads the module again. Without the module
+# there is no expectation, and at the end no conntrack entry or hook is left.
 # shellcheck source-path=SCRIPTDIR source=../../lib/traffic.sh
 . "$(dirname "$0")/../../lib/traffic.sh"
 
