@@ -19,6 +19,7 @@
 
 #[expect(unsafe_code, reason = "FFI")]
 mod bindings;
+mod ftp;
 mod masquerade;
 #[expect(unsafe_code, reason = "FFI")]
 mod net;
