@@ -9,3 +9,4 @@
 )]
 
 mod reader;
+mod text;
