@@ -17,7 +17,8 @@ use crate::{
         helper::{
             ConntrackHelper,
             Helper,
-            HelperContext, //
+            HelperContext,
+            Transport, //
         },
         hook::{
             Hook,
@@ -43,10 +44,11 @@ struct Tftp;
 impl Helper for Tftp {
     /// The kernel's own helper has the name "tftp".
     const NAME: &'static CStr = c"rustmasq-tftp";
+    const TRANSPORT: Transport = Transport::Udp;
     const MAX_EXPECTED: u8 = 1;
     const TIMEOUT: u32 = 5 * 60;
 
-    fn help<F: Family>(context: &HelperContext<'_, F>) -> Verdict {
+    fn help<F: Family>(context: &mut HelperContext<'_, F>) -> Verdict {
         if context.direction() != Direction::Original {
             return Verdict::Accept;
         }
@@ -64,10 +66,11 @@ fn expect_answer<F: Family>(context: &HelperContext<'_, F>) -> Verdict {
         return context.drop_because(c"no memory for an expectation");
     };
     if context.conn().has_nat() {
-        expectation = expectation.follow_nat(Direction::Reply);
+        let client = context.conn().tuple(Direction::Original).ends().source;
+        expectation = expectation.follow_nat(Direction::Reply, client.port);
     }
     match expectation.register() {
-        Ok(()) => Verdict::Accept,
+        Ok(_) => Verdict::Accept,
         Err(_) => context.drop_because(c"the expectation cannot be added"),
     }
 }

@@ -27,6 +27,7 @@
 #include <net/if_inet6.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
+#include <net/netfilter/nf_conntrack_seqadj.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netfilter/nf_nat.h>
 #include <net/netns/generic.h>
@@ -362,9 +363,29 @@ rustmasq_nf_hook_entries_get_hook_ops(const struct nf_hook_entries *e)
 	return nf_hook_entries_get_hook_ops(e);
 }
 
+__rustmasq_helper bool rustmasq_nf_is_loopback_packet(const struct sk_buff *skb)
+{
+	return nf_is_loopback_packet(skb);
+}
+
+__rustmasq_helper void *rustmasq_nfct_help_data(const struct nf_conn *ct)
+{
+	return nfct_help_data(ct);
+}
+
 __rustmasq_helper struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
 {
 	return nfct_nat(ct);
+}
+
+__rustmasq_helper bool rustmasq_nfct_seqadj(const struct nf_conn *ct)
+{
+	return nfct_seqadj(ct);
+}
+
+__rustmasq_helper bool rustmasq_nfct_seqadj_ext_add(struct nf_conn *ct)
+{
+	return nfct_seqadj_ext_add(ct);
 }
 
 __rustmasq_helper u64 rustmasq_per_cpu_u64(unsigned long memory, size_t index, unsigned int cpu)
@@ -419,6 +440,11 @@ __rustmasq_helper void *rustmasq_skb_header_pointer(const struct sk_buff *skb, i
 						    void *buffer)
 {
 	return skb_header_pointer(skb, offset, len, buffer);
+}
+
+__rustmasq_helper int rustmasq_skb_linearize(struct sk_buff *skb)
+{
+	return skb_linearize(skb);
 }
 
 __rustmasq_helper unsigned char *rustmasq_skb_network_header(const struct sk_buff *skb)

@@ -39,6 +39,33 @@ struct UdpStart<const N: usize> {
 // SAFETY: The structure consists of bytes.
 unsafe impl<const N: usize> FromBytes for UdpStart<N> {}
 
+/// The fields of a TCP header (RFC 9293, section 3.1).
+#[derive(Clone, Copy)]
+pub(crate) struct TcpHeader {
+    /// The sequence number of the first byte of the payload, or of the SYN.
+    pub(crate) sequence: u32,
+    /// The connection begins in this direction.
+    pub(crate) syn: bool,
+    /// The length of the header in bytes.
+    pub(crate) len: u32,
+}
+
+impl TcpHeader {
+    /// The length of a header without options, in bytes.
+    const SIZE: usize = 20;
+
+    /// Parses a header, but for its options.
+    fn parse(header: [u8; Self::SIZE]) -> Self {
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset, flags, ..] = header;
+        Self {
+            sequence: u32::from_be_bytes([a, b, c, d]),
+            syn: flags & 2 != 0,
+            // The header tells its length in words of four bytes, by the highest four bits.
+            len: u32::from(offset >> 4) * 4,
+        }
+    }
+}
+
 /// A packet of the family `F`, borrowed from a hook for `'hook`.
 ///
 /// # Invariants
@@ -102,10 +129,10 @@ impl<F: Family> Packet<'_, F> {
 }
 
 impl<F: Family> Packet<'_, F> {
-    /// Returns whether the packet is a UDP packet, behind extension headers if there are any.
-    pub(crate) fn is_udp(&self) -> bool {
+    /// Returns whether the packet is one of this protocol (`IPPROTO_*`), behind extension headers if there are any.
+    pub(crate) fn is_of(&self, wanted: c_uint) -> bool {
         let mut protocol = self.header().protocol;
-        if F::NFPROTO == Ipv6::NFPROTO && c_uint::from(protocol) != bindings::IPPROTO_UDP {
+        if F::NFPROTO == Ipv6::NFPROTO && c_uint::from(protocol) != wanted {
             let mut fragment = 0;
             // SAFETY: The packet is valid by the type's invariant, and the function checks the packet's
             // length wherever it reads. In a hook the data begins with the network header, so the
@@ -118,9 +145,14 @@ impl<F: Family> Packet<'_, F> {
                     &mut fragment,
                 ) >= 0
             };
-            return found && c_uint::from(protocol) == bindings::IPPROTO_UDP;
+            return found && c_uint::from(protocol) == wanted;
         }
-        c_uint::from(protocol) == bindings::IPPROTO_UDP
+        c_uint::from(protocol) == wanted
+    }
+
+    /// Returns the TCP header at the offset `transport`, or `None` if it is cut.
+    pub(crate) fn tcp_header(&self, transport: c_uint) -> Option<TcpHeader> {
+        self.bytes(transport).map(TcpHeader::parse)
     }
 
     /// Returns the length in bytes of the datagram's payload whose UDP header begins at the offset `transport`.

@@ -291,6 +291,17 @@ impl<F: Family> Conn<'_, F> {
         (holder.ct != self.ct).then(|| original.ends().source)
     }
 
+    /// Returns where the packets of the flow with this original tuple are led to, if there is such a flow: the end that
+    /// replies come from.
+    ///
+    /// It is looked up in the namespace and the zone of this entry. Any context but hard interrupts.
+    pub(crate) fn destination_of(&self, original: &Tuple) -> Option<End> {
+        let found = Found::find(self.net(), self.zone_of_both(), original)?;
+        // SAFETY: The entry is valid by the type's invariant, and its tuples are complete and do not change.
+        let reply = unsafe { Tuple::from_raw(&raw const (*found.ct.as_ptr()).tuplehash[1].tuple) };
+        Some(reply.ends().source)
+    }
+
     /// Returns whether the reply tuple `reply` is taken by another flow (`nf_conntrack_tuple_taken`).
     ///
     /// One with the same original tuple as this flow does not count: it is the same flow, and conntrack merges

@@ -13,22 +13,40 @@ use crate::{
     bindings,
     net::Family, //
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    marker::PhantomData,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 use kernel::prelude::*;
+
+/// A counted reference to an expectation.
+///
+/// # Invariants
+///
+/// A valid and initialised `struct nf_conntrack_expect`, of which the value owns one reference.
+struct Reference(NonNull<bindings::nf_conntrack_expect>);
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the reference is ours to give back, and `self` is not used any more; any
+        // context.
+        unsafe { bindings::nf_ct_expect_put(self.0.as_ptr()) };
+    }
+}
 
 /// An expectation that is complete but not registered.
 ///
 /// # Invariants
 ///
-/// A valid and initialised `struct nf_conntrack_expect` in no list, made for `master`, of which the value
-/// owns one reference. Conntrack is calling a helper for `master`. It does so after it has added the entry's
-/// last extension, so the extensions, which a registered expectation points into, do not move any more.
+/// The expectation is in no list, and was made for `master`. Conntrack is calling a helper for `master`. It does so after
+/// it has added the entry's last extension, so the extensions, which a registered expectation points into, do not move
+/// any more.
 pub(crate) struct Expectation<'context, F: Family> {
-    expect: NonNull<bindings::nf_conntrack_expect>,
-    master: &'context Conn<'context, F>,
+    expect: Reference,
+    master: PhantomData<&'context Conn<'context, F>>,
 }
 
 impl<'context, F: Family> Expectation<'context, F> {
@@ -63,23 +81,31 @@ impl<'context, F: Family> Expectation<'context, F> {
             )
         };
         // INVARIANT: It is initialised, in no list, and made for the entry of a helper's call.
-        Some(Self { expect, master })
+        Some(Self {
+            expect: Reference(expect),
+            master: PhantomData,
+        })
+    }
+
+    /// Makes the expected flow go to another port, in host order.
+    pub(crate) fn to_port(self, port: u16) -> Self {
+        // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it.
+        unsafe { (*self.expect.0.as_ptr()).tuple.dst.u.all = port.to_be() };
+        self
     }
 
     /// Makes NAT translate the expected flow like its master, as a flow in the master's `direction`.
     ///
-    /// NAT leads the flow's packets to the address and port that the master's packets of the other
-    /// direction come from. Meant for masters with NAT. Follows `nf_nat_follow_master`.
-    pub(crate) fn follow_nat(self, direction: Direction) -> Self {
-        let own = self.master.raw_tuple(direction.opposite());
-        let expect = self.expect.as_ptr();
+    /// NAT leads the flow's packets to the address that the master's packets of the other direction come from, and to
+    /// the port `inside` there, in host order. Meant for masters with NAT. Follows `nf_nat_follow_master`.
+    pub(crate) fn follow_nat(self, direction: Direction, inside: u16) -> Self {
+        let expect = self.expect.0.as_ptr();
         // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it. The
         // function pointed to belongs to nf_nat, which stays loaded while this module is; unregistering a
         // helper removes its expectations (`nf_conntrack_helper_release`), and nf_nat removes those that
-        // still name its function before it goes (`nf_ct_helper_expectfn_destroy`). The tuple is one of the
-        // master's.
+        // still name its function before it goes (`nf_ct_helper_expectfn_destroy`).
         unsafe {
-            (*expect).saved_proto = (&raw const (*own).src.u).read_volatile();
+            (*expect).saved_proto.all = inside.to_be();
             (*expect).dir = direction.as_raw();
             (*expect).expectfn = Some(bindings::nf_nat_follow_master);
         }
@@ -90,24 +116,29 @@ impl<'context, F: Family> Expectation<'context, F> {
     ///
     /// It replaces one of the same master with the same tuple, and the oldest one where the master has as
     /// many as the helper allows. Errors: EBUSY if it clashes with an expectation of another flow, EMFILE
-    /// if the namespace has too many.
-    pub(crate) fn register(self) -> Result {
+    /// if the namespace has too many; the expectation comes back with them.
+    pub(crate) fn register(self) -> Result<Registered, (Error, Self)> {
         // SAFETY: By the invariant the expectation is initialised and in no list, and its master is valid
         // and has its extension for helpers where it will stay. Conntrack takes a reference of its own to
         // an expectation that it registers, and removes it before the master is freed.
-        let error = unsafe { bindings::nf_ct_expect_related_report(self.expect.as_ptr(), 0, 0, 0) };
+        let error =
+            unsafe { bindings::nf_ct_expect_related_report(self.expect.0.as_ptr(), 0, 0, 0) };
         if error == 0 {
-            Ok(())
+            Ok(Registered(self.expect))
         } else {
-            Err(Error::from_errno(error))
+            Err((Error::from_errno(error), self))
         }
     }
 }
 
-impl<F: Family> Drop for Expectation<'_, F> {
-    fn drop(&mut self) {
-        // SAFETY: By the invariant the reference is ours to give back, and `self` is not used any more; any
-        // context.
-        unsafe { bindings::nf_ct_expect_put(self.expect.as_ptr()) };
+/// An expectation that was registered.
+pub(crate) struct Registered(Reference);
+
+impl Registered {
+    /// Withdraws the expectation, unless the expected flow has begun.
+    pub(crate) fn withdraw(self) {
+        // SAFETY: The value owns a reference, so the expectation is valid. The function takes it out of the lists and
+        // counts it off its master's, unless somebody else has, who does so before the master is freed.
+        unsafe { bindings::nf_ct_unexpect_related((self.0).0.as_ptr()) };
     }
 }

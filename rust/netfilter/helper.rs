@@ -16,6 +16,7 @@ use super::{
         Conn,
         NewFlow, //
     },
+    segment,
     tuple::Direction,
     verdict::Verdict, //
 };
@@ -47,8 +48,29 @@ use kernel::{
     task::might_sleep, //
 };
 
-/// A helper for a protocol over UDP.
+/// The protocol that a helper's protocol uses.
+#[derive(Clone, Copy)]
+pub(crate) enum Transport {
+    /// TCP, whose segments are borrowed by [`HelperContext::segment`].
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// Returns C's number (`IPPROTO_*`).
+    const fn as_raw(self) -> c_uint {
+        match self {
+            Transport::Tcp => bindings::IPPROTO_TCP,
+            Transport::Udp => bindings::IPPROTO_UDP,
+        }
+    }
+}
+
+/// A helper.
 pub(crate) trait Helper: 'static {
+    /// The protocol below.
+    const TRANSPORT: Transport;
     /// The name that rules give, at most 15 bytes long.
     const NAME: &'static CStr;
     /// The number of flows that one flow may expect at a time, from 1 to 255.
@@ -56,25 +78,25 @@ pub(crate) trait Helper: 'static {
     /// The lifetime of an expectation, in seconds.
     const TIMEOUT: u32;
 
-    /// Called for each datagram of a flow with this helper, right before conntrack confirms the flow.
+    /// Called for each packet of a flow with this helper, right before conntrack confirms the flow.
     ///
-    /// Not called for ICMP errors. Returns the datagram's verdict. Softirq or process context; must not
+    /// Not called for ICMP errors. Returns the packet's verdict. Softirq or process context; must not
     /// sleep.
-    fn help<F: Family>(context: &HelperContext<'_, F>) -> Verdict;
+    fn help<F: Family>(context: &mut HelperContext<'_, F>) -> Verdict;
 }
 
-/// The datagram that a helper is called for, and its flow.
+/// The packet that a helper is called for, and its flow.
 ///
 /// # Invariants
 ///
 /// Conntrack is calling a helper for the packet, which holds the entry. The RCU read lock is held for
 /// `'hook`, and the entry has an extension for helpers.
 pub(crate) struct HelperContext<'hook, F: Family> {
-    packet: Packet<'hook, F>,
-    conn: Conn<'hook, F>,
-    direction: Direction,
-    /// The offset of the UDP header from the packet's data, in bytes.
-    transport: c_uint,
+    pub(super) packet: Packet<'hook, F>,
+    pub(super) conn: Conn<'hook, F>,
+    pub(super) info: bindings::ip_conntrack_info,
+    /// The offset of the TCP or UDP header from the packet's data, in bytes.
+    pub(super) transport: c_uint,
 }
 
 impl<'hook, F: Family> HelperContext<'hook, F> {
@@ -83,9 +105,9 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
         &self.conn
     }
 
-    /// Returns the datagram's direction.
+    /// Returns the packet's direction.
     pub(crate) fn direction(&self) -> Direction {
-        self.direction
+        Direction::of_info(self.info)
     }
 
     /// Returns the length of the datagram's payload in bytes, or 0 if the datagram is cut.
@@ -98,7 +120,7 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
         self.packet.udp_payload_start(self.transport)
     }
 
-    /// Counts the datagram as dropped and returns that verdict, so that the client sends it again.
+    /// Counts the packet as dropped and returns that verdict, so that its sender sends it again.
     ///
     /// The reason goes to netfilter's log (`nf_ct_helper_log`).
     pub(crate) fn drop_because(&self, reason: &'static CStr) -> Verdict {
@@ -122,6 +144,7 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
 /// A helper of this module, for statics.
 pub(crate) struct ConntrackHelper {
     name: &'static CStr,
+    transport: Transport,
     policy: bindings::nf_conntrack_expect_policy,
     /// Conntrack's copy, while the helper is registered.
     registered: Atomic<*mut bindings::nf_conntrack_helper>,
@@ -150,6 +173,7 @@ impl ConntrackHelper {
         policy.timeout = H::TIMEOUT;
         Self {
             name: H::NAME,
+            transport: H::TRANSPORT,
             policy,
             registered: Atomic::new(core::ptr::null_mut()),
             help: help::<H>,
@@ -178,6 +202,12 @@ impl ConntrackHelper {
                 bindings::rustmasq_nf_conn_help_assign(help, helper);
             }
         }
+        if matches!(self.transport, Transport::Tcp) && flow.has_nat() {
+            // Where NAT comes later, it adds this by itself (`nf_nat_setup_info`). Without memory for it the helper
+            // keeps to texts of the same length.
+            // SAFETY: As for the extension above. That may move, and is not used any more.
+            unsafe { bindings::rustmasq_nfct_seqadj_ext_add(flow.as_raw()) };
+        }
     }
 
     fn register(&'static self) -> Result {
@@ -190,7 +220,7 @@ impl ConntrackHelper {
             bindings::nf_ct_helper_init(
                 &mut template,
                 bindings::NFPROTO_UNSPEC as u8,
-                bindings::IPPROTO_UDP as u16,
+                self.transport.as_raw() as u16,
                 self.name.as_char_ptr(),
                 &self.policy,
                 0,
@@ -232,17 +262,32 @@ pub(crate) struct Registration(&'static [&'static ConntrackHelper]);
 impl Registration {
     /// Registers the module's helpers.
     ///
-    /// Errors: EBUSY if the module has registered helpers before, or if a name is taken; ENOMEM. Process
+    /// Only the first one can fail this. If another one cannot be registered, which the log tells, the module does without
+    /// it.
+    ///
+    /// Errors: EBUSY if the module has registered helpers before; EEXIST if the name is taken; ENOMEM. Process
     /// context.
     pub(crate) fn register(helpers: &'static [&'static ConntrackHelper]) -> Result<Self> {
         might_sleep();
         if !HELPERS.populate(helpers) {
             return Err(EBUSY);
         }
-        // If one fails, dropping this unregisters those before it.
-        let registration = Self(helpers);
-        helpers.iter().try_for_each(|helper| helper.register())?;
-        Ok(registration)
+        // SAFETY: Only the first call gets here.
+        unsafe { segment::init_lock() };
+        let mut helpers_left = helpers.iter();
+        if let Some(first) = helpers_left.next() {
+            first.register()?;
+        }
+        // A rule may name the first one by now and hold the module, whose init must not fail any more.
+        for helper in helpers_left {
+            if let Err(error) = helper.register() {
+                pr_err!(
+                    "no helper {}: {error:?}\n",
+                    helper.name.to_str().unwrap_or("")
+                );
+            }
+        }
+        Ok(Self(helpers))
     }
 }
 
@@ -288,7 +333,7 @@ unsafe extern "C" fn rustmasq_help(
     .into_raw()
 }
 
-/// Calls the helper `H`, or accepts the packet if it is no UDP datagram of its flow's family.
+/// Calls the helper `H`, or accepts the packet if it is none of its flow's family and the helper's protocol.
 ///
 /// # Safety
 ///
@@ -322,7 +367,7 @@ unsafe fn help<H: Helper>(
     }
 }
 
-/// Calls the helper `H` with borrows of the arguments, or accepts the packet if it is no UDP datagram.
+/// Calls the helper `H` with borrows of the arguments, or accepts the packet if it is none of the helper's protocol.
 ///
 /// # Safety
 ///
@@ -338,16 +383,16 @@ unsafe fn help_with<H: Helper, F: Family>(
     // checked it before the hook of `nf_confirm`, tc (`tcf_ct_handle_fragments`) or Open vSwitch
     // (`key_extract_l3l4`) before `nf_ct_helper`. There is no other caller.
     let (packet, conn) = unsafe { (Packet::<F>::from_raw(skb), Conn::<F>::from_raw(ct)) };
-    // An ICMP error belongs to the flow that it is about, and is no datagram of it.
-    if !packet.is_udp() {
+    // An ICMP error belongs to the flow that it is about, and is no packet of it.
+    if !packet.is_of(H::TRANSPORT.as_raw()) {
         return Verdict::Accept;
     }
     // INVARIANT: The caller guarantees a call of a helper, with what belongs to it.
-    let context = HelperContext {
+    let mut context = HelperContext {
         packet,
         conn,
-        direction: Direction::of_info(info),
+        info,
         transport,
     };
-    H::help(&context)
+    H::help(&mut context)
 }

@@ -17,6 +17,7 @@ pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod nat;
 pub(crate) mod reject;
+pub(crate) mod segment;
 pub(crate) mod trace;
 pub(crate) mod tuple;
 mod verdict;

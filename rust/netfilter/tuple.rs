@@ -333,6 +333,13 @@ impl Tuple {
         }))
     }
 
+    /// Returns this tuple with other ports, in host order.
+    pub(crate) fn with_ports(mut self, source: u16, destination: u16) -> Self {
+        self.0.src.u.all = source.to_be();
+        self.0.dst.u.all = destination.to_be();
+        self
+    }
+
     /// Changes the [`nat_port`](Self::nat_port) of this reply tuple, if it has one; in host order.
     pub(crate) fn set_nat_port(&mut self, port: u16) {
         match self.nat_port_place() {
