@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! rustmasq: masquerading for iptables, a flow watch and a TFTP helper, in Rust.
+//! rustmasq: masquerading for iptables, a flow watch, and helpers for FTP and TFTP, in Rust.
 //!
 //! ```text
-//! masquerade/   tftp.rs   watch.rs      the target RUSTMASQ, the TFTP helper, the flow watch
-//!        |         |         |
+//! masquerade/  ftp/  tftp.rs  watch.rs  the target RUSTMASQ, the two helpers, the flow watch
+//!        |      |      |        |
 //!        netfilter/                     hooks, conntrack, NAT, helpers, x_tables, trace events
 //!            |
 //!          net/                         namespaces, devices, packets, addresses, notifiers
@@ -70,10 +70,14 @@ module! {
     type: Rustmasq,
     name: "rustmasq",
     authors: ["The rustmasq developers"],
-    description: "Masquerading for iptables (RUSTMASQ), a flow watch and a TFTP helper, in Rust",
+    description: "Masquerading for iptables (RUSTMASQ), a flow watch, and helpers for FTP and TFTP, in Rust",
     license: "GPL",
-    alias: ["ipt_RUSTMASQ", "ip6t_RUSTMASQ", "nfct-helper-rustmasq-tftp"],
+    alias: ["ipt_RUSTMASQ", "ip6t_RUSTMASQ", "nfct-helper-rustmasq-ftp", "nfct-helper-rustmasq-tftp"],
     params: {
+        ftp_port: u16 {
+            default: 0,
+            description: "TCP port of FTP servers whose flows get the helper without a rule (0: none)",
+        },
         tftp_port: u16 {
             default: 0,
             description: "UDP port of TFTP servers whose flows get the helper without a rule (0: none)",
@@ -86,9 +90,9 @@ static TARGETS: Targets<2> = Targets::new([
     TargetEntry::new::<Masquerade<Ipv6>>(),
 ]);
 
-static HELPERS: [&ConntrackHelper; 1] = [&tftp::HELPER];
+static HELPERS: [&ConntrackHelper; 2] = [&tftp::HELPER, &ftp::HELPER];
 
-static HOOKS: [&[Hook]; 2] = [&watch::HOOKS, &tftp::HOOKS];
+static HOOKS: [&[Hook]; 3] = [&watch::HOOKS, &ftp::HOOKS, &tftp::HOOKS];
 
 /// The module's registrations.
 ///
@@ -105,6 +109,7 @@ struct Rustmasq {
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let hooks = hook::Registration::register(&HOOKS)?;
+        ftp::enable_by_port()?;
         tftp::enable_by_port()?;
         let masquerade = masquerade::register()?;
         // The flush comes before the targets, so that it sees every event of a rule's flow.

@@ -1,12 +1,284 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The FTP helper, which expects the data connections that a control connection announces.
-
-// The tests use all of it.
-#![cfg_attr(
-    not(CONFIG_KUNIT = "y"),
-    expect(dead_code, unused_imports, reason = "the helper itself is to come")
-)]
+//!
+//! The client or the server tells the other an address and a port at which it waits (PORT and EPRT, replies 227 and 229).
+//! Filters let the data connection in only if a helper has announced it, and where NAT translates the teller's address,
+//! what it tells has to be rewritten.
+//!
+//! A data connection is expected at the teller's own address alone, and where the stream so far was that of FTP. What
+//! cannot be read passes as it is: the control connection goes on whatever it says.
 
 mod reader;
+mod stream;
 mod text;
+
+use crate::{
+    module_parameters,
+    net::{
+        random,
+        AnyAddress,
+        Family,
+        Ipv4,
+        Ipv6, //
+    },
+    netfilter::{
+        conntrack::Conn,
+        expect::{
+            Expectation,
+            Registered, //
+        },
+        helper::{
+            ConntrackHelper,
+            Helper,
+            HelperContext,
+            Transport, //
+        },
+        hook::{
+            Hook,
+            HookContext,
+            HookHandler,
+            Inbound,
+            Point,
+            Priority,
+            Switch, //
+        },
+        nat::PortRange,
+        segment,
+        tuple::{
+            Direction,
+            End, //
+        },
+        Verdict, //
+    },
+};
+use kernel::prelude::*;
+use reader::Kind;
+use stream::{
+    Announced,
+    Rewriting,
+    Streams, //
+};
+use text::Text;
+
+/// The helper, for rules that name it.
+pub(crate) static HELPER: ConntrackHelper = ConntrackHelper::new::<Ftp>();
+
+/// The port from which servers connect to their clients (RFC 959, section 3.2).
+const SERVER_DATA_PORT: u16 = 20;
+/// The number of ports that are tried if another flow has the announced one.
+const TRIES: u32 = 64;
+
+type Segment<'a, 'hook, F> = segment::Segment<'a, 'hook, F, Streams>;
+
+struct Ftp;
+
+impl Helper for Ftp {
+    /// The kernel's own helper has the name "ftp".
+    const NAME: &'static CStr = c"rustmasq-ftp";
+    const TRANSPORT: Transport = Transport::Tcp;
+    const MAX_EXPECTED: u8 = 1;
+    const TIMEOUT: u32 = 5 * 60;
+
+    fn help<F: Family>(context: &mut HelperContext<'_, F>) -> Verdict {
+        match context.segment::<Streams>() {
+            Ok(None) => Verdict::Accept,
+            Ok(Some(mut segment)) => match read(&mut segment) {
+                Ok(()) => Verdict::Accept,
+                Err(reason) => segment.context().drop_because(reason),
+            },
+            Err(_) => context.drop_because(c"no memory to read a segment"),
+        }
+    }
+}
+
+/// Reads a segment and does what it asks for.
+///
+/// Returns the reason if the segment has to be dropped; then it counts as not read, and its sender sends it again.
+fn read<F: Family>(segment: &mut Segment<'_, '_, F>) -> Result<(), &'static CStr> {
+    let direction = segment.context().direction();
+    let header = segment.header();
+    // A SYN takes a sequence number, too.
+    let sequence = header.sequence.wrapping_add(header.syn.into());
+    let own = segment.context().conn().tuple(direction).ends().source;
+    let (payload, streams) = segment.payload_and_memory();
+    if header.syn {
+        streams.begin(direction, sequence);
+    }
+    let again = streams.again(direction, sequence, payload.len());
+    let before = *streams;
+    let found = streams.read(direction, sequence, payload, own.address);
+    let done = match (again, found) {
+        (Some(rewriting), _) => rewrite(segment, &rewriting, true).map(|_| ()),
+        (None, Some(announced)) => expect(segment, sequence, announced),
+        (None, None) => Ok(()),
+    };
+    if done.is_err() {
+        *segment.payload_and_memory().1 = before;
+    }
+    done
+}
+
+/// Expects the announced data connection, and rewrites the announcement if NAT asks for it.
+fn expect<F: Family>(
+    segment: &mut Segment<'_, '_, F>,
+    sequence: u32,
+    announced: Announced,
+) -> Result<(), &'static CStr> {
+    let Announced { kind, port, place } = announced;
+    let (inside, outside) = ends(segment.context());
+    // A reply 229 tells no address.
+    let moves = kind != Kind::Epsv && inside != outside;
+    if moves && place.is_none() {
+        // The argument began in a segment that has gone as it was.
+        return Ok(());
+    }
+    let Some((expected, outside_port)) = register(segment.context(), port, place.is_some())? else {
+        return Ok(());
+    };
+    if !moves && outside_port == port {
+        return Ok(());
+    }
+    let rewriting = Rewriting {
+        kind,
+        port: outside_port,
+        place: place.unwrap_or_default(),
+    };
+    match rewrite(segment, &rewriting, false) {
+        Ok(true) => {
+            let (_, streams) = segment.payload_and_memory();
+            streams.note(sequence, &rewriting);
+            Ok(())
+        }
+        Ok(false) => {
+            expected.withdraw();
+            Ok(())
+        }
+        Err(reason) => {
+            expected.withdraw();
+            Err(reason)
+        }
+    }
+}
+
+/// Returns the addresses of the sender as it knows itself and as the other end knows it.
+fn ends<F: Family>(context: &HelperContext<'_, F>) -> (AnyAddress, AnyAddress) {
+    let (direction, conn) = (context.direction(), context.conn());
+    let inside = conn.tuple(direction).ends().source;
+    let outside = conn.tuple(direction.opposite()).ends().destination;
+    (inside.address, outside.address)
+}
+
+/// Expects a connection to the sender's `port`, and returns the port to which the other end has to connect.
+///
+/// That is the same one if no other flow has it. Else it is another one if NAT can lead from there to the port, and `moves`
+/// says that the announcement can be rewritten. Returns `None` if the connection cannot be expected.
+fn register<F: Family>(
+    context: &HelperContext<'_, F>,
+    port: u16,
+    moves: bool,
+) -> Result<Option<(Registered, u16)>, &'static CStr> {
+    const NO_MEMORY: &CStr = c"no memory for an expectation";
+    let (conn, direction) = (context.conn(), context.direction().opposite());
+    let mut expectation = Expectation::from_any_port(context, direction).ok_or(NO_MEMORY)?;
+    let has_nat = conn.has_nat();
+    if has_nat {
+        expectation = expectation.follow_nat(direction, port);
+    }
+    let others = if has_nat && moves { TRIES } else { 0 };
+    let at_random = (0..others)
+        .map(|_| PortRange::UNPRIVILEGED.nth(random::below(PortRange::UNPRIVILEGED.count())));
+    for outside in Iterator::chain(core::iter::once(port), at_random) {
+        if others > 0 && leads_elsewhere(conn, direction, outside, port) {
+            continue;
+        }
+        match expectation.to_port(outside).register() {
+            Ok(registered) => return Ok(Some((registered, outside))),
+            Err((EBUSY, back)) => expectation = back,
+            Err((EMFILE, _)) => return Ok(None),
+            Err(_) => return Err(c"the expectation cannot be added"),
+        }
+    }
+    Ok(None)
+}
+
+/// Returns whether a connection from the usual port of a server to the port `outside` leads to another place than the
+/// port `inside` of this client.
+///
+/// The server could not make the same one again, and its packets would go there.
+fn leads_elsewhere<F: Family>(
+    conn: &Conn<'_, F>,
+    direction: Direction,
+    outside: u16,
+    inside: u16,
+) -> bool {
+    if direction == Direction::Original {
+        return false;
+    }
+    let tuple = conn.tuple(direction).with_ports(SERVER_DATA_PORT, outside);
+    let client = End {
+        address: conn.tuple(Direction::Original).ends().source.address,
+        port: inside,
+    };
+    conn.destination_of(&tuple).is_some_and(|end| end != client)
+}
+
+/// Rewrites an argument, unless it cannot have the length that it would get. Returns whether it did.
+fn rewrite<F: Family>(
+    segment: &mut Segment<'_, '_, F>,
+    rewriting: &Rewriting,
+    again: bool,
+) -> Result<bool, &'static CStr> {
+    let (_, outside) = ends(segment.context());
+    let Some(text) = Text::new(rewriting.kind, outside, rewriting.port) else {
+        return Ok(false);
+    };
+    let text = text.as_bytes();
+    if text.len() != rewriting.place.len() && !segment.can_change_length() {
+        return Ok(false);
+    }
+    segment
+        .rewrite(rewriting.place.clone(), text, again)
+        .map(|()| true)
+        .map_err(|_| c"no memory to rewrite a segment")
+}
+
+/// The switch of the hooks below, on if the module parameter `ftp_port` names a port.
+static ATTACH: Switch = Switch::new();
+
+/// The hooks that assign the helper to a flow as soon as its real server is known.
+pub(crate) static HOOKS: [Hook; 4] = [
+    attach::<Ipv4>(Point::PRE_ROUTING),
+    attach::<Ipv4>(Point::LOCAL_OUT),
+    attach::<Ipv6>(Point::PRE_ROUTING),
+    attach::<Ipv6>(Point::LOCAL_OUT),
+];
+
+const fn attach<F: Family>(point: Point<Inbound>) -> Hook {
+    Hook::new::<F, Attach, _>(point, Priority::after_dnat(), &ATTACH)
+}
+
+/// Makes the hooks assign the helper to flows to the port in the module parameter `ftp_port`, unless it is 0.
+///
+/// Errors: see [`Switch::turn_on`]. Process context.
+pub(crate) fn enable_by_port() -> Result {
+    if module_parameters::ftp_port.value() == 0 {
+        return Ok(());
+    }
+    ATTACH.turn_on()
+}
+
+struct Attach;
+
+impl HookHandler for Attach {
+    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
+        let port = module_parameters::ftp_port.value();
+        if let Some(flow) = context.conntrack().new_flow() {
+            let answer = flow.tuple(Direction::Reply);
+            if answer.is_tcp() && answer.ends().source.port == port {
+                HELPER.attach(&flow);
+            }
+        }
+        Verdict::Accept
+    }
+}

@@ -13,10 +13,12 @@ use super::{
     Announcement,
     Input,
     Kind,
+    Reader,
     Step, //
 };
 use crate::net::AnyAddress;
 use kernel::prelude::*;
+use pin_init::Zeroable;
 
 /// What is known of a client's stream between two pieces of it; all bytes are 0 where it begins.
 ///
@@ -24,7 +26,7 @@ use kernel::prelude::*;
 /// lines are harmless, and so are Telnet commands before a command of FTP or in it (`IAC IP IAC DM ABOR`, RFC 959,
 /// section 4.1.3). A line that begins with anything else shows that the client does not speak FTP: a browser that is
 /// made to send the announcement of a port, for example, has to send `POST` first. Nothing more is read then.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Zeroable)]
 #[repr(C)]
 pub(in crate::ftp) struct ClientReader {
     /// What is read next: one of the constants below.
@@ -61,22 +63,27 @@ const WILL: u8 = 251;
 /// The Telnet command DON'T, the last of these.
 const DONT: u8 = 254;
 
-impl ClientReader {
-    /// Returns whether each line so far has begun with a command of FTP.
-    pub(in crate::ftp) fn is_ftp(&self) -> bool {
-        self.phase != NOT_FTP
-    }
-
-    /// Reads the next piece of the stream, and returns the last announcement that is complete with a byte of it.
-    ///
-    /// `own` is the client's address, the one that an argument has to name. An argument of PORT or EPRT, which blanks
-    /// and tabs may follow, is complete with the CR or LF behind it.
-    pub(in crate::ftp) fn read(&mut self, piece: &[u8], own: AnyAddress) -> Option<Announcement> {
+impl Reader for ClientReader {
+    /// An argument of PORT or EPRT, which blanks and tabs may follow, is complete with the CR or LF behind it.
+    fn read(&mut self, piece: &[u8], own: AnyAddress) -> Option<Announcement> {
         let rest = self.skip_plain_lines(piece);
         if rest.is_empty() {
             return None;
         }
         self.read_all(Input::new(piece, rest), own)
+    }
+
+    fn skip_line(&mut self) {
+        if self.is_ftp() {
+            self.enter(TEXT);
+        }
+    }
+}
+
+impl ClientReader {
+    /// Returns whether each line so far has begun with a command of FTP.
+    pub(in crate::ftp) fn is_ftp(&self) -> bool {
+        self.phase != NOT_FTP
     }
 
     /// Skips whole lines that announce nothing, and the next command if that is whole. Returns what is left.

@@ -18,6 +18,10 @@ mod server;
 pub(super) use client::ClientReader;
 pub(super) use server::ServerReader;
 
+use crate::{
+    net::AnyAddress,
+    netfilter::tuple::Direction, //
+};
 use core::ops::Range;
 use kernel::prelude::*;
 
@@ -32,6 +36,23 @@ pub(super) enum Kind {
     Pasv,
     /// The reply `229 Entering Extended Passive Mode (|||port|)` (RFC 2428).
     Epsv,
+}
+
+impl Kind {
+    /// Returns the direction of what announces a port in this way.
+    pub(super) fn direction(self) -> Direction {
+        match self {
+            Kind::Port | Kind::Eprt => Direction::Original,
+            Kind::Pasv | Kind::Epsv => Direction::Reply,
+        }
+    }
+
+    /// Returns the kind of a number, which `kind as u8` made.
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        [Kind::Port, Kind::Eprt, Kind::Pasv, Kind::Epsv]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
 }
 
 /// A port at which the sender waits for a data connection.
@@ -52,6 +73,17 @@ impl Announcement {
         let start = usize::try_from(self.end - isize::from(self.len)).ok()?;
         Some(start..start + usize::from(self.len))
     }
+}
+
+/// The reader of one direction.
+pub(super) trait Reader {
+    /// Reads the next piece of the stream, and returns the last announcement that is complete with a byte of it.
+    ///
+    /// `own` is the sender's address, the one that an argument has to name.
+    fn read(&mut self, piece: &[u8], own: AnyAddress) -> Option<Announcement>;
+
+    /// Goes on behind the next LF, because bytes before the next piece are unknown.
+    fn skip_line(&mut self);
 }
 
 /// The lowest port that may be announced: those below belong to services.
@@ -326,14 +358,14 @@ mod tests {
         }
     }
 
-    type Reader<'a> = &'a mut dyn FnMut(&[u8]) -> Option<Announcement>;
+    type Feed<'a> = &'a mut dyn FnMut(&[u8]) -> Option<Announcement>;
 
     /// Reads a stream in pieces of at most so many bytes. Returns the last announcement, with its place in the stream.
     fn read_in_pieces(
         stream: &[u8],
         numbers: &mut Numbers,
         most: usize,
-        read: Reader<'_>,
+        read: Feed<'_>,
     ) -> Option<Announcement> {
         let mut rest = stream;
         let mut last = None;
@@ -367,7 +399,7 @@ mod tests {
             announcing += usize::from(said.is_some());
             for most in [1, 3, 40] {
                 let mut reader = ClientReader::default();
-                let read: Reader<'_> = &mut |piece| reader.read(piece, own);
+                let read: Feed<'_> = &mut |piece| reader.read(piece, own);
                 assert!(read_in_pieces(stream, &mut numbers, most, read) == said);
                 assert!(reader == whole);
             }
@@ -389,7 +421,7 @@ mod tests {
             announcing += usize::from(said.is_some());
             for most in [1, 3, 40] {
                 let mut reader = ServerReader::default();
-                let read: Reader<'_> = &mut |piece| reader.read(piece, own);
+                let read: Feed<'_> = &mut |piece| reader.read(piece, own);
                 assert!(read_in_pieces(stream, &mut numbers, most, read) == said);
                 assert!(reader == whole);
             }

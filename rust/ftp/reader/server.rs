@@ -11,10 +11,12 @@ use super::{
     Announcement,
     Input,
     Kind,
+    Reader,
     Step, //
 };
 use crate::net::AnyAddress;
 use kernel::prelude::*;
+use pin_init::Zeroable;
 
 /// What is known of a server's stream between two pieces of it; all bytes are 0 where it begins.
 ///
@@ -23,7 +25,7 @@ use kernel::prelude::*;
 /// is as good as a blank. Clients differ in which line of a reply 227 or 229 they read (curl and lftp the last one,
 /// Python and tnftp the first one that fits), so all are read; a line of text only if it does not begin with a digit,
 /// which RFC 959 forbids. Lines that are no reply are skipped.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Zeroable)]
 #[repr(C)]
 pub(in crate::ftp) struct ServerReader {
     /// What is read next: one of the constants below.
@@ -52,6 +54,24 @@ const TLS: u8 = 5;
 /// The server has said that it is ready.
 const GREETED: u16 = 1 << 15;
 
+impl Reader for ServerReader {
+    /// The numbers of a reply 227 are complete with the byte behind them, the argument of a reply 229 with its last
+    /// delimiter.
+    fn read(&mut self, piece: &[u8], own: AnyAddress) -> Option<Announcement> {
+        let rest = self.skip_plain_lines(piece);
+        if rest.is_empty() {
+            return None;
+        }
+        self.read_all(Input::new(piece, rest), own)
+    }
+
+    fn skip_line(&mut self) {
+        if !self.is_tls() {
+            self.enter(TEXT);
+        }
+    }
+}
+
 impl ServerReader {
     /// Returns whether the server has said that it is ready (reply 220).
     pub(in crate::ftp) fn has_greeted(&self) -> bool {
@@ -61,18 +81,6 @@ impl ServerReader {
     /// Returns whether the server has agreed to encrypt the connection (reply 234, RFC 4217).
     pub(in crate::ftp) fn is_tls(&self) -> bool {
         self.phase == TLS
-    }
-
-    /// Reads the next piece of the stream, and returns the last announcement that is complete with a byte of it.
-    ///
-    /// `own` is the server's address, the one that the numbers of a reply 227 have to name. They are complete with the
-    /// byte behind them, the argument of a reply 229 with its last delimiter.
-    pub(in crate::ftp) fn read(&mut self, piece: &[u8], own: AnyAddress) -> Option<Announcement> {
-        let rest = self.skip_plain_lines(piece);
-        if rest.is_empty() {
-            return None;
-        }
-        self.read_all(Input::new(piece, rest), own)
     }
 
     /// Skips whole replies of one line that say nothing of interest, and returns what is left.
