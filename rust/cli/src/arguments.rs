@@ -37,7 +37,7 @@ pub enum Command {
     #[command(after_help = STAT_HELP)]
     Stat(Stat),
 
-    /// Tell whether masquerading and the TFTP helper work, and if not, why
+    /// Tell whether masquerading and the helpers work, and if not, why
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 }

@@ -135,6 +135,7 @@ mod tests {
                     family: "inet".to_owned(),
                     table: "t".to_owned(),
                     name: "x".to_owned(),
+                    helper: "rustmasq-tftp".to_owned(),
                 }],
                 helpers: helpers.map(|(name, flows)| (name.to_owned(), flows)).into(),
                 conntrack: Conntrack {

@@ -24,7 +24,11 @@ use std::{
 };
 
 const TARGET: &str = "RUSTMASQ";
-const HELPER: &str = "rustmasq-tftp";
+/// The module's helpers, each with what a filter must let in for it.
+const HELPERS: [(&str, &str); 2] = [
+    ("rustmasq-ftp", "data connections of FTP"),
+    ("rustmasq-tftp", "answers of TFTP servers"),
+];
 /// The front ends, with the file that lists the tables that a legacy one would make anew if there were none.
 const FRONT_ENDS: [(&str, Option<&str>); 4] = [
     ("iptables-legacy", Some("ip_tables_names")),
@@ -44,7 +48,7 @@ pub struct Fault {
     pub cure: String,
 }
 
-/// A rule that names the target or the helper.
+/// A rule that names the target or a helper.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Rule {
     /// The front end that lists it.
@@ -162,16 +166,22 @@ fn look() -> Status {
             "modprobe rustmasq",
         );
     }
-    let is_attached =
-        trimmed("/sys/module/rustmasq/parameters/tftp_port").is_some_and(|port| port != "0");
+    let is_attached = ["ftp_port", "tftp_port"].into_iter().any(|name| {
+        trimmed(&format!("/sys/module/rustmasq/parameters/{name}")).is_some_and(|port| port != "0")
+    });
     if status.unseen.is_empty() && status.namespaces.is_empty() && !is_attached {
         status.fault(
             None,
-            "no rule names RUSTMASQ or its helper",
+            "no rule names RUSTMASQ or a helper of it",
             "iptables -t nat -A POSTROUTING -o DEVICE -j RUSTMASQ",
         );
     }
     status
+}
+
+/// Returns whether a helper is one of the module's.
+fn is_helper(name: &str) -> bool {
+    HELPERS.iter().any(|(helper, _)| *helper == name)
 }
 
 impl Status {
@@ -288,10 +298,10 @@ impl Seen {
         }
     }
 
-    /// Finds the objects of nftables that stand for the helper.
+    /// Finds the objects of nftables that stand for our helpers.
     fn read_nft(&mut self) {
         let read = match Command::new("nft").args(["-j", "list", "ruleset"]).output() {
-            Ok(output) if output.status.success() => nft::parse_helpers(&output.stdout, HELPER)
+            Ok(output) if output.status.success() => nft::parse_helpers(&output.stdout, is_helper)
                 .map_err(|error| format!("its JSON cannot be understood: {error}")),
             Ok(output) => Err(first_line(&output.stderr)),
             // A machine need not have it.
@@ -310,9 +320,7 @@ impl Seen {
         let mut named: BTreeSet<_> = rules
             .filter_map(|rule| rule.option("--helper").map(str::to_owned))
             .collect();
-        if !self.nft_helpers.is_empty() {
-            named.insert(HELPER.to_owned());
-        }
+        named.extend(self.nft_helpers.iter().map(|object| object.helper.clone()));
         // Conntrack is not loaded, or nothing uses it.
         let is_empty = self.conntrack.flows.unwrap_or(0) == 0;
         let counted = if is_empty || named.is_empty() && !loaded {
@@ -336,7 +344,8 @@ impl Seen {
 
     /// Returns whether a rule, an object of nftables or a flow is of the module.
     fn is_ours(&self) -> bool {
-        let has_flow = matches!(self.helpers.get(HELPER), Some(Some(1..)));
+        let mut helpers = self.helpers.iter();
+        let has_flow = helpers.any(|(name, flows)| is_helper(name) && flows.is_some_and(|n| n > 0));
         has_flow || !self.nft_helpers.is_empty() || self.our_rules().next().is_some()
     }
 
@@ -377,10 +386,10 @@ impl Seen {
         }
     }
 
-    /// Returns the rules that name the target or the helper, each with its front end.
+    /// Returns the rules that name the target or one of our helpers, each with its front end.
     fn our_rules(&self) -> impl Iterator<Item = (&'static str, &SavedRule)> {
         let is_ours = |rule: &&SavedRule| {
-            rule.option("-j") == Some(TARGET) || rule.option("--helper") == Some(HELPER)
+            rule.option("-j") == Some(TARGET) || rule.option("--helper").is_some_and(is_helper)
         };
         self.rulesets.iter().flat_map(move |(program, ruleset)| {
             let rules = ruleset.rules.iter().filter(is_ours);
@@ -444,16 +453,19 @@ impl Seen {
                     );
                 }
             }
-            if let Some(chain) = ruleset.drops_related(HELPER) {
-                fault(
-                    format!(
-                        "{program} drops the answers of TFTP servers: \
-                        the chain {chain} accepts no RELATED packets"
-                    ),
-                    format!(
-                        "{program} -A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
-                    ),
-                );
+            for (helper, related) in HELPERS {
+                if let Some(chain) = ruleset.drops_related(helper) {
+                    fault(
+                        format!(
+                            "{program} drops the {related}: \
+                            the chain {chain} accepts no RELATED packets"
+                        ),
+                        format!(
+                            "{program} -A {chain} \
+                            -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+                        ),
+                    );
+                }
             }
         }
         if !self.is_ours() {

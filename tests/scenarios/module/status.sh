@@ -42,7 +42,7 @@ apply_cure() {
 wait_until unload_module || bail "the module can be removed"
 read_status env
 check_match "without the module, that is named" "WRONG +- +the module rustmasq is not loaded"$'\n'"  cure +- +modprobe rustmasq" "$shown"
-check_match "without a rule, that is named" "WRONG +- +no rule names RUSTMASQ or its helper" "$shown"
+check_match "without a rule, that is named" "WRONG +- +no rule names RUSTMASQ or a helper of it" "$shown"
 check_equal "... and the status is 1" 1 "$status"
 add_rule -o wan0 -p udp -j RUSTMASQ --to-ports 2000-3000 || bail "a rule"
 check_well "with a rule"

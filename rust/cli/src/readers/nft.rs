@@ -13,6 +13,9 @@ pub struct HelperObject {
     pub table: String,
     /// Its name.
     pub name: String,
+    /// The helper.
+    #[serde(rename(deserialize = "type"))]
+    pub helper: String,
 }
 
 #[derive(Deserialize)]
@@ -23,24 +26,17 @@ struct List {
 #[derive(Deserialize)]
 struct Item {
     #[serde(rename = "ct helper")]
-    helper: Option<Typed>,
+    object: Option<HelperObject>,
 }
 
-#[derive(Deserialize)]
-struct Typed {
-    #[serde(flatten)]
-    object: HelperObject,
-    r#type: String,
-}
-
-/// Returns the objects of the helper from the output of `nft -j list ruleset`.
-pub fn parse_helpers(json: &[u8], helper: &str) -> Result<Vec<HelperObject>, serde_json::Error> {
+/// Returns the objects of those helpers that `wanted` says, from the output of `nft -j list ruleset`.
+pub fn parse_helpers(
+    json: &[u8],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<HelperObject>, serde_json::Error> {
     let List { nftables } = serde_json::from_slice(json)?;
-    let objects = nftables.into_iter().filter_map(|item| item.helper);
-    Ok(objects
-        .filter(|object| object.r#type == helper)
-        .map(|typed| typed.object)
-        .collect())
+    let objects = nftables.into_iter().filter_map(|item| item.object);
+    Ok(objects.filter(|object| wanted(&object.helper)).collect())
 }
 
 #[cfg(test)]
@@ -52,8 +48,8 @@ mod tests {
 
     #[test]
     fn objects_of_the_helper_alone() -> Result<(), serde_json::Error> {
-        let names = |helper| -> Result<Vec<_>, serde_json::Error> {
-            let helpers = parse_helpers(PRINTED.as_bytes(), helper)?;
+        let names = |helper: &str| -> Result<Vec<_>, serde_json::Error> {
+            let helpers = parse_helpers(PRINTED.as_bytes(), |name| name == helper)?;
             Ok(helpers
                 .into_iter()
                 .map(|object| [object.family, object.table, object.name].join(" "))
@@ -67,7 +63,7 @@ mod tests {
 
     #[test]
     fn text_that_is_no_ruleset_is_an_error() {
-        assert!(parse_helpers(b"{\"nftables\": []}", "x").is_ok_and(|found| found.is_empty()));
+        assert!(parse_helpers(b"{\"nftables\": []}", |_| true).is_ok_and(|found| found.is_empty()));
         for text in [
             "",
             "[]",
@@ -77,11 +73,11 @@ mod tests {
             "{\"nftables\": [{\"ct helper\": {}}]}",
             "{\"nftables\": [{\"ct helper\": {\"family\": 1, \"table\": \"\", \"name\": \"\", \"type\": \"\"}}]}",
         ] {
-            assert!(parse_helpers(text.as_bytes(), "x").is_err(), "{text}");
+            assert!(parse_helpers(text.as_bytes(), |_| true).is_err(), "{text}");
         }
         for end in 0..PRINTED.trim_end().len() {
-            assert!(parse_helpers(&PRINTED.as_bytes()[..end], "x").is_err());
+            assert!(parse_helpers(&PRINTED.as_bytes()[..end], |_| true).is_err());
         }
-        assert!(parse_helpers("[".repeat(100_000).as_bytes(), "x").is_err());
+        assert!(parse_helpers("[".repeat(100_000).as_bytes(), |_| true).is_err());
     }
 }
