@@ -1,13 +1,17 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The library of scenarios about the TFTP helper: a network with two routers in a row, and a way to run each case with
-# ours and with the kernel's helper and to compare the two.
+# The library of scenarios about helpers: a network with two routers in a row, and a way to run each case with ours and
+# with the kernel's helper and to compare the two. tftp.sh and ftp.sh set what depends on the protocol:
+#
+# HELPERS        the helpers to run cases with; the others are compared with the first one, the kernel's own
+# protocol       the transport
+# helper_ports   the servers' ports, to which rules assign a helper
+# within         rules of the filter about packets from within (none: all of them pass)
+# shellcheck disable=SC2154
+
 # shellcheck source-path=SCRIPTDIR source-path=SCRIPTDIR/../../lib source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-
-# The helpers to run cases with. The others are compared with the first one, the kernel's own.
-HELPERS=${HELPERS:-$(compared && echo "tftp ")rustmasq-tftp}
 
 # --- The network. Both routers let in packets of flows from within and related to them, and nothing else.
 #
@@ -88,19 +92,20 @@ setup_firewall() {
 		$neighbours
 		-A INPUT -i wan0 -j outside
 		-A FORWARD -i wan0 -j outside
+		${within:-}
 		-A outside -m conntrack --ctstate ESTABLISHED -j ACCEPT
-		-A outside -p udp -m conntrack --ctstate RELATED -j ACCEPT
+		-A outside -p $protocol -m conntrack --ctstate RELATED -j ACCEPT
 		-A outside -m conntrack --ctstate RELATED -j ACCEPT
 		-A outside -j REJECT --reject-with $reject
 		COMMIT
 	END
 }
 
-# filter_counts ROUTER: prints how many packets its filter let in as ESTABLISHED, how many of UDP as RELATED, and how
-# many it rejected, since zero_filter_counts.
+# filter_counts ROUTER: prints how many packets its filter let in as ESTABLISHED, how many of $protocol as RELATED, and
+# how many it rejected, since zero_filter_counts.
 filter_counts() {
-	ns_exec "$1" "${iptables[$v]}" -w -L outside -v | awk '
-		/ESTABLISHED/ { established = $1 } / udp .* RELATED/ { related = $1 } /REJECT/ { refused = $1 }
+	ns_exec "$1" "${iptables[$v]}" -w -L outside -v | awk -v protocol="$protocol" '
+		/ESTABLISHED/ { established = $1 } $0 ~ protocol " .* RELATED" { related = $1 } /REJECT/ { refused = $1 }
 		END { print established, related, refused }'
 }
 zero_filter_counts() {
@@ -110,14 +115,14 @@ zero_filter_counts() {
 
 # --- Rules
 
-# assign_helper ROUTER HELPER: adds rules that assign the helper to flows to the TFTP servers' ports.
+# assign_helper ROUTER HELPER: adds rules that assign the helper to flows to the servers' ports.
 assign_helper() {
 	local version
 	for version in 4 6; do
 		ns_exec "$1" "${iptables[$version]}-restore" -w <<-END || bail "rules with the helper $2"
 			*raw
-			-A PREROUTING -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
-			-A OUTPUT -p udp -m multiport --dports 69,6969,32002 -j CT --helper $2
+			-A PREROUTING -p $protocol -m multiport --dports $helper_ports -j CT --helper $2
+			-A OUTPUT -p $protocol -m multiport --dports $helper_ports -j CT --helper $2
 			COMMIT
 		END
 	done
@@ -149,10 +154,10 @@ translate() {
 
 # --- Peers: client, server and others
 
-# start_tftp_peers: starts the tool that sends and receives TFTP packets and observes both routers.
-start_tftp_peers() {
+# start_observer TOOL ARGUMENT...: starts the tool that acts for the peers and observes both routers.
+start_observer() {
 	local router
-	peers_start tftp.py peers
+	peers_start "$@"
 	for router in r1 r2; do
 		# Only flows that were created with this on report their expectations.
 		ns_exec "$router" sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'
@@ -185,9 +190,9 @@ check_case() {
 	check_equal "$helper: $case: $1" "$2" "$3"
 }
 
-# with_each_helper FUNCTION...: runs cases with each helper, with v=4 at first, and compares what they noted. Results
-# show the function's name with blanks for underscores. A function may set `case` to be more precise.
-with_each_helper() {
+# run_with_each_helper FUNCTION...: runs cases with each helper, with v=4 at first. Results show the function's name
+# with blanks for underscores. A function may set `case` to be more precise.
+run_with_each_helper() {
 	local router
 	for helper in $HELPERS; do
 		for router in r1 r2; do assign_helper "$router" "$helper"; done
@@ -198,6 +203,11 @@ with_each_helper() {
 		done
 		for router in r1 r2; do unassign_helper "$router"; done
 	done
+}
+
+# with_each_helper FUNCTION...: does so, and compares what the cases noted.
+with_each_helper() {
+	run_with_each_helper "$@"
 	for helper in $HELPERS; do
 		[[ $helper != "${HELPERS%% *}" ]] || continue
 		for function; do compare_helpers "${HELPERS%% *}" "$helper"; done
@@ -214,3 +224,55 @@ compare_helpers() {
 	fi
 }
 
+# --- What turns our helper on, at r1
+
+# raw_table FRONT-END ARGUMENT...: runs it on r1's table raw.
+raw_table() { ns_exec r1 "$1" -w -t raw "${@:2}"; }
+
+# check_module_held: checks that nothing can unload the module.
+check_module_held() {
+	check_match "$helper: $case: rmmod says that the module is in use" "in use" "$(rmmod rustmasq 2>&1)"
+	check_fails "$helper: $case: modprobe -r cannot unload it, either" modprobe -r rustmasq
+	check "$helper: $case: the module is still loaded" module_loaded
+}
+
+# check_rule FRONT-END PORT COMMAND...: checks a rule that assigns the helper, while it exists and when it is gone.
+# COMMAND checks that the helper works.
+check_rule() {
+	local front=$1
+	case="a rule of $front"
+	wait_until unload_module || not_ok "$helper: $case: the module can be unloaded before"
+	check "$helper: $case: it can be added" \
+		raw_table "$front" -A PREROUTING -p "$protocol" --dport "$2" -j CT --helper "$helper"
+	check "$helper: $case: ... and loads the module" module_loaded
+	"${@:3}"
+	check_module_held
+	raw_table "$front" -F
+	check "$helper: $case: the module can be unloaded when the rule is gone" wait_until unload_module
+}
+
+# check_nft_object PORT COMMAND...: does the same for an object of nftables.
+check_nft_object() {
+	case="an object of nftables"
+	check "$helper: $case: it can be added" ns_exec r1 nft -f - <<-END
+		table inet helpers {
+			ct helper name {
+				type "$helper" protocol $protocol
+			}
+		}
+	END
+	check "$helper: $case: ... and loads the module" module_loaded
+	check_module_held
+	ns_exec r1 nft -f - <<-END || not_ok "$helper: $case: a rule can name it"
+		table inet helpers {
+			chain before {
+				type filter hook prerouting priority filter
+				$protocol dport $1 ct helper set "name"
+			}
+		}
+	END
+	for v in 4 6; do "${@:2}" "the helper works, IPv$v"; done
+	v=4
+	ns_exec r1 nft delete table inet helpers
+	check "$helper: $case: the module can be unloaded when the object is gone" wait_until unload_module
+}

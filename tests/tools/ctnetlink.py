@@ -150,10 +150,10 @@ class Conntrack:
                     return
                 yield attributes(data)
 
-    def flows(self):
-        """Returns the UDP entries, a line for each."""
+    def flows(self, protocol=socket.IPPROTO_UDP):
+        """Returns the entries of a protocol, a line for each."""
         return sorted(show_flow(nest) for nest in self.dump(FLOWS)
-                      if Tuple(nest[CTA_TUPLE_ORIG]).protocol == socket.IPPROTO_UDP)
+                      if Tuple(nest[CTA_TUPLE_ORIG]).protocol == protocol)
 
     def expectations(self):
         """Returns the expectations, a line for each."""

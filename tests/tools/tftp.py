@@ -23,8 +23,9 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from ctnetlink import EXPECTATION_GONE, EXPECTATION_NEW, Conntrack, Inside, place
-from peers import SLOW, Peers, enable_errors, family, icmp_error
+from ctnetlink import Inside, place
+from observer import Observer
+from peers import SLOW, enable_errors, family, icmp_error
 
 READ, WRITE, DATA, ACK, ERROR, OACK = range(1, 7)
 OPCODES = {"read": READ, "write": WRITE, "data": DATA, "ack": ACK, "error": ERROR}
@@ -68,14 +69,15 @@ def to_words(datagram):
     return "hex " + datagram.hex()
 
 
-class TftpPeers(Peers):
-    """The commands of peers.
+class TftpPeers(Observer):
+    """The commands of peers, besides those of Observer.
 
     WHO is HOST, or HOST@ADDRESS to use one of the host's addresses. An IPv6 address may have brackets.
     """
 
     def __init__(self):
-        self.sockets, self.tables, self.watches = {}, {}, {}
+        super().__init__(socket.IPPROTO_UDP)
+        self.sockets = {}
 
     def socket(self, who, port, kind):
         key = who, port, kind
@@ -91,11 +93,6 @@ class TftpPeers(Peers):
             sock.bind((address.strip("[]"), int(port)))
             self.sockets[key] = sock
         return self.sockets[key]
-
-    def table(self, host):
-        if host not in self.tables:
-            self.tables[host] = Conntrack(host)
-        return self.tables[host]
 
     def open(self, who, port):
         """open WHO PORT: opens a socket that receives there. `send` does so itself."""
@@ -134,42 +131,18 @@ class TftpPeers(Peers):
         datagram, peer = heard[0].recvfrom(65535)
         return [f"{place(*peer[:2])} {to_words(datagram)}"]
 
-    def flows(self, host):
-        """flows HOST: returns conntrack's UDP entries."""
-        return self.table(host).flows()
-
-    def expected(self, host):
-        """expected HOST: returns conntrack's expectations."""
-        return self.table(host).expectations()
-
-    def counts(self, *hosts):
-        """counts HOST...: returns the number of expectations at each host."""
-        return [" ".join(str(len(self.expected(host))) for host in hosts)]
-
     def forget(self, *hosts):
-        """forget HOST...: removes the flows and expectations there, discards the events, and closes all sockets."""
+        """forget HOST...: does what Observer's command does, and closes all sockets."""
         for sock in self.sockets.values():
             sock.close()
         self.sockets = {}
-        for host in hosts:
-            self.table(host).forget()
-            self.events(host)
-        return []
+        return super().forget(*hosts)
 
     def leave(self, host):
         """leave HOST: closes everything in that namespace, so that it can be removed."""
         for key in [key for key in self.sockets if key[0] == host]:
             self.sockets.pop(key).close()
-        for tables in (self.tables, self.watches):
-            if host in tables:
-                tables.pop(host).sock.close()
-        return []
-
-    def events(self, host):
-        """events HOST: returns the expectations that came and went since the last call. The first call starts it."""
-        if host not in self.watches:
-            self.watches[host] = Conntrack(host, EXPECTATION_NEW | EXPECTATION_GONE)
-        return self.watches[host].events()
+        return super().leave(host)
 
 
 def peers():

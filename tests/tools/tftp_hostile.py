@@ -24,7 +24,7 @@ from ctnetlink import Conntrack, Inside
 from peers import checksum
 from tftp import PORT, READ, WRITE, is_request
 
-# The addresses of client and server, by IP version, in the network of tests/lib/tftp.sh.
+# The addresses of client and server, by IP version, in the network of tests/lib/helpers.sh.
 ENDS = {4: ("172.18.0.2", "203.0.113.2"), 6: ("fd00:18::2", "2001:db8:1::2")}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ROUTERS = ["r1", "r2"]

@@ -3,7 +3,7 @@
 #
 # A TFTP helper expects one flow after each request, from the server that was asked to the client's port; that flow
 # passes both routers and is translated, and r2 rejects any other flow. Without a helper, r2 rejects the answer. The
-# cases go packet by packet, with the kernel's own helper and with ours, in the network that tests/lib/tftp.sh draws.
+# cases go packet by packet, with the kernel's own helper and with ours, in the network that tests/lib/helpers.sh draws.
 # shellcheck source-path=SCRIPTDIR source=../../lib/tftp.sh
 . "$(dirname "$0")/../../lib/tftp.sh"
 

@@ -58,63 +58,15 @@ check_idle() {
 	"${after_case[@]}"
 }
 
-# check_module_held: checks that nothing can unload the module.
-check_module_held() {
-	check_match "$helper: $case: rmmod says that the module is in use" "in use" "$(rmmod rustmasq 2>&1)"
-	check_fails "$helper: $case: modprobe -r cannot unload it, either" modprobe -r rustmasq
-	check "$helper: $case: the module is still loaded" module_loaded
-}
-
 # --- Rules and objects
 
-# raw_table FRONT-END ARGUMENT...: runs it on r1's table raw.
-raw_table() { ns_exec r1 "$1" -w -t raw "${@:2}"; }
-
-# check_rule FRONT-END: checks a rule that assigns the helper, while it exists and when it is gone.
-check_rule() {
-	local front=$1
-	case="a rule of $front"
-	wait_until unload_module || not_ok "$helper: $case: the module can be unloaded before"
-	check "$helper: $case: it can be added" raw_table "$front" -A PREROUTING -p udp --dport 69 -j CT --helper "$helper"
-	check "$helper: $case: ... and loads the module" module_loaded
-	check_works
-	check_module_held
-	raw_table "$front" -F
-	check "$helper: $case: the module can be unloaded when the rule is gone" wait_until unload_module
-}
-
-check_nft_object() {
-	case="an object of nftables"
-	check "$helper: $case: it can be added" ns_exec r1 nft -f - <<-END
-		table inet helpers {
-			ct helper name {
-				type "$helper" protocol udp
-			}
-		}
-	END
-	check "$helper: $case: ... and loads the module" module_loaded
-	check_module_held
-	ns_exec r1 nft -f - <<-END || not_ok "$helper: $case: a rule can name it"
-		table inet helpers {
-			chain before {
-				type filter hook prerouting priority filter
-				udp dport 69 ct helper set "name"
-			}
-		}
-	END
-	for v in 4 6; do check_works "the helper works, IPv$v"; done
-	v=4
-	ns_exec r1 nft delete table inet helpers
-	check "$helper: $case: the module can be unloaded when the object is gone" wait_until unload_module
-}
-
-check_rule iptables-legacy
-check_rule iptables-nft
+check_rule iptables-legacy 69 check_works
+check_rule iptables-nft 69 check_works
 v=6
-check_rule ip6tables-legacy
-check_rule ip6tables-nft
+check_rule ip6tables-legacy 69 check_works
+check_rule ip6tables-nft 69 check_works
 v=4
-check_nft_object
+check_nft_object 69 check_works
 case="a rule for TCP"
 check_fails "$helper: $case: it cannot be added, as there is no such helper" \
 	raw_table "$IPTABLES" -A PREROUTING -p tcp --dport 69 -j CT --helper "$helper"
