@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The shared part of the tools that act for the hosts of a scenario: a loop that reads commands, and ICMP errors.
 
-Used by compare.py, conversation.py and tftp.py, which scenarios start with `peers_start` (tests/lib/lib.sh).
+Used by compare.py, conversation.py, tftp.py and ftp.py, which scenarios start with `peers_start` (tests/lib/lib.sh).
 """
 
 import ipaddress
