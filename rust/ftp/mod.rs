@@ -100,6 +100,10 @@ fn read<F: Family>(segment: &mut Segment<'_, '_, F>) -> Result<(), &'static CStr
     let header = segment.header();
     // A SYN takes a sequence number, too.
     let sequence = header.sequence.wrapping_add(header.syn.into());
+    if header.syn && direction == Direction::Original && segment.context().conn().begins_with_syn()
+    {
+        segment.begin_again();
+    }
     let own = segment.context().conn().tuple(direction).ends().source;
     let (payload, streams) = segment.payload_and_memory();
     if header.syn {

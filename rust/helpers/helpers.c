@@ -378,7 +378,7 @@ __rustmasq_helper struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct
 	return nfct_nat(ct);
 }
 
-__rustmasq_helper bool rustmasq_nfct_seqadj(const struct nf_conn *ct)
+__rustmasq_helper struct nf_conn_seqadj *rustmasq_nfct_seqadj(const struct nf_conn *ct)
 {
 	return nfct_seqadj(ct);
 }

@@ -291,6 +291,18 @@ impl<F: Family> Conn<'_, F> {
         (holder.ct != self.ct).then(|| original.ends().source)
     }
 
+    /// Returns whether a SYN of the client begins a connection, in an entry of TCP that may have been another one's.
+    ///
+    /// Conntrack keeps the entry of a connection that was reset, and lets another one begin in it (`nf_conntrack_tcp_packet`).
+    pub(crate) fn begins_with_syn(&self) -> bool {
+        const SYN_SENT: u8 = bindings::tcp_conntrack_TCP_CONNTRACK_SYN_SENT as u8;
+        const TIME_WAIT: u8 = bindings::tcp_conntrack_TCP_CONNTRACK_TIME_WAIT as u8;
+        const CLOSE: u8 = bindings::tcp_conntrack_TCP_CONNTRACK_CLOSE as u8;
+        // SAFETY: The entry is valid by the type's invariant; any byte is a value.
+        let state = unsafe { bindings::rustmasq_nf_ct_tcp_state(self.as_raw()) };
+        matches!(state, SYN_SENT | TIME_WAIT | CLOSE)
+    }
+
     /// Returns where the packets of the flow with this original tuple are led to, if there is such a flow: the end that
     /// replies come from.
     ///

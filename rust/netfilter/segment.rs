@@ -135,7 +135,29 @@ impl<'hook, F: Family, M> Segment<'_, 'hook, F, M> {
     /// numbers.
     pub(crate) fn can_change_length(&self) -> bool {
         // SAFETY: The entry is valid by the context's invariant.
-        unsafe { bindings::rustmasq_nfct_seqadj(self.context.conn.as_raw()) }
+        unsafe { !bindings::rustmasq_nfct_seqadj(self.context.conn.as_raw()).is_null() }
+    }
+
+    /// Begins to remember the connection anew, if the segment begins another one in place of one that was reset: conntrack
+    /// keeps the entry for that.
+    ///
+    /// Sequence numbers are not adjusted any more, and the memory is as at first.
+    pub(crate) fn begin_again(&mut self)
+    where
+        M: Zeroable,
+    {
+        let ct = self.context.conn.as_raw();
+        *self.memory = pin_init::zeroed();
+        // SAFETY: The entry is valid by the context's invariant, and the function returns null or an extension of it, which
+        // does not move any more. Conntrack reads and writes it under the entry's lock, for which softirqs are off.
+        unsafe {
+            let adjustments = bindings::rustmasq_nfct_seqadj(ct);
+            if !adjustments.is_null() {
+                bindings::spin_lock(&raw mut (*ct).lock);
+                adjustments.write(pin_init::zeroed());
+                bindings::spin_unlock(&raw mut (*ct).lock);
+            }
+        }
     }
 
     /// Replaces a part of the payload, and corrects lengths and checksums.

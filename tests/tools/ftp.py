@@ -137,12 +137,18 @@ class FtpPeers(Observer):
         wait_for(lambda: accepted.append(self.accept()) or accepted[-1])
         return accepted[-1]
 
-    def open(self, who, port, address, target):
-        """Connects. Returns the socket, and what accept() returned, or an error and None."""
+    @staticmethod
+    def begin(who, port, address, target):
+        """Returns a socket that begins to connect."""
         sock, own = make_socket(who, family(address))
         sock.bind((own, int(port)))
         sock.setblocking(False)
         sock.connect_ex((address.strip("[]"), int(target)))
+        return sock
+
+    def open(self, who, port, address, target):
+        """Connects. Returns the socket, and what accept() returned, or an error and None."""
+        sock = self.begin(who, port, address, target)
         done = wait_for(lambda: select.select([], [sock], [], 0)[1])
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if done and not error and (accepted := self.accept_in_time()):
@@ -160,13 +166,20 @@ class FtpPeers(Observer):
         self.ends = {"client": SocketEnd(sock), "server": SocketEnd(accepted[1])}
         return [accepted[2]]
 
-    def tiny(self, who, port, address, target):
-        """tiny WHO PORT ADDRESS PORT: does the same with a tiny TCP as the client, at WHO:PORT."""
+    def tiny(self, which, who, port, address, target):
+        """tiny client|both WHO PORT ADDRESS PORT: does the same with a tiny TCP as the client, at WHO:PORT, and if both
+        are, another one as the server, on the host server at ADDRESS:PORT."""
         self.hang_up()
         host, _, own = who.partition("@")
         client = TinyTcp(host, own.strip("[]"), int(port))
         self.ends = {"client": client}
+        if which == "both":
+            self.ends["server"] = TinyTcp("server", address.strip("[]"), int(target))
         client.connect(address.strip("[]"), int(target))
+        if which == "both":
+            server = self.ends["server"]
+            done = wait_for(lambda: client.receive() or server.receive() or server.established)
+            return [place(*server.peer) if done else "silence"]
         if not wait_for(lambda: client.receive() or client.established) or not (accepted := self.accept_in_time()):
             return ["silence"]
         self.ends["server"] = SocketEnd(accepted[1])
@@ -239,12 +252,10 @@ class FtpPeers(Observer):
         return [" / ".join(", ".join(str(Tuple(nest[CTA_EXPECT_TUPLE])) for nest in self.table(host).dump(EXPECTATIONS))
                            or "-" for host in hosts)]
 
-    def hang_up(self):
-        """hang_up: lets the client reset the control connection. If the server did, the same ports could not be used
-        again at once: conntrack would shift the next connection's numbers as it did those of this one."""
-        for end in ("client", "server"):
-            if end in self.ends:
-                self.ends.pop(end).close()
+    def hang_up(self, first="client"):
+        """hang_up [END]: lets the client or the other end reset the control connection."""
+        for end in sorted(self.ends, key=lambda end: end != first):
+            self.ends.pop(end).close()
         return []
 
     def forget(self, *hosts):

@@ -43,7 +43,7 @@ def read_sack(options):
 
 
 class TinyTcp:
-    """The client's end of a connection. Positions are octets since the beginning of a direction."""
+    """One end of a connection. Positions are octets since the beginning of a direction."""
 
     def __init__(self, host, address, port):
         self.address, self.port = address, port
@@ -116,18 +116,19 @@ class TinyTcp:
                 return
             segment = packet[(packet[0] & 15) * 4:] if self.sock.family == socket.AF_INET else packet
             place = source[0], int.from_bytes(segment[:2], "big")
-            if int.from_bytes(segment[2:4], "big") == self.port and place == self.peer:
-                self.take_segment(segment)
+            if int.from_bytes(segment[2:4], "big") == self.port and self.peer in (None, place):
+                self.take_segment(place, segment)
 
-    def take_segment(self, segment):
+    def take_segment(self, place, segment):
         number, acknowledged, offset, flags = struct.unpack_from("!IIBB", segment, 4)
         data = segment[(offset >> 4) * 4:]
         if flags & RST:
             return
         self.answered = True
         if flags & SYN:
-            self.other_first = number
-            self.transmit(ACK, FIRST + 1)
+            passive, self.peer, self.other_first = self.peer is None, place, number
+            self.transmit(SYN | ACK if passive else ACK, FIRST if passive else FIRST + 1, b"",
+                          SYN_OPTIONS if passive else b"")
         if flags & ACK and self.other_first is not None:
             self.established = True
             self.acknowledged = max(self.acknowledged, signed(acknowledged - FIRST - 1))

@@ -10,6 +10,7 @@
 setup_two_routers
 modprobe nf_nat_ftp || bail "the kernel's own helper"
 suppress_resets lan 40021
+suppress_resets server 2121
 start_ftp_peers
 after_case=(peers forget r1 r2)
 # What becomes of a text that arrives and opens its port.
@@ -107,7 +108,14 @@ a_malformed_reply() {
 # open_tiny_control ADDRESS PORT: does what open_control does, with a tiny TCP as the client.
 open_tiny_control() {
 	peers listen server 21
-	peers tiny "lan@${client[$v]}" 40021 "$1" "$2"
+	peers tiny client "lan@${client[$v]}" 40021 "$1" "$2"
+	seen=$said
+	log_in
+}
+
+# open_two_tiny: does so with two of them.
+open_two_tiny() {
+	peers tiny both "lan@${client[$v]}" 40021 "${server[$v]}" 2121
 	seen=$said
 	log_in
 }
@@ -209,6 +217,34 @@ a_rewritten_reply() {
 	check_noted "... once" 2 -
 }
 
+# The server loses segments behind both routers. It compares what comes again with what came first.
+a_rewritten_command_that_is_lost() {
+	local line='PORT 172,18,0,2,158,52\r\n' second='PORT 172,18,0,2,158,53\r\n'
+	translate -j RUSTMASQ
+	open_two_tiny
+	peers lose server 1
+	peers say client "$line"
+	peers say_again client 24 "$line"
+	peers noted server
+	check_case "it comes again with the same content" "again 1 changed 0 unacknowledged 0 sack -" "$said"
+}
+
+# The client comes back from the same port, while conntrack remembers the connection, whose lines were rewritten.
+the_same_port_again() {
+	local end
+	translate -j RUSTMASQ
+	for end in client server; do
+		open_control "${server[4]}" 21
+		peers say client 'PORT 172,18,0,2,158,52\r\n'
+		peers hang_up "$end"
+		peers control lan 40001 "${server[4]}" 21
+		echo "# $helper: after a reset by the $end: $said"
+		[[ $helper == ftp ]] || check_equal "$helper: $case: after a reset by the $end, it is connected again" \
+			"${r2[4]}:40001" "$said"
+		peers forget r1 r2
+	done
+}
+
 # A command in pieces cannot be rewritten: its start is under way.
 a_command_in_pieces_with_NAT() {
 	local line='PORT 172,18,0,2,158,52\r\n'
@@ -230,6 +266,6 @@ a_rewritten_command_over_IPv6() {
 
 without_NAT=(a_command a_command_over_IPv6 a_malformed_command a_reply a_malformed_reply overlapping_segments)
 run_with_each_helper "${without_NAT[@]}"
-run_with_each_helper a_rewritten_command a_rewritten_reply a_command_in_pieces_with_NAT a_rewritten_command_over_IPv6
+run_with_each_helper a_rewritten_command a_rewritten_command_that_is_lost the_same_port_again a_rewritten_reply a_command_in_pieces_with_NAT a_rewritten_command_over_IPv6
 
 done_testing
