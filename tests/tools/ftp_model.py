@@ -372,10 +372,14 @@ class Maker:
     def vector(self):
         """Makes a stream: direction, address of the sender, and pieces."""
         direction, own = self.rng.choice(["client", "server"]), self.rng.choice(self.rng.choice([IPV4, IPV6]))
+        return direction, own, self.stream(direction, own)
+
+    def stream(self, direction, own):
+        """Makes the pieces of a stream, for the sender's address."""
         stream = self.octets(0, 60) if self.likely(0.03) else self.lines(direction, own)
         if self.likely(0.25):
             stream = self.changed(stream)
-        return direction, own, self.pieces(stream)
+        return self.pieces(stream)
 
 
 def main():
