@@ -17,7 +17,6 @@ use crate::{
     module_parameters,
     net::{
         random,
-        AnyAddress,
         Family,
         Ipv4,
         Ipv6, //
@@ -104,14 +103,14 @@ fn read<F: Family>(segment: &mut Segment<'_, '_, F>) -> Result<(), &'static CStr
     {
         segment.begin_again();
     }
-    let own = segment.context().conn().tuple(direction).ends().source;
+    let own = F::any(segment.context().conn().source(direction));
     let (payload, streams) = segment.payload_and_memory();
     if header.syn {
         streams.begin(direction, sequence);
     }
     let again = streams.again(direction, sequence, payload.len());
     let before = *streams;
-    let found = streams.read(direction, sequence, payload, own.address);
+    let found = streams.read(direction, sequence, payload, own);
     let done = match (again, found) {
         (Some(rewriting), _) => rewrite(segment, &rewriting, true).map(|_| ()),
         (None, Some(announced)) => expect(segment, sequence, announced),
@@ -130,9 +129,10 @@ fn expect<F: Family>(
     announced: Announced,
 ) -> Result<(), &'static CStr> {
     let Announced { kind, port, place } = announced;
-    let (inside, outside) = ends(segment.context());
-    // A reply 229 tells no address.
-    let moves = kind != Kind::Epsv && inside != outside;
+    let (direction, conn) = (segment.context().direction(), segment.context().conn());
+    // A reply 229 tells no address. The others tell the one that the sender knows itself by.
+    let moves =
+        kind != Kind::Epsv && conn.source(direction) != conn.destination(direction.opposite());
     if moves && place.is_none() {
         // The argument began in a segment that has gone as it was.
         return Ok(());
@@ -163,14 +163,6 @@ fn expect<F: Family>(
             Err(reason)
         }
     }
-}
-
-/// Returns the addresses of the sender as it knows itself and as the other end knows it.
-fn ends<F: Family>(context: &HelperContext<'_, F>) -> (AnyAddress, AnyAddress) {
-    let (direction, conn) = (context.direction(), context.conn());
-    let inside = conn.tuple(direction).ends().source;
-    let outside = conn.tuple(direction.opposite()).ends().destination;
-    (inside.address, outside.address)
 }
 
 /// Expects a connection to the sender's `port`, and returns the port to which the other end has to connect.
@@ -221,7 +213,7 @@ fn leads_elsewhere<F: Family>(
     }
     let tuple = conn.tuple(direction).with_ports(SERVER_DATA_PORT, outside);
     let client = End {
-        address: conn.tuple(Direction::Original).ends().source.address,
+        address: F::any(conn.source(Direction::Original)),
         port: inside,
     };
     conn.destination_of(&tuple).is_some_and(|end| end != client)
@@ -233,7 +225,9 @@ fn rewrite<F: Family>(
     rewriting: &Rewriting,
     again: bool,
 ) -> Result<bool, &'static CStr> {
-    let (_, outside) = ends(segment.context());
+    let (direction, conn) = (segment.context().direction(), segment.context().conn());
+    // The sender's address as the other end knows it.
+    let outside = F::any(conn.destination(direction.opposite()));
     let Some(text) = Text::new(rewriting.kind, outside, rewriting.port) else {
         return Ok(false);
     };

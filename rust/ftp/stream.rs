@@ -134,11 +134,14 @@ impl Streams {
             len,
             kind,
         } = self.rewritten;
+        if port == 0 {
+            return None;
+        }
         let kind = Kind::from_number(kind).filter(|kind| kind.direction() == direction)?;
         // CAST: The difference is a place in the segment, or it is out of reach.
         let start = first.wrapping_sub(sequence) as usize;
         let place = start..start.checked_add(len.into())?;
-        (port != 0 && place.end <= payload_len).then_some(Rewriting { kind, port, place })
+        (place.end <= payload_len).then_some(Rewriting { kind, port, place })
     }
 }
 

@@ -54,6 +54,7 @@ use crate::{
         },
         trace,
         tuple::{
+            Direction,
             FlowTags,
             Tuple, //
         }, //
@@ -580,7 +581,7 @@ fn class(reply: &Tuple) -> &'static [PortRange] {
 /// It does if it has the address `source` already and its port is below 1024. Nothing tells it apart but the
 /// port then, which the other end may insist on: a DHCPv6 server answers to port 546.
 fn keeps_port<F: Family>(flow: &UnsettledFlow<'_, F>, source: F::Address) -> bool {
-    flow.original_source() == source
+    flow.source(Direction::Original) == source
         && flow
             .original_source_port()
             .is_some_and(|port| port < FIRST_UNPRIVILEGED_PORT)

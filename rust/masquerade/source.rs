@@ -10,7 +10,10 @@ use crate::{
         Ipv4,
         Ipv6, //
     },
-    netfilter::conntrack::UnsettledFlow,
+    netfilter::{
+        conntrack::UnsettledFlow,
+        tuple::Direction, //
+    },
 };
 use core::net::{
     Ipv4Addr,
@@ -31,7 +34,7 @@ pub(crate) trait SelectSource: Family + Sized {
 impl SelectSource for Ipv4 {
     /// Returns whether the source is 0.0.0.0: a DHCP client without an address.
     fn is_exempt(flow: &UnsettledFlow<'_, Ipv4>) -> bool {
-        flow.original_source().is_unspecified()
+        flow.source(Direction::Original).is_unspecified()
     }
 
     /// Follows `nf_nat_masquerade_ipv4`: the next hop decides, not the destination.

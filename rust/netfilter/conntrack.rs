@@ -219,16 +219,20 @@ impl<F: Family> Conn<'_, F> {
         unsafe { &raw const (*self.as_raw()).tuplehash[index].tuple }
     }
 
-    /// Returns the source address of the original tuple.
-    pub(crate) fn original_source(&self) -> F::Address {
-        let tuple = self.raw_tuple(Direction::Original);
+    /// Returns the source address of the tuple of one direction.
+    ///
+    /// NAT may change the tuple of [`Direction::Reply`] until the entry is confirmed.
+    pub(crate) fn source(&self, direction: Direction) -> F::Address {
+        let tuple = self.raw_tuple(direction);
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroes a tuple before it fills it in.
         F::from_raw(&unsafe { tuple::source_address_of_raw(tuple) })
     }
 
-    /// Returns the destination address of the reply tuple, which source NAT may change.
-    pub(super) fn reply_destination(&self) -> F::Address {
-        let tuple = self.raw_tuple(Direction::Reply);
+    /// Returns the destination address of the tuple of one direction.
+    ///
+    /// NAT may change the tuple of [`Direction::Reply`] until the entry is confirmed.
+    pub(crate) fn destination(&self, direction: Direction) -> F::Address {
+        let tuple = self.raw_tuple(direction);
         // SAFETY: The entry is valid by the type's invariant, and so is a part of its tuple.
         unsafe { Self::address(&raw const (*tuple).dst.u3) }
     }

@@ -6,6 +6,7 @@
 
 use super::{
     conntrack::UnsettledFlow,
+    tuple::Direction,
     verdict::Verdict, //
 };
 use crate::{
@@ -141,7 +142,7 @@ impl NatRange {
         port: u16,
     ) -> Self {
         let range = Self::own(port);
-        if flow.reply_destination() == source {
+        if flow.destination(Direction::Reply) == source {
             // Only the port changes, and NAT would see no change: let its random search find the only port.
             return Self {
                 flags: range.flags | bindings::NF_NAT_RANGE_PROTO_RANDOM,

@@ -21,7 +21,6 @@ use crate::{
 };
 use core::ops::Range;
 use kernel::{
-    error::to_result,
     prelude::*,
     sync::GlobalGuard, //
 };
@@ -85,7 +84,9 @@ impl<'hook, F: Family> HelperContext<'hook, F> {
         }
         // SAFETY: The packet is valid and ours for the call by the context's invariant. The function does not sleep, and
         // leaves the packet as it was if it fails. Nothing borrows the packet's bytes: `self` is borrowed mutably.
-        to_result(unsafe { bindings::rustmasq_skb_linearize(self.packet.as_raw()) })?;
+        if unsafe { bindings::rustmasq_skb_linearize(self.packet.as_raw()) } != 0 {
+            return Err(ENOMEM);
+        }
         let no_softirq = BottomHalvesOff::new();
         let lock = MEMORIES.lock();
         // SAFETY: The entry is valid and has an extension for helpers by the context's invariant. So this is the
