@@ -9,7 +9,10 @@ use super::{
         command, //
     },
     extended::Eprt,
-    numbers::Numbers,
+    numbers::{
+        self,
+        Numbers, //
+    },
     Announcement,
     Input,
     Kind,
@@ -111,9 +114,36 @@ impl ClientReader {
         rest
     }
 
+    /// Reads the rest of a piece if that is the argument of PORT, in its usual form, and the end of its line.
+    ///
+    /// Most announcements are one such line.
+    #[inline(always)]
+    fn read_last_port(&mut self, input: &mut Input<'_>, own: AnyAddress) -> Option<Announcement> {
+        let (PORT, [0, 0, 0, 0, 0, 0], AnyAddress::V4(own)) = (self.phase, self.memory, own) else {
+            return None;
+        };
+        let argument = input.rest.strip_prefix(b" ")?;
+        let (port, len) = numbers::read_whole(argument, own.octets())?;
+        let behind = argument.get(len.into()..)?;
+        if behind != b"\r\n" {
+            return None;
+        }
+        self.phase = WORD;
+        input.rest = behind;
+        Some(Announcement {
+            kind: Kind::Port,
+            port,
+            len,
+            end: input.place(),
+        })
+    }
+
     #[inline(never)]
     fn read_all(&mut self, mut input: Input<'_>, own: AnyAddress) -> Option<Announcement> {
-        let mut found = None;
+        let mut found = self.read_last_port(&mut input, own);
+        if found.is_some() {
+            return found;
+        }
         while !input.rest.is_empty() && self.is_ftp() {
             match self.phase {
                 WORD | TELNET | OPTION => self.read_word(&mut input),
