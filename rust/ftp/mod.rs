@@ -188,7 +188,7 @@ fn register<F: Family>(
         if others > 0 && leads_elsewhere(conn, direction, outside, port) {
             continue;
         }
-        match expectation.to_port(outside).register() {
+        match expectation.with_port(outside).register() {
             Ok(registered) => return Ok(Some((registered, outside))),
             Err((EBUSY, back)) => expectation = back,
             Err((EMFILE, _)) => return Ok(None),

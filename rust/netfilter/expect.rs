@@ -88,7 +88,7 @@ impl<'context, F: Family> Expectation<'context, F> {
     }
 
     /// Makes the expected flow go to another port, in host order.
-    pub(crate) fn to_port(self, port: u16) -> Self {
+    pub(crate) fn with_port(self, port: u16) -> Self {
         // SAFETY: By the invariant the expectation is valid, and in no list, so nobody else reads it.
         unsafe { (*self.expect.0.as_ptr()).tuple.dst.u.all = port.to_be() };
         self

@@ -4,10 +4,10 @@
 
 Usage: tests/tools/ftp_streams.py COUNT SEED
 
-Each stream of ftp_model.py has a connection of its own, from the host lan through r1, where the helper is, to the server's
-port 21. It goes in its pieces: each is received before the next one is sent. After each piece, r1 has to expect what the
-model says, and nothing else, and the other end has to receive the same octets. The server greets before most streams of
-clients; what comes without a greeting opens nothing.
+Each stream of ftp_model.py has a connection of its own, from the host lan through r1, where the helper is, to the
+server's port 21. It goes in its pieces: each is received before the next one is sent. After each, r1 has to expect
+what the model says, and nothing else, and the other end has to receive the same octets. The server greets before most
+streams of clients; what comes without a greeting opens nothing.
 
 Prints what differs, and ends with status 1 then; else the number of streams and of ports that were expected.
 """
@@ -109,10 +109,8 @@ class Network:
 
 def wanted_event(addresses, direction, greeted, known):
     """Returns a part of the line of each expectation that the model knows of after a piece."""
-    if direction == "client":
-        readable = greeted and known["ftp"]
-    else:
-        readable = known["greeted"] and not known["tls"]
+    is_client = direction == "client"
+    readable = greeted and known["ftp"] if is_client else known["greeted"] and not known["tls"]
     if not known["announced"] or not readable:
         return []
     address, port = addresses[direction], known["announced"]["port"]
