@@ -73,7 +73,9 @@ impl Reader for ClientReader {
         if rest.is_empty() {
             return None;
         }
-        self.read_all(Input::new(piece, rest), own)
+        let mut input = Input::new(piece, rest);
+        let port = self.read_last_port(&mut input, own);
+        port.or_else(|| self.read_all(input, own))
     }
 
     fn skip_line(&mut self) {
@@ -140,10 +142,7 @@ impl ClientReader {
 
     #[inline(never)]
     fn read_all(&mut self, mut input: Input<'_>, own: AnyAddress) -> Option<Announcement> {
-        let mut found = self.read_last_port(&mut input, own);
-        if found.is_some() {
-            return found;
-        }
+        let mut found = None;
         while !input.rest.is_empty() && self.is_ftp() {
             match self.phase {
                 WORD | TELNET | OPTION => self.read_word(&mut input),
