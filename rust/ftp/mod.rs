@@ -137,6 +137,9 @@ fn expect<F: Family>(
         // The argument began in a segment that has gone as it was.
         return Ok(());
     }
+    if conn.has_nat() && is_rewriting_under_way(segment) {
+        return Err(c"an earlier announcement is not acknowledged yet");
+    }
     let Some((expected, outside_port)) = register(segment.context(), port, place.is_some())? else {
         return Ok(());
     };
@@ -163,6 +166,17 @@ fn expect<F: Family>(
             Err(reason)
         }
     }
+}
+
+/// Returns whether the other end may not have the argument that was rewritten last.
+///
+/// If it comes again, it has to be rewritten again. Neither the memory nor conntrack's differences of sequence numbers
+/// have room for two such arguments.
+fn is_rewriting_under_way<F: Family>(segment: &mut Segment<'_, '_, F>) -> bool {
+    let (_, streams) = segment.payload_and_memory();
+    streams
+        .rewritten_until()
+        .is_some_and(|(direction, end)| !segment.is_acknowledged(direction, end))
 }
 
 /// Expects a connection to the sender's `port`, and returns the port to which the other end has to connect.

@@ -121,6 +121,18 @@ impl Streams {
         };
     }
 
+    /// Returns the direction of the argument that was rewritten last, and the sequence number behind it.
+    pub(super) fn rewritten_until(&self) -> Option<(Direction, u32)> {
+        let Rewritten {
+            sequence,
+            port,
+            len,
+            kind,
+        } = self.rewritten;
+        let direction = Kind::from_number(kind)?.direction();
+        (port != 0).then(|| (direction, sequence.wrapping_add(len.into())))
+    }
+
     /// Returns what has to be rewritten in a segment that repeats the whole argument that was rewritten last.
     pub(super) fn again(
         &self,
@@ -367,12 +379,17 @@ mod tests {
         let mut connection = Connection::new();
         let streams = &mut connection.streams;
         assert_eq!(streams.again(Direction::Original, 0, 100), None);
+        assert_eq!(streams.rewritten_until(), None);
         let rewriting = Rewriting {
             kind: Kind::Port,
             port: 6001,
             place: 5..21,
         };
         streams.note(FIRST, &rewriting);
+        assert_eq!(
+            streams.rewritten_until(),
+            Some((Direction::Original, FIRST.wrapping_add(21)))
+        );
         let len = PORT.len();
         let again = |direction, sequence, len| streams.again(direction, sequence, len);
         assert_eq!(

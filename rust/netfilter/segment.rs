@@ -10,7 +10,10 @@
 //! C headers: [`include/net/netfilter/nf_nat_helper.h`](srctree/include/net/netfilter/nf_nat_helper.h),
 //! [`include/net/netfilter/nf_conntrack_seqadj.h`](srctree/include/net/netfilter/nf_conntrack_seqadj.h)
 
-use super::helper::HelperContext;
+use super::{
+    helper::HelperContext,
+    tuple::Direction, //
+};
 use crate::{
     bindings,
     net::{
@@ -137,6 +140,16 @@ impl<'hook, F: Family, M> Segment<'_, 'hook, F, M> {
     pub(crate) fn can_change_length(&self) -> bool {
         // SAFETY: The entry is valid by the context's invariant.
         unsafe { !bindings::rustmasq_nfct_seqadj(self.context.conn.as_raw()).is_null() }
+    }
+
+    /// Returns whether the receiver of a direction has acknowledged all before a sequence number of its sender.
+    pub(crate) fn is_acknowledged(&self, direction: Direction, end: u32) -> bool {
+        // SAFETY: The entry is valid and of TCP by the context's invariant; any number is a value. CAST: 0 or 1.
+        let acknowledged = unsafe {
+            bindings::rustmasq_nf_ct_tcp_acknowledged(self.context.conn.as_raw(), direction as u8)
+        };
+        // CAST: Sequence numbers are compared by the sign of their difference (RFC 9293, section 3.4).
+        acknowledged.wrapping_sub(end) as i32 >= 0
     }
 
     /// Begins to remember the connection anew, if the segment begins another one in place of one that was reset: conntrack

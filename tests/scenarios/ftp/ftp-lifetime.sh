@@ -239,4 +239,27 @@ peers expected r1
 check_equal "$helper: $case: its expectations are gone" "" "$said"
 check_control_continues "without the module"
 
+peers forget r1
+
+# Clients announce ports as fast as the server answers: in old connections, which have no helper any more, and in new ones.
+case="unloading in a flood"
+ns_start server python3 -m pyftpdlib --interface :: --port 21 > "$scratch/flooded" 2>&1
+wait_until listening server TCP 21 || bail "no server: $(< "$scratch/flooded")"
+for _ in 1 2; do ns_start lan "$tools/ftp_flood.py" 5 203.0.113.2 21 > "$scratch/flood" 2>&1; done
+r1_expects_data() {
+	peers expected r1
+	[[ $said ]]
+}
+rounds=0
+for _ in {1..5}; do
+	modprobe rustmasq ftp_port=21 && wait_until r1_expects_data && unload_module && ! r1_expects_data &&
+		rounds=$((rounds + 1))
+done
+check_equal "$helper: $case: each time the module was loaded, expected data, and was unloaded with its expectations" \
+	5 $rounds
+[[ ! -s $scratch/flood ]] || not_ok "$helper: $case: the flood goes on" "$(< "$scratch/flood")"
+modprobe rustmasq ftp_port=21
+stop_servers
+check "$helper: $case: the module can be unloaded afterwards" wait_until unload_module
+
 done_testing
