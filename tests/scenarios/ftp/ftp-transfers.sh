@@ -100,9 +100,11 @@ done
 
 # in_each_session CLIENT MODE COMMAND...: runs the command for a session with each server, or, in `make test`, with the
 # one whose turn it is; with its TAG, the server's address without brackets, and its port. Adds TAG to `tags`.
-turn=0
+# All helpers get the same turns.
+turn=0 turns_of=
 in_each_session() {
 	local count program tag address
+	[[ $turns_of == "$helper" ]] || turn=0 turns_of=$helper
 	strip_brackets "${server[$v]}" address
 	for ((count = $(scaled ${#programs[@]}); count > 0; count--)); do
 		program=${programs[turn++ % ${#programs[@]}]} tag=$1-$2-$program-IPv$v

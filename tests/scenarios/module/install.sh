@@ -93,8 +93,8 @@ depmod "$release" || bail depmod
 
 check_equal "modinfo finds the module" "$module" "$(modinfo -F filename rustmasq)"
 check_equal "modinfo shows the license" GPL "$(modinfo -F license rustmasq)"
-check_equal "modinfo shows aliases for both families and the helper" \
-	"ip6t_RUSTMASQ ipt_RUSTMASQ nfct-helper-rustmasq-tftp" \
+check_equal "modinfo shows aliases for both families and both helpers" \
+	"ip6t_RUSTMASQ ipt_RUSTMASQ nfct-helper-rustmasq-ftp nfct-helper-rustmasq-tftp" \
 	"$(modinfo -F alias rustmasq | sort | xargs)"
 check_match "modinfo shows a description" "RUSTMASQ" "$(modinfo -F description rustmasq)"
 check_match "modinfo shows authors" "." "$(modinfo -F author rustmasq)"
