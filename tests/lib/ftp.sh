@@ -9,7 +9,7 @@
 
 # The ports are the servers', and 2021, which r2 forwards to port 21.
 # shellcheck disable=SC2034 # helpers.sh uses them
-HELPERS=${HELPERS:-$(compared && echo "ftp ")rustmasq-ftp} protocol=tcp helper_ports=21,2121,2122,2021
+HELPERS="$(compared && echo "ftp ")rustmasq-ftp" protocol=tcp helper_ports=21,2121,2122,2021
 # shellcheck disable=SC2034
 within="-A FORWARD -i lan0 -p tcp -m multiport --dports $helper_ports -j ACCEPT
 		-A FORWARD -i lan0 -p tcp -j outside"

@@ -7,7 +7,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/helpers.sh"
 
 # shellcheck disable=SC2034 # helpers.sh uses them
-HELPERS=${HELPERS:-$(compared && echo "tftp ")rustmasq-tftp} protocol=udp helper_ports=69,6969,32002
+HELPERS="$(compared && echo "tftp ")rustmasq-tftp" protocol=udp helper_ports=69,6969,32002
 
 # start_tftp_peers: starts the tool that sends and receives TFTP packets.
 start_tftp_peers() { start_observer tftp.py peers; }
