@@ -136,7 +136,7 @@ __rustmasq_helper u32 rustmasq_nf_ct_tcp_original_end(const struct nf_conn *ct)
 	return READ_ONCE(ct->proto.tcp.seen[IP_CT_DIR_ORIGINAL].td_end);
 }
 
-/* The highest acknowledgement of what dir sent, in its sender's sequence numbers. */
+/* What dir sent before this one of its sequence numbers is acknowledged. */
 __rustmasq_helper u32 rustmasq_nf_ct_tcp_acknowledged(const struct nf_conn *ct, u8 dir)
 {
 	return READ_ONCE(ct->proto.tcp.seen[!dir].td_maxack);
