@@ -9,6 +9,7 @@ use crate::{
             self,
             NatRange, //
         },
+        tuple::Direction,
         *, //
     },
 };
@@ -18,7 +19,7 @@ struct Translate;
 impl HookHandler for Translate {
     fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
         if let (Some(flow), Some(out)) = (context.conntrack().new_flow(), context.output()) {
-            let source = flow.original_source();
+            let source = flow.source(Direction::Original);
             return nat::masquerade::<F>(flow, source, NatRange::new(None, false), out);
         }
         Verdict::Accept
