@@ -203,14 +203,15 @@ listening() {
 	local pid port table tables lines
 	printf -v port ':%04X ' "$3"
 	case $2 in
-	TCP*) tables=(tcp tcp6) ;;
+	# Of connections from the port, which may still be there, the other end's port is not 0.
+	TCP*) tables=(tcp tcp6) port+="[0-9A-F]+:0000 " ;;
 	UDP*) tables=(udp udp6) ;;
 	SCTP*) tables=(sctp/eps) port=" $3 " ;;
 	esac
 	for pid in "${servers[@]}"; do
 		[[ /proc/$pid/ns/net -ef /run/netns/$1 ]] || continue
 		for table in "${tables[@]}"; do
-			mapfile -t lines < "/proc/$pid/net/$table" && [[ ${lines[*]} == *"$port"* ]] && return
+			mapfile -t lines < "/proc/$pid/net/$table" && [[ ${lines[*]} =~ $port ]] && return
 		done
 	done
 	return 1
