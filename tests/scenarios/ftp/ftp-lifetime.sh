@@ -250,13 +250,13 @@ r1_expects_data() {
 	peers expected r1
 	[[ $said ]]
 }
-rounds=0
-for _ in {1..5}; do
+wanted=$(scaled 60) rounds=0
+for ((n = 0; n < wanted; n++)); do
 	modprobe rustmasq ftp_port=21 && wait_until r1_expects_data && unload_module && ! r1_expects_data &&
 		rounds=$((rounds + 1))
 done
 check_equal "$helper: $case: each time the module was loaded, expected data, and was unloaded with its expectations" \
-	5 $rounds
+	"$wanted" $rounds
 [[ ! -s $scratch/flood ]] || not_ok "$helper: $case: the flood goes on" "$(< "$scratch/flood")"
 modprobe rustmasq ftp_port=21
 stop_servers

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The FTP clients curl, lftp, tnftp, busybox and Python's list, read and write the files of vsftpd, pure-ftpd and
 # pyftpdlib, with active and passive data connections, through r1, which masquerades by RUSTMASQ with ports, and r2,

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # All fragments of large datagrams and pings are masqueraded, in any order, and the answers come back, although only
 # the first fragment has the ports. Without a rule no answer comes back. The network of setup_lan with IPv6:

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The mapping does not depend on the destination (RFC 4787, REQ-1): a client whose port was not kept towards one server
 # has the same other port towards all servers, as with MASQUERADE. tests/lib/ports.sh draws the network.
