@@ -185,16 +185,17 @@ def symbols(wanted=""):
                 yield int(address, 16), name
 
 
-def function(wanted, module=""):
+def function(wanted, module="", argument=""):
     """Returns the address of a function and of the next one.
 
     A mangled Rust name matches by its last part, behind the length of that part. The arguments of a generic function
-    may follow.
+    may follow, of which `argument` is one.
     """
-    part = f"{len(wanted)}{wanted}"
+    part, of = f"{len(wanted)}{wanted}", f"{len(argument)}{argument}" if argument else ""
     # A module's functions are not sorted. The kernel's are, so there is no need to read all of them.
     found = iter(sorted(symbols(module))) if module else symbols()
-    start = next(address for address, name in found if name == wanted or name.endswith(part) or f"{part}N" in name)
+    start = next(address for address, name in found
+                 if name == wanted or name.endswith(part) or (f"{part}N" in name and of in name))
     return start, next((address for address, _ in found if address > start), start + 4096)
 
 
@@ -269,7 +270,16 @@ class Faults:
         result(f"{what}: every allocation failed, {failed} in all: {outcome or FINE}", problem)
 
 
+def logged(words):
+    """Returns how often the kernel's log has these words."""
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", check=False).stdout
+    return log.count(words)
+
+
 # --- The module
+
+# A helper that is registered when the module's init can fail no more.
+NO_FTP = "no helper rustmasq-ftp"
 
 
 def load(n, parameters=""):
@@ -348,8 +358,12 @@ class Loading:
         if self.event:
             # Set each time, because the kernel forgets it when the module is loaded.
             write("/sys/kernel/tracing/set_event", f"rustmasq:{self.event}:mod:rustmasq")
+        before = logged(NO_FTP)
         error = load(n, self.parameters)
         left = [] if not error else left_behind()
+        if not error and logged(NO_FTP) > before:
+            require(unload())
+            return NO_FTP
         return f"{error}, but {left} exist" if left else error
 
     def unload(self, n):
@@ -361,8 +375,9 @@ class Loading:
 
     def check_loading(self, faults):
         faults.slab.only(*function("do_one_initcall"))
-        # Allocations for the helper, the notifier, the list of namespaces, and each hook in each of the two namespaces.
-        faults.each(f"{self.what} is loaded", faults.by_thread(self.load), NO_MEMORY, least=3 + 2 * self.hooks_each)
+        # Allocations for both helpers, the notifier, the list of namespaces, and each hook in each of two namespaces.
+        faults.each(f"{self.what} is loaded", faults.by_thread(self.load), f"{NO_MEMORY}|{NO_FTP}",
+                    least=4 + 2 * self.hooks_each)
         there = hooks(), hooks("other")
         result(f"{self.what} is loaded: ... then its hooks exist",
                None if there == (self.hooks_each, self.hooks_each) else f"{there}, expected {self.hooks_each} each")
@@ -682,15 +697,14 @@ def requests(faults, network, version):
         faults.all_at_once(f"{what}: a request", lambda own=own: network.send(version, own, TFTP), UNHELPED)
     # The helper logs why it dropped the packet, although the buffer for that cannot be allocated, either.
     before = reasons_logged()
-    with faults.slab.only_within(*function("help", "rustmasq")):
+    with faults.slab.only_within(*function("help", "rustmasq", "Tftp")):
         faults.all_at_once(f"{what}: the helper", lambda: network.send(version, False, TFTP), DROPPED, least=2)
     result(f"{what}: the helper: ... the log contains the reason",
            None if reasons_logged() == before + 1 else "it does not")
 
 
 def reasons_logged():
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", check=False).stdout
-    return log.count("no memory for an expectation")
+    return logged("no memory for an expectation")
 
 
 # --- Pools of ports
