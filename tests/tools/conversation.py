@@ -22,6 +22,8 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Inside, place
 from peers import SLOW, Peers, enable_errors, icmp_error
 
+# A number of Linux that the module socket does not define.
+SO_RCVBUFFORCE = 33
 KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 # Seconds to wait for an answer that should come, and for one that should not.
 PATIENT, VAIN = 10 * SLOW, 0.7 * SLOW
@@ -159,6 +161,8 @@ class ConversationPeers(Peers):
         """serve HOST PROTOCOL ADDRESS PORT [BANNER...]: starts a server. With "mute" as banner, it sends nothing."""
         sock = make_socket(host, KINDS[protocol])
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Room for hundreds of datagrams, which come at once when this process has to wait for a processor.
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
         sock.bind((address, int(port)))
         if address.startswith("224."):
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(address) + bytes(4))
