@@ -23,7 +23,7 @@ use crate::net::AnyAddress;
 use kernel::prelude::*;
 use pin_init::Zeroable;
 
-/// What is known of a client's stream between two pieces of it; all bytes are 0 where it begins.
+/// The state of a client's stream between two pieces of it; all bytes are 0 where it begins.
 ///
 /// A line ends with LF. It begins with a command, in small or capital letters, then a blank, a tab, CR or LF. Empty
 /// lines are harmless, and so are Telnet commands before a command of FTP or in it (`IAC IP IAC DM ABOR`, RFC 959,
@@ -32,9 +32,9 @@ use pin_init::Zeroable;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Zeroable)]
 #[repr(C)]
 pub(in crate::ftp) struct ClientReader {
-    /// What is read next: one of the constants below.
+    /// The part that is read next: one of the constants below.
     phase: u8,
-    /// What is known about it; all bytes are 0 if that is nothing.
+    /// The state of that part; all bytes are 0 at its beginning.
     memory: [u8; 6],
 }
 

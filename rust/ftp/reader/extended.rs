@@ -29,7 +29,7 @@ fn decimal(byte: u8) -> Option<u16> {
     byte.is_ascii_digit().then(|| u16::from(byte - b'0'))
 }
 
-/// What has been read of `(|||port|)`, from the first delimiter on.
+/// The part of `(|||port|)` that has been read, from the first delimiter on.
 ///
 /// Some servers fill in the empty fields, but most clients refuse that, and so does this.
 #[derive(Clone, Copy, Default)]
@@ -89,7 +89,7 @@ impl Epsv {
     }
 }
 
-/// What has been read of `|1|a.b.c.d|port|` or `|2|IPv6 address|port|`.
+/// The part of `|1|a.b.c.d|port|` or `|2|IPv6 address|port|` that has been read.
 ///
 /// The address is not stored but compared with the sender's own while it is read. Numbers may have leading zeros. A
 /// group of IPv6 has at most four digits, and none may be written like an IPv4 address.
@@ -98,7 +98,7 @@ pub(super) struct Eprt {
     delimiter: u8,
     /// How many bytes have been read.
     len: u8,
-    /// What is read next: one of the constants below.
+    /// The part that is read next: one of the constants below.
     stage: u8,
     /// How many numbers or groups of the sender's address, from its start, the text has covered so far, at most 8.
     covered: u8,

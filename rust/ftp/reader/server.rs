@@ -18,7 +18,7 @@ use crate::net::AnyAddress;
 use kernel::prelude::*;
 use pin_init::Zeroable;
 
-/// What is known of a server's stream between two pieces of it; all bytes are 0 where it begins.
+/// The state of a server's stream between two pieces of it; all bytes are 0 where it begins.
 ///
 /// A reply is a line with a code and a blank. Or it has several lines (RFC 959, section 4.2): the first one with the
 /// code and a hyphen, the last one with the same code and a blank, and any text between them. CR or LF behind a code
@@ -28,11 +28,11 @@ use pin_init::Zeroable;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Zeroable)]
 #[repr(C)]
 pub(in crate::ftp) struct ServerReader {
-    /// What is read next: one of the constants below.
+    /// The part that is read next: one of the constants below.
     phase: u8,
     /// The code of the reply whose last line is to come, or 0, and the bit [`GREETED`]; the high byte first.
     open: [u8; 2],
-    /// What is known about what is read next; all bytes are 0 if that is nothing.
+    /// The state of the part that is read next; all bytes are 0 at its beginning.
     memory: [u8; 4],
 }
 
