@@ -40,6 +40,7 @@ mod uapi {
     };
 }
 
+use ftp::Ftp;
 use kernel::prelude::*;
 use masquerade::{
     Flush,
@@ -51,6 +52,7 @@ use net::{
     Ipv6, //
 };
 use netfilter::{
+    attach,
     helper::{
         self,
         ConntrackHelper, //
@@ -65,6 +67,7 @@ use netfilter::{
         Targets, //
     },
 };
+use tftp::Tftp;
 
 module! {
     type: Rustmasq,
@@ -109,8 +112,8 @@ struct Rustmasq {
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let hooks = hook::Registration::register(&HOOKS)?;
-        ftp::enable_by_port()?;
-        tftp::enable_by_port()?;
+        attach::enable::<Ftp>()?;
+        attach::enable::<Tftp>()?;
         let masquerade = masquerade::register()?;
         // The flush comes before the targets, so that it sees every event of a rule's flow.
         let flush = Notifier::register(Flush::new())?;

@@ -7,12 +7,12 @@
 
 use crate::{
     module_parameters,
-    net::{
-        Family,
-        Ipv4,
-        Ipv6, //
-    },
+    net::Family,
     netfilter::{
+        attach::{
+            self,
+            AttachByPort, //
+        },
         expect::Expectation,
         helper::{
             ConntrackHelper,
@@ -22,11 +22,6 @@ use crate::{
         },
         hook::{
             Hook,
-            HookContext,
-            HookHandler,
-            Inbound,
-            Point,
-            Priority,
             Switch, //
         },
         trace,
@@ -39,7 +34,22 @@ use kernel::prelude::*;
 /// The helper, for rules that name it.
 pub(crate) static HELPER: ConntrackHelper = ConntrackHelper::new::<Tftp>();
 
-struct Tftp;
+/// The hooks that assign it with the module parameter `tftp_port`.
+pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Tftp>();
+
+/// Their switch.
+static ATTACH: Switch = Switch::new();
+
+pub(crate) struct Tftp;
+
+impl AttachByPort for Tftp {
+    const HELPER: &'static ConntrackHelper = &HELPER;
+    const SWITCH: &'static Switch = &ATTACH;
+
+    fn port() -> u16 {
+        module_parameters::tftp_port.value()
+    }
+}
 
 impl Helper for Tftp {
     /// The kernel's own helper has the name "tftp".
@@ -82,46 +92,6 @@ fn expect_answer<F: Family>(context: &HelperContext<'_, F>) -> Verdict {
 /// need not be stricter, because one answer is let in, to the client that asked, from the address that it asked.
 fn is_request(start: [u8; 3]) -> bool {
     matches!(start, [0, 1 | 2, first] if first != 0)
-}
-
-/// The switch of the hooks below, on if the module parameter `tftp_port` names a port.
-static ATTACH: Switch = Switch::new();
-
-/// The hooks that assign the helper to a flow as soon as its real server is known.
-pub(crate) static HOOKS: [Hook; 4] = [
-    attach::<Ipv4>(Point::PRE_ROUTING),
-    attach::<Ipv4>(Point::LOCAL_OUT),
-    attach::<Ipv6>(Point::PRE_ROUTING),
-    attach::<Ipv6>(Point::LOCAL_OUT),
-];
-
-const fn attach<F: Family>(point: Point<Inbound>) -> Hook {
-    Hook::new::<F, Attach, _>(point, Priority::after_dnat(), &ATTACH)
-}
-
-/// Makes the hooks assign the helper to flows to the port in the module parameter `tftp_port`, unless it is 0.
-///
-/// Errors: see [`Switch::turn_on`]. Process context.
-pub(crate) fn enable_by_port() -> Result {
-    if module_parameters::tftp_port.value() == 0 {
-        return Ok(());
-    }
-    ATTACH.turn_on()
-}
-
-struct Attach;
-
-impl HookHandler for Attach {
-    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
-        let port = module_parameters::tftp_port.value();
-        if let Some(flow) = context.conntrack().new_flow() {
-            let answer = flow.tuple(Direction::Reply);
-            if answer.is_udp() && answer.ends().source.port == port {
-                HELPER.attach(&flow);
-            }
-        }
-        Verdict::Accept
-    }
 }
 
 #[kunit_tests(rustmasq_tftp)]

@@ -17,11 +17,13 @@ use crate::{
     module_parameters,
     net::{
         random,
-        Family,
-        Ipv4,
-        Ipv6, //
+        Family, //
     },
     netfilter::{
+        attach::{
+            self,
+            AttachByPort, //
+        },
         conntrack::Conn,
         expect::{
             Expectation,
@@ -35,11 +37,6 @@ use crate::{
         },
         hook::{
             Hook,
-            HookContext,
-            HookHandler,
-            Inbound,
-            Point,
-            Priority,
             Switch, //
         },
         nat::PortRange,
@@ -70,7 +67,22 @@ const TRIES: u32 = 64;
 
 type Segment<'a, 'hook, F> = segment::Segment<'a, 'hook, F, Streams>;
 
-struct Ftp;
+/// The hooks that assign it with the module parameter `ftp_port`.
+pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Ftp>();
+
+/// Their switch.
+static ATTACH: Switch = Switch::new();
+
+pub(crate) struct Ftp;
+
+impl AttachByPort for Ftp {
+    const HELPER: &'static ConntrackHelper = &HELPER;
+    const SWITCH: &'static Switch = &ATTACH;
+
+    fn port() -> u16 {
+        module_parameters::ftp_port.value()
+    }
+}
 
 impl Helper for Ftp {
     /// The kernel's own helper has the name "ftp".
@@ -253,44 +265,4 @@ fn rewrite<F: Family>(
         .rewrite(rewriting.place.clone(), text, again)
         .map(|()| true)
         .map_err(|_| c"no memory to rewrite a segment")
-}
-
-/// The switch of the hooks below, on if the module parameter `ftp_port` names a port.
-static ATTACH: Switch = Switch::new();
-
-/// The hooks that assign the helper to a flow as soon as its real server is known.
-pub(crate) static HOOKS: [Hook; 4] = [
-    attach::<Ipv4>(Point::PRE_ROUTING),
-    attach::<Ipv4>(Point::LOCAL_OUT),
-    attach::<Ipv6>(Point::PRE_ROUTING),
-    attach::<Ipv6>(Point::LOCAL_OUT),
-];
-
-const fn attach<F: Family>(point: Point<Inbound>) -> Hook {
-    Hook::new::<F, Attach, _>(point, Priority::after_dnat(), &ATTACH)
-}
-
-/// Makes the hooks assign the helper to flows to the port in the module parameter `ftp_port`, unless it is 0.
-///
-/// Errors: see [`Switch::turn_on`]. Process context.
-pub(crate) fn enable_by_port() -> Result {
-    if module_parameters::ftp_port.value() == 0 {
-        return Ok(());
-    }
-    ATTACH.turn_on()
-}
-
-struct Attach;
-
-impl HookHandler for Attach {
-    fn handle<F: Family>(context: &HookContext<'_, F>) -> Verdict {
-        let port = module_parameters::ftp_port.value();
-        if let Some(flow) = context.conntrack().new_flow() {
-            let answer = flow.tuple(Direction::Reply);
-            if answer.is_tcp() && answer.ends().source.port == port {
-                HELPER.attach(&flow);
-            }
-        }
-        Verdict::Accept
-    }
 }

@@ -10,6 +10,7 @@
 //! code and translates the result. The lifetime `'hook` of these types belongs to the callback, so nothing
 //! borrowed outlives the call (`tests/compile-fail`).
 
+pub(crate) mod attach;
 pub(crate) mod conntrack;
 pub(crate) mod expect;
 pub(crate) mod flow_end;
