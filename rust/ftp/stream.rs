@@ -9,7 +9,10 @@ use super::reader::{
     ServerReader, //
 };
 use crate::{
-    net::AnyAddress,
+    net::{
+        skb::ahead_of,
+        AnyAddress, //
+    },
     netfilter::tuple::Direction, //
 };
 use core::ops::Range;
@@ -170,8 +173,7 @@ impl<R: Reader> Stream<R> {
         if self.begun == 0 {
             return None;
         }
-        // CAST: Sequence numbers are compared by the sign of their difference (RFC 9293, section 3.4).
-        let behind = self.next.wrapping_sub(sequence) as i32;
+        let behind = ahead_of(self.next, sequence);
         // Where it is negative, something before the payload was lost.
         let old = usize::try_from(behind).unwrap_or(0);
         let piece = payload.get(old..).filter(|piece| !piece.is_empty())?;

@@ -39,6 +39,14 @@ struct UdpStart<const N: usize> {
 // SAFETY: The structure consists of bytes.
 unsafe impl<const N: usize> FromBytes for UdpStart<N> {}
 
+/// Returns how far a sequence number of TCP is ahead of another one; a negative number if it is behind.
+///
+/// Numbers are compared by the sign of their difference (RFC 9293, section 3.4).
+pub(crate) fn ahead_of(sequence: u32, other: u32) -> i32 {
+    // CAST: The sign is the highest bit.
+    sequence.wrapping_sub(other) as i32
+}
+
 /// The fields of a TCP header (RFC 9293, section 3.1).
 #[derive(Clone, Copy)]
 pub(crate) struct TcpHeader {

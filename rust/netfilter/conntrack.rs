@@ -18,7 +18,10 @@ use crate::{
     net::{
         address::RawAddress,
         namespace::Net,
-        skb::Packet,
+        skb::{
+            ahead_of,
+            Packet, //
+        },
         Family,
         Ipv4,
         ProcessContext, //
@@ -357,8 +360,7 @@ impl<F: Family> Conn<'_, F> {
         }
         // SAFETY: The entry is valid by the type's invariant, and one of TCP, as `is_over` says.
         let old_end = unsafe { bindings::rustmasq_nf_ct_tcp_original_end(old.ct.as_ptr()) };
-        // CAST: Sequence numbers are compared by the sign of their difference (RFC 9293, section 3.4).
-        if (end.wrapping_sub(old_end) as i32) <= 0 {
+        if ahead_of(end, old_end) <= 0 {
             return false;
         }
         // SAFETY: The entry is valid and confirmed by the type's invariant. The function takes it out of the table,

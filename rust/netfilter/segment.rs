@@ -18,7 +18,10 @@ use crate::{
     bindings,
     net::{
         context::BottomHalvesOff,
-        skb::TcpHeader,
+        skb::{
+            ahead_of,
+            TcpHeader, //
+        },
         Family, //
     }, //
 };
@@ -148,8 +151,7 @@ impl<'hook, F: Family, M> Segment<'_, 'hook, F, M> {
         let acknowledged = unsafe {
             bindings::rustmasq_nf_ct_tcp_acknowledged(self.context.conn.as_raw(), direction as u8)
         };
-        // CAST: Sequence numbers are compared by the sign of their difference (RFC 9293, section 3.4).
-        acknowledged.wrapping_sub(end) as i32 >= 0
+        ahead_of(acknowledged, end) >= 0
     }
 
     /// Begins to remember the connection anew, if the segment begins another one in place of one that was reset: conntrack

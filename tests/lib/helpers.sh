@@ -229,6 +229,15 @@ compare_helpers() {
 # raw_table FRONT-END ARGUMENT...: runs it on r1's table raw.
 raw_table() { ns_exec r1 "$1" -w -t raw "${@:2}"; }
 
+# check_bad_ports PARAMETER: checks that the module is not loaded with a parameter that is no port.
+check_bad_ports() {
+	local value
+	for value in -1 65536 69x 6.9 ""; do
+		check_fails "$helper: $case: it cannot be '$value'" modprobe rustmasq "$1=$value"
+		check_fails "$helper: $case: ... and nothing is loaded" module_loaded
+	done
+}
+
 # check_module_held: checks that nothing can unload the module.
 check_module_held() {
 	check_match "$helper: $case: rmmod says that the module is in use" "in use" "$(rmmod rustmasq 2>&1)"

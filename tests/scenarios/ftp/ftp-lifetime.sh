@@ -170,10 +170,7 @@ check "$case: the module can be unloaded" wait_until unload_module
 # --- By the module's parameter
 
 case="the parameter ftp_port"
-for value in -1 65536 21x 2.1 ""; do
-	check_fails "$helper: $case: it cannot be '$value'" modprobe rustmasq "ftp_port=$value"
-	check_fails "$helper: $case: ... and nothing is loaded" module_loaded
-done
+check_bad_ports ftp_port
 
 modprobe rustmasq || bail "the module"
 check_ftp_idle "not given, and no rule"

@@ -159,10 +159,7 @@ wait_until unload_module || not_ok "$case: the module can be unloaded"
 # --- By the module's parameter
 
 case="the parameter tftp_port"
-for value in -1 65536 69x 6.9 ""; do
-	check_fails "$helper: $case: it cannot be '$value'" modprobe rustmasq "tftp_port=$value"
-	check_fails "$helper: $case: ... and nothing is loaded" module_loaded
-done
+check_bad_ports tftp_port
 
 modprobe rustmasq || bail "the module"
 check_idle "not given, and no rule"
