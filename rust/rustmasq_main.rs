@@ -112,8 +112,8 @@ struct Rustmasq {
 impl kernel::Module for Rustmasq {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let hooks = hook::Registration::register(&HOOKS)?;
-        attach::enable::<Ftp>()?;
-        attach::enable::<Tftp>()?;
+        attach::enable::<Ftp>(&ftp::ATTACH)?;
+        attach::enable::<Tftp>(&tftp::ATTACH)?;
         let masquerade = masquerade::register()?;
         // The flush comes before the targets, so that it sees every event of a rule's flow.
         let flush = Notifier::register(Flush::new())?;

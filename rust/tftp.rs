@@ -35,16 +35,17 @@ use kernel::prelude::*;
 pub(crate) static HELPER: ConntrackHelper = ConntrackHelper::new::<Tftp>();
 
 /// The hooks that assign it with the module parameter `tftp_port`.
-pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Tftp>();
+pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Tftp>(&ATTACH);
 
-/// Their switch.
-static ATTACH: Switch = Switch::new();
+/// Their switch, on if the parameter names a port.
+pub(crate) static ATTACH: Switch = Switch::new();
 
 pub(crate) struct Tftp;
 
 impl AttachByPort for Tftp {
-    const HELPER: &'static ConntrackHelper = &HELPER;
-    const SWITCH: &'static Switch = &ATTACH;
+    fn helper() -> &'static ConntrackHelper {
+        &HELPER
+    }
 
     fn port() -> u16 {
         module_parameters::tftp_port.value()

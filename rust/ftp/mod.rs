@@ -68,16 +68,17 @@ const TRIES: u32 = 64;
 type Segment<'a, 'hook, F> = segment::Segment<'a, 'hook, F, Streams>;
 
 /// The hooks that assign it with the module parameter `ftp_port`.
-pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Ftp>();
+pub(crate) static HOOKS: [Hook; 4] = attach::hooks::<Ftp>(&ATTACH);
 
-/// Their switch.
-static ATTACH: Switch = Switch::new();
+/// Their switch, on if the parameter names a port.
+pub(crate) static ATTACH: Switch = Switch::new();
 
 pub(crate) struct Ftp;
 
 impl AttachByPort for Ftp {
-    const HELPER: &'static ConntrackHelper = &HELPER;
-    const SWITCH: &'static Switch = &ATTACH;
+    fn helper() -> &'static ConntrackHelper {
+        &HELPER
+    }
 
     fn port() -> u16 {
         module_parameters::ftp_port.value()

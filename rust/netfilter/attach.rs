@@ -30,37 +30,35 @@ use kernel::prelude::*;
 
 /// A helper that a module parameter can assign.
 pub(crate) trait AttachByPort: Helper {
-    /// The helper.
-    const HELPER: &'static ConntrackHelper;
-    /// The switch of its hooks, on if the parameter names a port.
-    const SWITCH: &'static Switch;
+    /// Returns the helper.
+    fn helper() -> &'static ConntrackHelper;
 
     /// Returns the port of its servers in host order, or 0 for none.
     fn port() -> u16;
 }
 
-/// Returns the hooks that assign the helper to a flow as soon as its real server is known.
-pub(crate) const fn hooks<H: AttachByPort>() -> [Hook; 4] {
+/// Returns the hooks that assign the helper to a flow as soon as its real server is known, while the switch is on.
+pub(crate) const fn hooks<H: AttachByPort>(switch: &'static Switch) -> [Hook; 4] {
     [
-        hook::<H, Ipv4>(Point::PRE_ROUTING),
-        hook::<H, Ipv4>(Point::LOCAL_OUT),
-        hook::<H, Ipv6>(Point::PRE_ROUTING),
-        hook::<H, Ipv6>(Point::LOCAL_OUT),
+        hook::<H, Ipv4>(Point::PRE_ROUTING, switch),
+        hook::<H, Ipv4>(Point::LOCAL_OUT, switch),
+        hook::<H, Ipv6>(Point::PRE_ROUTING, switch),
+        hook::<H, Ipv6>(Point::LOCAL_OUT, switch),
     ]
 }
 
-const fn hook<H: AttachByPort, F: Family>(point: Point<Inbound>) -> Hook {
-    Hook::new::<F, Attach<H>, _>(point, Priority::after_dnat(), H::SWITCH)
+const fn hook<H: AttachByPort, F: Family>(point: Point<Inbound>, switch: &'static Switch) -> Hook {
+    Hook::new::<F, Attach<H>, _>(point, Priority::after_dnat(), switch)
 }
 
-/// Makes the hooks assign the helper to flows to its port, unless that is 0.
+/// Turns the switch of the helper's hooks on, unless the parameter names no port.
 ///
 /// Errors: see [`Switch::turn_on`]. Process context.
-pub(crate) fn enable<H: AttachByPort>() -> Result {
+pub(crate) fn enable<H: AttachByPort>(switch: &'static Switch) -> Result {
     if H::port() == 0 {
         return Ok(());
     }
-    H::SWITCH.turn_on()
+    switch.turn_on()
 }
 
 struct Attach<H>(PhantomData<H>);
@@ -74,7 +72,7 @@ impl<H: AttachByPort> HookHandler for Attach<H> {
                 Transport::Udp => answer.is_udp(),
             };
             if is_of_protocol && answer.ends().source.port == H::port() {
-                H::HELPER.attach(&flow);
+                H::helper().attach(&flow);
             }
         }
         Verdict::Accept
