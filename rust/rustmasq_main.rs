@@ -28,9 +28,12 @@ mod netfilter;
 mod tftp;
 mod watch;
 
-/// The binary form of a rule, plain data that the iptables extension shares.
+/// The binary forms of rules: of RUSTMASQ's, plain data that the iptables extension shares, and of nftables' `masq`.
 mod uapi {
     pub(crate) use crate::bindings::{
+        nft_masq_attributes_NFTA_MASQ_FLAGS as NFTA_MASQ_FLAGS,
+        nft_masq_attributes_NFTA_MASQ_REG_PROTO_MAX as NFTA_MASQ_REG_PROTO_MAX,
+        nft_masq_attributes_NFTA_MASQ_REG_PROTO_MIN as NFTA_MASQ_REG_PROTO_MIN,
         xt_rustmasq_info,
         XT_RUSTMASQ_FLAGS_ALL,
         XT_RUSTMASQ_RANDOM,
@@ -43,11 +46,13 @@ mod uapi {
 use ftp::Ftp;
 use kernel::prelude::*;
 use masquerade::{
+    drop_in,
     Flush,
     Masquerade, //
 };
 use net::{
     notifier::Notifier,
+    parameters::serves_masquerade,
     Ipv4,
     Ipv6, //
 };
@@ -103,6 +108,7 @@ static HOOKS: [&[Hook]; 3] = [&watch::HOOKS, &ftp::HOOKS, &tftp::HOOKS];
 /// flush any more. The hooks go before the helpers, which they attach.
 struct Rustmasq {
     _targets: xtables::Registration<2>,
+    _drop_in: Option<drop_in::Registrations>,
     _flush: Pin<KBox<Notifier<Flush>>>,
     _masquerade: masquerade::Registrations,
     _hooks: hook::Registration,
@@ -120,8 +126,10 @@ impl kernel::Module for Rustmasq {
         // From here on rules can name helpers and targets, and hold the module. Init must not fail after
         // that, and registering the targets does not.
         let helpers = helper::Registration::register(&HELPERS)?;
+        let drop_in = serves_masquerade().then(drop_in::register).transpose()?;
         Ok(Self {
             _targets: TARGETS.register()?,
+            _drop_in: drop_in,
             _flush: flush,
             _masquerade: masquerade,
             _hooks: hooks,

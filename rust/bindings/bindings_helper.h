@@ -18,6 +18,7 @@
 #include <net/netfilter/nf_conntrack_seqadj.h>
 #include <net/netfilter/nf_nat.h>
 #include <net/netfilter/nf_nat_helper.h>
+#include <net/netfilter/nf_tables.h>
 
 #include "../helpers/helpers.c"
 #include "../uapi/xt_RUSTMASQ.h"

@@ -30,6 +30,8 @@
 #include <net/netfilter/nf_conntrack_seqadj.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netfilter/nf_nat.h>
+#include <net/netfilter/nf_tables.h>
+#include <net/netlink.h>
 #include <net/netns/generic.h>
 #include <net/route.h>
 
@@ -397,6 +399,31 @@ __rustmasq_helper bool rustmasq_nfct_seqadj_ext_add(struct nf_conn *ct)
 __rustmasq_helper u64 rustmasq_per_cpu_u64(unsigned long memory, size_t index, unsigned int cpu)
 {
 	return READ_ONCE(*per_cpu_ptr((u64 __percpu *)memory + index, cpu));
+}
+
+__rustmasq_helper const char *rustmasq_module_name(const struct module *module)
+{
+	return module->name;
+}
+
+__rustmasq_helper u32 rustmasq_nla_get_be32(const struct nlattr *nla)
+{
+	return be32_to_cpu(nla_get_be32(nla));
+}
+
+__rustmasq_helper int rustmasq_nla_put_be32(struct sk_buff *skb, int attrtype, u32 value)
+{
+	return nla_put_be32(skb, attrtype, cpu_to_be32(value));
+}
+
+__rustmasq_helper u16 rustmasq_nft_reg_load_be16(const struct nft_regs *regs, u8 reg)
+{
+	return be16_to_cpu(nft_reg_load_be16(&regs->data[reg]));
+}
+
+__rustmasq_helper void rustmasq_nft_set_verdict(struct nft_regs *regs, u32 code)
+{
+	regs->verdict.code = code;
 }
 
 __rustmasq_helper bool rustmasq_port_refused_enabled(void)

@@ -47,3 +47,9 @@ __MODULE_PARM_TYPE(pools_max, "uint");
 MODULE_PARM_DESC(pools_max,
 		 "Crowded destinations of a namespace that get a pool of ports, from 0 to "
 		 __stringify(RUSTMASQ_POOLS_LIMIT) " (256); others find ports by trying");
+
+bool rustmasq_serves_masquerade __ro_after_init;
+
+module_param_named(masquerade, rustmasq_serves_masquerade, bool, 0444);
+MODULE_PARM_DESC(masquerade,
+		 "Serve MASQUERADE of iptables and masquerade of nftables, too, in rules that are added from now on (off)");

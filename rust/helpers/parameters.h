@@ -11,4 +11,7 @@ extern atomic_long_t rustmasq_tftp_ignored;
 #define RUSTMASQ_POOLS_LIMIT 1024
 extern unsigned int rustmasq_pools_max;
 
+/* The module parameter masquerade. */
+extern bool rustmasq_serves_masquerade;
+
 #endif /* RUSTMASQ_PARAMETERS */

@@ -4,6 +4,7 @@
 
 mod claims;
 mod counters;
+pub(crate) mod drop_in;
 mod flush;
 mod moved;
 mod options;
@@ -82,37 +83,44 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
         per_net::rule_removed();
     }
 
-    /// Follows `nf_nat_masquerade_ipv4`, for both families.
     fn target(options: &Options, context: TargetContext<'_, F>) -> Verdict {
-        let TargetContext {
-            packet,
-            flow,
-            input,
-            out,
-        } = context;
-        // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
-        let Some(flow) = flow else {
-            return Verdict::Accept;
-        };
-        if F::is_exempt(&flow) {
-            return Verdict::Accept;
+        masquerade_flow(options, context)
+    }
+}
+
+/// Masquerades the flow of a packet as a rule's options say.
+///
+/// Follows `nf_nat_masquerade_ipv4`, for both families.
+#[inline(always)]
+fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_, F>) -> Verdict {
+    let TargetContext {
+        packet,
+        flow,
+        input,
+        out,
+    } = context;
+    // A flow that was confirmed before there was a rule keeps its tuples, as in `nf_nat_setup_info`.
+    let Some(flow) = flow else {
+        return Verdict::Accept;
+    };
+    if F::is_exempt(&flow) {
+        return Verdict::Accept;
+    }
+    let Some(source) = F::select_source(&packet, out) else {
+        conntrack::count_drop(out.net());
+        counters::count(out.net(), Counter::NoAddress);
+        if log::packet_rate_permits() {
+            let name = out.name();
+            pr_warn!("no usable address for {name}: a new flow was dropped\n");
         }
-        let Some(source) = F::select_source(&packet, out) else {
-            conntrack::count_drop(out.net());
-            counters::count(out.net(), Counter::NoAddress);
-            if log::packet_rate_permits() {
-                let name = out.name();
-                pr_warn!("no usable address for {name}: a new flow was dropped\n");
-            }
-            return Verdict::Drop;
-        };
-        match ports::keep_own(&flow, &flow.reply_to(source), options) {
-            Some(port) => {
-                counters::count_kept_at_once(out.net(), &packet);
-                nat::masquerade(flow, source, NatRange::own(port), out)
-            }
-            None => choose_port(options, source, flow, packet, input, out),
+        return Verdict::Drop;
+    };
+    match ports::keep_own(&flow, &flow.reply_to(source), options) {
+        Some(port) => {
+            counters::count_kept_at_once(out.net(), &packet);
+            nat::masquerade(flow, source, NatRange::own(port), out)
         }
+        None => choose_port(options, source, flow, packet, input, out),
     }
 }
 

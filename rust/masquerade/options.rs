@@ -3,7 +3,10 @@
 //! A rule's options, parsed once from the binary form that userspace sends.
 
 use crate::{
-    netfilter::nat::PortRange,
+    netfilter::nat::{
+        PortRange,
+        RequestedRange, //
+    },
     uapi, //
 };
 use core::num::NonZeroU16;
@@ -66,6 +69,18 @@ impl Options {
     #[inline(always)]
     pub(super) fn allow(&self, own: u16) -> bool {
         !self.random && self.to_ports.is_none_or(|range| range.contains(own))
+    }
+
+    /// Returns the options of a rule for the kernel's own masquerading.
+    ///
+    /// `NF_NAT_RANGE_PERSISTENT` means nothing for one address, and `NF_NAT_RANGE_PROTO_OFFSET` chooses among the same
+    /// ports.
+    pub(super) fn of_range(range: RequestedRange) -> Self {
+        Self {
+            to_ports: range.ports(),
+            random: range.is_random(),
+            reject_when_full: false,
+        }
     }
 
     /// Parses the part of a rule that userspace fills in.

@@ -9,3 +9,9 @@ pub(crate) fn pools_max() -> u32 {
     // SAFETY: The variable is always there. It is written before the module's init alone.
     unsafe { bindings::rustmasq_pools_max }
 }
+
+/// Returns the module parameter `masquerade`. Any context.
+pub(crate) fn serves_masquerade() -> bool {
+    // SAFETY: The variable is always there. It is written before the module's init alone.
+    unsafe { bindings::rustmasq_serves_masquerade }
+}

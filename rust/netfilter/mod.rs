@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe abstractions over netfilter, connection tracking, NAT and x_tables.
+//! Safe abstractions over netfilter, connection tracking, NAT, x_tables and nftables.
 //!
 //! They build on [`net`](crate::net). The two layers and [`bindings`](crate::bindings) are the only parts
 //! of the module that contain `unsafe`; `rust/README.md` lists the obligations behind it. Code outside of
@@ -17,6 +17,7 @@ pub(crate) mod flow_end;
 pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod nat;
+pub(crate) mod nft;
 pub(crate) mod reject;
 pub(crate) mod segment;
 pub(crate) mod trace;

@@ -13,14 +13,22 @@ use crate::{
     bindings,
     net::{
         device::Device,
-        Family, //
+        Family,
+        Ipv4,
+        Ipv6, //
     },
 };
-use core::num::{
-    NonZeroU16,
-    NonZeroU32, //
+use core::{
+    mem::offset_of,
+    num::{
+        NonZeroU16,
+        NonZeroU32, //
+    }, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    transmute::FromBytes, //
+};
 
 /// A range of ports or query identifiers, neither empty nor reversed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -166,6 +174,140 @@ impl NatRange {
     }
 }
 
+/// All flags that a rule of NAT may have.
+pub(crate) const ANY_NAT_FLAGS: u32 = bindings::NF_NAT_RANGE_MASK;
+
+/// What a rule asks NAT for, as userspace sends it, without addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct RequestedRange {
+    flags: u32,
+    first: u16,
+    last: u16,
+}
+
+impl RequestedRange {
+    /// Returns the range of these flags (`NF_NAT_RANGE_...`) and ports in host order. Any are valid.
+    pub(crate) const fn new(flags: u32, first: u16, last: u16) -> Self {
+        Self { flags, first, last }
+    }
+
+    /// Returns the ports, if the range has any.
+    ///
+    /// As for NAT, the order does not matter (`nf_nat_l4proto_unique_tuple`). Port 0 is left out.
+    pub(crate) fn ports(self) -> Option<PortRange> {
+        if self.flags & bindings::NF_NAT_RANGE_PROTO_SPECIFIED == 0 {
+            return None;
+        }
+        let (first, last) = (self.first.min(self.last), self.first.max(self.last));
+        PortRange::new(
+            NonZeroU16::new(first).unwrap_or(NonZeroU16::MIN),
+            NonZeroU16::new(last)?,
+        )
+    }
+
+    /// Returns whether the port is to be random.
+    pub(crate) fn is_random(self) -> bool {
+        const RANDOM: u32 =
+            bindings::NF_NAT_RANGE_PROTO_RANDOM | bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
+        self.flags & RANDOM != 0
+    }
+
+    /// Returns whether the rule names an address.
+    pub(crate) fn has_address(self) -> bool {
+        self.flags & bindings::NF_NAT_RANGE_MAP_IPS != 0
+    }
+}
+
+/// A family's binary form of the rules of iptables' own target MASQUERADE.
+pub(crate) trait MasqueradeRule: Family {
+    /// The form, all of which userspace sends and reads back.
+    type Rule: FromBytes + Copy + Send + Sync + 'static;
+
+    /// Returns how many ranges the rule says that it has.
+    fn ranges(rule: &Self::Rule) -> u32;
+
+    /// Returns the only range that there is room for.
+    fn range(rule: &Self::Rule) -> RequestedRange;
+}
+
+/// IPv4's form (`struct nf_nat_ipv4_multi_range_compat`), with ports in network order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ipv4Rule {
+    ranges: u32,
+    flags: u32,
+    addresses: [u32; 2],
+    first: u16,
+    last: u16,
+}
+
+// SAFETY: The structure consists of integers, for which any bytes are a value.
+unsafe impl FromBytes for Ipv4Rule {}
+
+const _: () = {
+    use bindings::nf_nat_ipv4_range as Range;
+    const RANGE: usize = offset_of!(bindings::nf_nat_ipv4_multi_range_compat, range);
+    assert!(size_of::<Ipv4Rule>() == size_of::<bindings::nf_nat_ipv4_multi_range_compat>());
+    assert!(offset_of!(Ipv4Rule, flags) == RANGE + offset_of!(Range, flags));
+    assert!(offset_of!(Ipv4Rule, addresses) == RANGE + offset_of!(Range, min_ip));
+    assert!(offset_of!(Ipv4Rule, first) == RANGE + offset_of!(Range, min));
+    assert!(offset_of!(Ipv4Rule, last) == RANGE + offset_of!(Range, max));
+};
+
+/// IPv6's form (`struct nf_nat_range`), with ports in network order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ipv6Rule {
+    flags: u32,
+    addresses: [[u32; 4]; 2],
+    first: u16,
+    last: u16,
+}
+
+// SAFETY: The structure consists of integers, for which any bytes are a value.
+unsafe impl FromBytes for Ipv6Rule {}
+
+const _: () = {
+    use bindings::nf_nat_range as Range;
+    assert!(size_of::<Ipv6Rule>() == size_of::<Range>());
+    assert!(offset_of!(Ipv6Rule, flags) == offset_of!(Range, flags));
+    assert!(offset_of!(Ipv6Rule, addresses) == offset_of!(Range, min_addr));
+    assert!(offset_of!(Ipv6Rule, first) == offset_of!(Range, min_proto));
+    assert!(offset_of!(Ipv6Rule, last) == offset_of!(Range, max_proto));
+};
+
+impl MasqueradeRule for Ipv4 {
+    type Rule = Ipv4Rule;
+
+    fn ranges(rule: &Ipv4Rule) -> u32 {
+        rule.ranges
+    }
+
+    fn range(rule: &Ipv4Rule) -> RequestedRange {
+        RequestedRange::new(
+            rule.flags,
+            u16::from_be(rule.first),
+            u16::from_be(rule.last),
+        )
+    }
+}
+
+impl MasqueradeRule for Ipv6 {
+    type Rule = Ipv6Rule;
+
+    fn ranges(_: &Ipv6Rule) -> u32 {
+        1
+    }
+
+    fn range(rule: &Ipv6Rule) -> RequestedRange {
+        RequestedRange::new(
+            rule.flags,
+            u16::from_be(rule.first),
+            u16::from_be(rule.last),
+        )
+    }
+}
+
 /// Sets up the flow's source NAT: the address `source` and a port of `range`, for packets that leave by `out`.
 ///
 /// Follows `nf_nat_masquerade_ipv4`. The device's index is stored with the flow (`masq_index`): when the
@@ -198,7 +340,6 @@ pub(crate) fn masquerade<F: Family>(
 #[kunit_tests(rustmasq_nat)]
 mod tests {
     use super::*;
-    use crate::net::Ipv4;
     use core::net::Ipv4Addr;
 
     fn range(first: u16, last: u16) -> Option<PortRange> {
@@ -259,6 +400,26 @@ mod tests {
         // SAFETY: `into_raw` wrote the member `all` of both unions.
         let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
         assert_eq!((u16::from_be(first), u16::from_be(last)), (0x1234, 0x1234));
+    }
+
+    #[test]
+    fn a_requested_range() {
+        const PORTS: u32 = bindings::NF_NAT_RANGE_PROTO_SPECIFIED;
+        let ports = |flags, first, last| {
+            RequestedRange::new(flags, first, last)
+                .ports()
+                .map(|ports| (ports.first(), ports.last()))
+        };
+        assert_eq!(ports(PORTS, 80, 90), Some((80, 90)));
+        assert_eq!(ports(PORTS, 90, 80), Some((80, 90)));
+        assert_eq!(ports(PORTS, 7, 7), Some((7, 7)));
+        assert_eq!(ports(PORTS, 0, 7), Some((1, 7)));
+        assert_eq!(ports(PORTS, 0, 0), None);
+        assert_eq!(ports(0, 80, 90), None);
+        let random = |flags| RequestedRange::new(flags, 0, 0).is_random();
+        assert!(random(bindings::NF_NAT_RANGE_PROTO_RANDOM));
+        assert!(random(bindings::NF_NAT_RANGE_PROTO_RANDOM_FULLY));
+        assert!(!random(!bindings::NF_NAT_RANGE_PROTO_RANDOM_ALL));
     }
 
     #[test]

@@ -47,12 +47,48 @@ pub(crate) struct TargetContext<'hook, F: Family> {
     pub(crate) out: &'hook Device,
 }
 
+impl<'hook, F: Family> TargetContext<'hook, F> {
+    /// Returns the context of a packet at POST_ROUTING.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be a target or an expression in a chain of NAT at POST_ROUTING, called for `skb`, a packet of
+    /// `F`, and must call this once. `state` is the hook's state. What is returned must not outlive the call.
+    #[inline(always)]
+    pub(super) unsafe fn of_hook(
+        skb: NonNull<bindings::sk_buff>,
+        state: *const bindings::nf_hook_state,
+    ) -> Self {
+        // SAFETY: The caller guarantees the hook's state, which is valid for the call.
+        let (input, out) = unsafe { ((*state).in_, (*state).out) };
+        // SAFETY: The caller guarantees that the packet is ours for the call, and of `F`.
+        // Its network header is complete and linear: it was checked when the packet was received
+        // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`, `br_validate_ipv6`), sent by a raw socket
+        // (`raw_send_hdrinc`, `rawv6_send_hdrinc`) or changed by an NFQUEUE program
+        // (`nfqnl_validate_write`); in all other packets of this host the kernel wrote it.
+        let packet = unsafe { Packet::from_raw(skb) };
+        Self {
+            // SAFETY: The caller guarantees that it is such a target or expression, and the only call.
+            flow: unsafe { UnsettledFlow::of_packet(&packet) },
+            packet,
+            // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
+            // hook holds the RCU read lock, and `'hook` ends before the call does.
+            out: unsafe { Device::from_raw(out) },
+            // SAFETY: If there is an input device, the same is true of it.
+            input: (!input.is_null()).then(|| unsafe { Device::from_raw(input) }),
+        }
+    }
+}
+
 /// A target in the table `nat`, chain POSTROUTING.
 ///
 /// The last part of a rule's binary form, `Rule`, is private to the kernel. The abstraction stores there
 /// the `Options` that [`check`](Self::check) returned, so nothing is parsed for a packet. nftables copies a
 /// rule together with its options, so these are `Copy`, and their address has no meaning. While a rule
 /// exists, conntrack is enabled in its namespace.
+///
+/// A form without a private part has the offset 0. Then the options take the place of the whole rule, and userspace
+/// reads them back: [`check`](Self::check) returns the rule itself.
 pub(crate) trait SourceNatTarget: 'static {
     /// The family of the packets.
     type Family: Family;
@@ -92,8 +128,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
     /// Asserts, wherever it is used, that the options fit into the rule's private part.
     const OPTIONS_FIT: () = {
         assert!(T::PRIVATE_OFFSET + size_of::<T::Options>() <= size_of::<T::Rule>());
-        // x_tables takes a `usersize` of 0 for the whole size.
-        assert!(T::PRIVATE_OFFSET > 0);
+        // x_tables takes a `usersize` of 0 for the whole size, which userspace sees then: no byte may be padding.
+        assert!(T::PRIVATE_OFFSET > 0 || size_of::<T::Options>() == size_of::<T::Rule>());
         assert!(T::PRIVATE_OFFSET % align_of::<T::Options>() == 0);
         // x_tables aligns `targinfo` for a u64 (XT_ALIGN).
         assert!(align_of::<T::Options>() <= align_of::<u64>());
@@ -151,39 +187,18 @@ impl<T: SourceNatTarget> Callbacks<T> {
         skb: *mut bindings::sk_buff,
         param: *const bindings::xt_action_param,
     ) -> c_uint {
-        // SAFETY: The caller, x_tables or nftables, guarantees that `param` and the hook's state in it are
-        // valid for the call. Both members of the union are a pointer to the rule's data.
-        let (targinfo, input, out) = unsafe {
-            let state = (*param).state;
-            (
-                (*param).__bindgen_anon_2.targinfo,
-                (*state).in_,
-                (*state).out,
-            )
-        };
+        // SAFETY: The caller, x_tables or nftables, guarantees that `param` is valid for the call. Both members of the
+        // union are a pointer to the rule's data.
+        let (targinfo, state) = unsafe { ((*param).__bindgen_anon_2.targinfo, (*param).state) };
         // SAFETY: x_tables calls a target with a packet, so the pointer is not null.
         let skb = unsafe { NonNull::new_unchecked(skb) };
         // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from
         // (`nf_tables_commit_chain_prepare`). Nobody writes to a rule that packets can reach, and the rule is
         // freed after a grace period or, by iptables, when no packet is in the table any more.
         let options = unsafe { &*Self::options(targinfo) };
-        // SAFETY: The packet is ours for the call, and of `T::Family`, for which the target is registered.
-        // Its network header is complete and linear: it was checked when the packet was received
-        // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`, `br_validate_ipv6`), sent by a raw socket
-        // (`raw_send_hdrinc`, `rawv6_send_hdrinc`) or changed by an NFQUEUE program
-        // (`nfqnl_validate_write`); in all other packets of this host the kernel wrote it.
-        let packet = unsafe { Packet::from_raw(skb) };
-        let context = TargetContext {
-            // SAFETY: The target is registered for the table `nat` and POST_ROUTING alone, which x_tables
-            // and nftables check. This is the only place that asks for the flow, once for a call.
-            flow: unsafe { UnsettledFlow::of_packet(&packet) },
-            packet,
-            // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
-            // hook holds the RCU read lock, and `'hook` ends before the call does.
-            out: unsafe { Device::from_raw(out) },
-            // SAFETY: If there is an input device, the same is true of it.
-            input: (!input.is_null()).then(|| unsafe { Device::from_raw(input) }),
-        };
+        // SAFETY: The target is registered for `T::Family`, the table `nat` and POST_ROUTING alone, which x_tables and
+        // nftables check. This is the only place that asks for the context, once for a call.
+        let context = unsafe { TargetContext::of_hook(skb, state) };
         T::target(options, context).into_raw()
     }
 
@@ -286,6 +301,21 @@ impl<const N: usize> Targets<N> {
 /// A rule with a target keeps the module loaded.
 pub(crate) struct Registration<const N: usize>(&'static Targets<N>);
 
+impl<const N: usize> Registration<N> {
+    /// Registers the targets anew, so that they are the newest ones.
+    ///
+    /// Rules that are added meanwhile may find other targets of the same names, or none. Process context, called by one
+    /// thread at a time.
+    fn renew(&self) {
+        // SAFETY: The entries are registered, and only taken off their lists: rules that use them may exist. Then they are
+        // in no list. The second function does not fail for entries that it has taken before. Process context.
+        unsafe {
+            bindings::xt_unregister_targets(self.0.as_raw(), N as c_uint);
+            bindings::xt_register_targets(self.0.as_raw(), N as c_uint);
+        }
+    }
+}
+
 impl<const N: usize> Drop for Registration<N> {
     fn drop(&mut self) {
         might_sleep();
@@ -294,5 +324,85 @@ impl<const N: usize> Drop for Registration<N> {
         // unlinking them suffices. Process context.
         unsafe { bindings::xt_unregister_targets(self.0.as_raw(), N as c_uint) };
         self.0.registered.store(false, Release);
+    }
+}
+
+/// A registration of targets that stay before those of the same names that another module registers.
+///
+/// x_tables takes the newest target of a name. So these are registered anew when that module has been loaded.
+///
+/// # Invariants
+///
+/// The notifier block is initialised. C's list may point to it, so the structure is pinned.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Precedence<const N: usize> {
+    targets: Registration<N>,
+    /// The name of the other module.
+    other: &'static CStr,
+    #[pin]
+    block: Opaque<bindings::notifier_block>,
+}
+
+// SAFETY: C's notifier block is not bound to a thread, and the rest may be sent.
+unsafe impl<const N: usize> Send for Precedence<N> {}
+
+// SAFETY: Only C functions that do their own locking touch the notifier block.
+unsafe impl<const N: usize> Sync for Precedence<N> {}
+
+impl<const N: usize> Precedence<N> {
+    /// Registers the targets, with precedence over those of the module `other`.
+    ///
+    /// Errors: EBUSY if they are registered already; ENOMEM. Process context.
+    pub(crate) fn register(
+        targets: &'static Targets<N>,
+        other: &'static CStr,
+    ) -> Result<Pin<KBox<Self>>> {
+        let targets = targets.register()?;
+        let precedence = KBox::pin_init(
+            pin_init!(Self {
+                targets,
+                other,
+                block: Opaque::new(bindings::notifier_block {
+                    notifier_call: Some(Self::module_event),
+                    ..pin_init::zeroed()
+                }),
+            }),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: The block is initialised and pinned, and `drop` takes it off the chain before the memory is freed, also
+        // if this fails. The function takes the chain's semaphore: process context.
+        to_result(unsafe { bindings::register_module_notifier(precedence.block.get()) })?;
+        Ok(precedence)
+    }
+
+    /// Receives the events of modules.
+    ///
+    /// # Safety
+    ///
+    /// Called by the chain of modules, in process context, with the block of a registered `Precedence`, and a module.
+    unsafe extern "C" fn module_event(
+        block: *mut bindings::notifier_block,
+        state: c_ulong,
+        module: *mut c_void,
+    ) -> c_int {
+        const LIVE: c_ulong = bindings::module_state_MODULE_STATE_LIVE as c_ulong;
+        // SAFETY: The block is the field of a `Precedence`, whose `drop` waits for this call before the memory is freed.
+        let precedence = unsafe { &*kernel::container_of!(Opaque::cast_from(block), Self, block) };
+        // SAFETY: The module is valid for the call, and its name ends with NUL.
+        let name = unsafe { CStr::from_char_ptr(bindings::rustmasq_module_name(module.cast())) };
+        if state == LIVE && name == precedence.other {
+            precedence.targets.renew();
+        }
+        bindings::NOTIFY_DONE as c_int
+    }
+}
+
+#[pinned_drop]
+impl<const N: usize> PinnedDrop for Precedence<N> {
+    fn drop(self: Pin<&mut Self>) {
+        might_sleep();
+        // SAFETY: The block is initialised. The function waits until no call of ours runs, and returns ENOENT for a block
+        // that is not on the chain. Process context. The targets are dropped afterwards.
+        unsafe { bindings::unregister_module_notifier(self.block.get()) };
     }
 }

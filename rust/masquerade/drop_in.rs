@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What serves the rules of others: iptables' own target MASQUERADE, and nftables' statement `masquerade`.
+//!
+//! With the module parameter `masquerade` they take the place of the kernel's `xt_MASQUERADE` and `nft_masq`. Userspace
+//! sees no difference: they accept and refuse the same rules, and show them in the same form.
+
+use super::{
+    masquerade_flow,
+    options::Options,
+    per_net,
+    source::SelectSource, //
+};
+use crate::{
+    net::{
+        log,
+        Ipv4,
+        Ipv6, //
+    },
+    netfilter::{
+        nat::{
+            MasqueradeRule,
+            RequestedRange,
+            ANY_NAT_FLAGS, //
+        },
+        nft::{
+            self,
+            AttributePolicy,
+            Attributes,
+            Expression,
+            Message,
+            Register,
+            Registers,
+            SourceNatExpression,
+            TranslateSource, //
+        },
+        xtables::{
+            Precedence,
+            SourceNatTarget,
+            TargetContext,
+            TargetEntry,
+            Targets, //
+        },
+        Verdict, //
+    },
+    uapi, //
+};
+use core::marker::PhantomData;
+use kernel::prelude::*;
+
+static TARGETS: Targets<2> = Targets::new([
+    TargetEntry::new::<Target<Ipv4>>(),
+    TargetEntry::new::<Target<Ipv6>>(),
+]);
+
+static EXPRESSION: Expression = Expression::new::<Masq>();
+
+/// The registrations of both.
+pub(crate) struct Registrations {
+    _targets: Pin<KBox<Precedence<2>>>,
+    _expression: nft::Registration,
+}
+
+/// Serves rules that are added from now on, until the returned value is dropped.
+///
+/// Errors: ENOMEM. Process context.
+pub(crate) fn register() -> Result<Registrations> {
+    Ok(Registrations {
+        _targets: Precedence::register(&TARGETS, c"xt_MASQUERADE")?,
+        _expression: EXPRESSION.register()?,
+    })
+}
+
+/// The target MASQUERADE for one family.
+struct Target<F>(PhantomData<F>);
+
+impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
+    type Family = F;
+    type Rule = F::Rule;
+    type Options = F::Rule;
+
+    const NAME: &'static CStr = c"MASQUERADE";
+    const REVISION: u8 = 0;
+    const PRIVATE_OFFSET: usize = 0;
+
+    /// Follows `masquerade_tg_check` and `masquerade_tg6_checkentry`: flags and ports may have any value.
+    fn check(rule: &F::Rule) -> Result<F::Rule> {
+        let reason = if F::range(rule).has_address() {
+            c"it names an address"
+        } else if F::ranges(rule) != 1 {
+            c"it has not exactly one range"
+        } else {
+            return Ok(*rule);
+        };
+        if log::rule_rate_permits() {
+            pr_warn!("a rule with MASQUERADE was refused: {reason}\n");
+        }
+        Err(EINVAL)
+    }
+
+    fn added() {
+        per_net::rule_added();
+    }
+
+    fn removed() {
+        per_net::rule_removed();
+    }
+
+    fn target(rule: &F::Rule, context: TargetContext<'_, F>) -> Verdict {
+        masquerade_flow(&Options::of_range(F::range(rule)), context)
+    }
+}
+
+/// The expression of the statement `masquerade`.
+struct Masq;
+
+/// What a rule with the expression says.
+#[derive(Clone, Copy)]
+struct MasqData {
+    /// NAT's flags.
+    flags: u32,
+    /// The registers with the first and the last port.
+    ports: Option<(Register, Register)>,
+}
+
+impl SourceNatExpression for Masq {
+    type Data = MasqData;
+
+    const NAME: &'static CStr = c"masq";
+    const ATTRIBUTES: &'static [AttributePolicy] = &[
+        AttributePolicy::Unused,
+        AttributePolicy::Bits(ANY_NAT_FLAGS),
+        AttributePolicy::Register,
+        AttributePolicy::Register,
+    ];
+
+    /// Follows `nft_masq_init`.
+    fn init(attributes: &Attributes<'_>) -> Result<MasqData> {
+        const PORT_LEN: u32 = 2;
+        let flags = attributes.number(uapi::NFTA_MASQ_FLAGS).unwrap_or(0);
+        let first = attributes.register(uapi::NFTA_MASQ_REG_PROTO_MIN, PORT_LEN)?;
+        let ports = match first {
+            Some(first) => {
+                let last = attributes.register(uapi::NFTA_MASQ_REG_PROTO_MAX, PORT_LEN)?;
+                Some((first, last.unwrap_or(first)))
+            }
+            None => None,
+        };
+        Ok(MasqData { flags, ports })
+    }
+
+    /// Follows `nft_masq_dump`.
+    fn dump(data: &MasqData, message: &mut Message<'_>) -> Result {
+        if data.flags != 0 {
+            message.put_number(uapi::NFTA_MASQ_FLAGS, data.flags)?;
+        }
+        if let Some((first, last)) = data.ports {
+            message.put_register(uapi::NFTA_MASQ_REG_PROTO_MIN, first)?;
+            message.put_register(uapi::NFTA_MASQ_REG_PROTO_MAX, last)?;
+        }
+        Ok(())
+    }
+
+    fn added() {
+        per_net::rule_added();
+    }
+
+    fn removed() {
+        per_net::rule_removed();
+    }
+}
+
+impl<F: SelectSource> TranslateSource<F> for Masq {
+    fn translate(
+        data: &MasqData,
+        registers: &Registers<'_>,
+        context: TargetContext<'_, F>,
+    ) -> Verdict {
+        let (first, last) = match data.ports {
+            Some((first, last)) => (registers.number16(first), registers.number16(last)),
+            None => (0, 0),
+        };
+        let range = RequestedRange::new(data.flags, first, last);
+        masquerade_flow(&Options::of_range(range), context)
+    }
+}
