@@ -179,14 +179,28 @@ check_same() {
 	for name; do
 		if compared; then run_case MASQUERADE MASQUERADE "$name"; fi
 		run_case RUSTMASQ RUSTMASQ "$name"
-		compared || continue
-		find_difference MASQUERADE RUSTMASQ "$except"
-		if [[ ! $differing ]]; then
-			ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ"
-		else
-			not_ok "${name//_/ }: the same with MASQUERADE and with RUSTMASQ" "$(explain_difference MASQUERADE RUSTMASQ)"
-		fi
+		! compared || compare_with_masquerade RUSTMASQ "with RUSTMASQ"
 	done
+}
+
+# check_served_same CASE...: runs cases that ran with MASQUERADE before with rules of the same name, which the module
+# serves now, and compares them.
+check_served_same() {
+	local name
+	for name; do
+		run_case served MASQUERADE "$name"
+		compare_with_masquerade served "where the module serves it"
+	done
+}
+
+# compare_with_masquerade VARIANT WITH: checks that this run of $name is the same as the one with MASQUERADE.
+compare_with_masquerade() {
+	find_difference MASQUERADE "$1" "$except"
+	if [[ ! $differing ]]; then
+		ok "${name//_/ }: the same with MASQUERADE and $2"
+	else
+		not_ok "${name//_/ }: the same with MASQUERADE and $2" "$(explain_difference MASQUERADE "$1")"
+	fi
 }
 
 # check_wrong_rule "PROPERTY..." CASE WRONG...: checks that the comparison notices a wrong rule. WRONG is one word that

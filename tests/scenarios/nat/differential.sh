@@ -343,11 +343,12 @@ an_offloaded_flow() {
 	ns_exec router nft delete table inet fast
 }
 
-check_same no_options a_range_of_ports a_range_that_includes_the_source_port a_single_port \
-	random_ports fully_random_ports random_ICMP_identifiers a_random_port_of_a_range \
-	an_unanswered_UDP_flow a_long_UDP_flow source_ports_keep_their_class \
-	a_TCP_connection_is_closed a_TCP_connection_is_reset a_TCP_connection_is_refused \
-	ICMP_errors fragments choice_of_the_address flows_of_the_router_itself hairpin_NAT an_offloaded_flow
+cases=(no_options a_range_of_ports a_range_that_includes_the_source_port a_single_port
+	random_ports fully_random_ports random_ICMP_identifiers a_random_port_of_a_range
+	an_unanswered_UDP_flow a_long_UDP_flow source_ports_keep_their_class
+	a_TCP_connection_is_closed a_TCP_connection_is_reset a_TCP_connection_is_refused
+	ICMP_errors fragments choice_of_the_address flows_of_the_router_itself hairpin_NAT an_offloaded_flow)
+check_same "${cases[@]}"
 
 # RUSTMASQ refuses the flow; MASQUERADE lets it go on, and conntrack drops it at its confirmation.
 except=statistics
@@ -383,6 +384,20 @@ if compared; then
 		an_answered_UDP_flow router "$IPTABLES" raw PREROUTING -p udp --dport 53 -j CT --ctevents new,destroy
 	check_wrong_rule "counters statistics" \
 		the_only_port_is_taken router "$IPTABLES" filter FORWARD -p udp --sport 40001 -j DROP
+fi
+
+# --- The module in the place of MASQUERADE: its rules are the same again
+
+if compared; then
+	set_rules
+	remove_other_masquerade || bail "MASQUERADE is held"
+	unload_module || bail "the module is held"
+	modprobe rustmasq masquerade=1 || bail "the module"
+	check_served_same "${cases[@]}"
+	check "no rule was served by the kernel's own" no_other_masquerade
+	set_rules
+	unload_module || bail "the module is held"
+	modprobe rustmasq || bail "the module"
 fi
 
 # --- Intended differences. Only one of the two modules is loaded at a time: the notifiers of each remove the flows of

@@ -3,9 +3,9 @@
 # Front ends: legacy nft
 # Kernels: plain
 #
-# RUSTMASQ replaces MASQUERADE in the rules that libvirt makes for a NAT network, beside the owner's own chains. Two
-# virtual machines are connected to a bridge: "guest" serves hosts outside through forwarded ports, "desk" is a client
-# only. Without one of the rules, the part that needs it does not work.
+# RUSTMASQ replaces MASQUERADE in the rules that libvirt makes for a NAT network, or the module serves MASQUERADE itself,
+# beside the owner's own chains. Two virtual machines are connected to a bridge: "guest" serves hosts outside through
+# forwarded ports, "desk" is a client only. Without one of the rules, the part that needs it does not work.
 #
 #     guest                                 router                          outside
 #     eth0 ---------------- vnet0 \                        wan0 ------------- eth0
@@ -70,10 +70,17 @@ libvirt_nat_return=$(cat <<-'END'
 	-A LIBVIRT_PRT -s 192.168.2.0/24 -d 255.255.255.255/32 -j RETURN
 END
 )
-libvirt_nat=$(cat <<-'END'
-	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -p tcp -j RUSTMASQ --to-ports 32768-65535
-	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -p udp -j RUSTMASQ --to-ports 32768-65535
-	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -j RUSTMASQ
+# With iptables-nft they are as libvirt writes them, and the module serves them.
+masquerade=RUSTMASQ
+if [[ $IPTABLES == iptables-nft ]]; then
+	masquerade=MASQUERADE
+	wait_until unload_module || bail "the module is held"
+	modprobe rustmasq masquerade=1 || bail "the module"
+fi
+libvirt_nat=$(cat <<-END
+	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -p tcp -j $masquerade --to-ports 32768-65535
+	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -p udp -j $masquerade --to-ports 32768-65535
+	-A LIBVIRT_PRT -s 192.168.2.0/24 ! -d 192.168.2.0/24 -j $masquerade
 END
 )
 # The last two rules forward to a port range: one port to any port of the range, and each port to the one with the same
@@ -199,9 +206,9 @@ check_tracked_tftp() {
 
 # --- Without some of the rules
 
-omitted=RUSTMASQ load_rules
-check_said "without RUSTMASQ, the desk gets no answer" silence vain-ask desk UDP 203.0.113.2 7 :2000 hello
-check_tracked "without RUSTMASQ, its packets leave with its own address" \
+omitted=$masquerade load_rules
+check_said "without $masquerade, the desk gets no answer" silence vain-ask desk UDP 203.0.113.2 7 :2000 hello
+check_tracked "without $masquerade, its packets leave with its own address" \
 	"udp src=192.168.2.20 dst=203.0.113.2 sport=2000 dport=7 [UNREPLIED] src=203.0.113.2 dst=192.168.2.20 sport=7 dport=2000"
 omitted=DNAT load_rules
 check_said "without DNAT, the router refuses connections to the forwarded ports" \
@@ -380,5 +387,11 @@ check "without the helper, the router refuses the server's answer from outside" 
 ns_start outside tftp -4 -m octet 203.0.113.1 32002 -c get file got > /dev/null 2>&1
 check "without the helper, the router refuses the guest's answer" wait_until has_refused 'OWNER_FWD .*admin-prohib'
 check_fails "without the helper, no client gets the file" test -s got
+
+if [[ $masquerade == MASQUERADE ]]; then
+	check "no rule was served by the kernel's own MASQUERADE" no_other_masquerade
+	ns_exec router "$IPTABLES" -w -t nat -F
+	check "the module can be unloaded" wait_until unload_module
+fi
 
 done_testing
