@@ -80,7 +80,7 @@ fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
 .PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug test-packages \
-	soak bench check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install \
+	test-tools soak bench check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install \
 	install-files install-programs uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
@@ -156,9 +156,16 @@ test-packages: deb ## install the packages in a Debian 13, reboot it, and purge 
 	@scripts/system > /dev/null
 	@tests/run packages
 
+test-tools: ## let firewalld, libvirt and Docker masquerade through the module, on Debian's own kernel
+	@$(MAKE) KDIR= KERNEL=stock stage
+	@scripts/image --tools > /dev/null
+	@tests/run tools
+
 soak: stage deb ## run the repeating and random tests at length; prints its seed, SEED= repeats a run
 	@scripts/setup --fuzz
 	@scripts/system > /dev/null
+	@$(MAKE) KDIR= KERNEL=stock stage
+	@scripts/image --tools > /dev/null
 	@tests/run --soak
 
 bench: stage ## count instructions beside the kernel's own code (tests/bench/results)

@@ -46,7 +46,7 @@ mod uapi {
 use ftp::Ftp;
 use kernel::prelude::*;
 use masquerade::{
-    drop_in,
+    drop_in::DropIn,
     Flush,
     Masquerade, //
 };
@@ -108,7 +108,7 @@ static HOOKS: [&[Hook]; 3] = [&watch::HOOKS, &ftp::HOOKS, &tftp::HOOKS];
 /// flush any more. The hooks go before the helpers, which they attach.
 struct Rustmasq {
     _targets: xtables::Registration<2>,
-    _drop_in: Option<drop_in::Registrations>,
+    _drop_in: Option<DropIn>,
     _flush: Pin<KBox<Notifier<Flush>>>,
     _masquerade: masquerade::Registrations,
     _hooks: hook::Registration,
@@ -123,12 +123,16 @@ impl kernel::Module for Rustmasq {
         let masquerade = masquerade::register()?;
         // The flush comes before the targets, so that it sees every event of a rule's flow.
         let flush = Notifier::register(Flush::new())?;
+        let mut drop_in = serves_masquerade().then(DropIn::prepare).transpose()?;
         // From here on rules can name helpers and targets, and hold the module. Init must not fail after
         // that, and registering the targets does not.
         let helpers = helper::Registration::register(&HELPERS)?;
-        let drop_in = serves_masquerade().then(drop_in::register).transpose()?;
+        let targets = TARGETS.register()?;
+        if let Some(drop_in) = &mut drop_in {
+            drop_in.register()?;
+        }
         Ok(Self {
-            _targets: TARGETS.register()?,
+            _targets: targets,
             _drop_in: drop_in,
             _flush: flush,
             _masquerade: masquerade,

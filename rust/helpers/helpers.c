@@ -8,6 +8,8 @@
 #include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/ipv6.h>
+#include <linux/kmod.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -30,11 +32,11 @@
 #include <net/netfilter/nf_conntrack_seqadj.h>
 #include <net/netfilter/nf_conntrack_zones.h>
 #include <net/netfilter/nf_nat.h>
-#include <net/netfilter/nf_tables.h>
 #include <net/netlink.h>
 #include <net/netns/generic.h>
 #include <net/route.h>
 
+#include "nf_tables.h"
 #include "parameters.h"
 #include "rustmasq_events.h"
 
@@ -381,6 +383,17 @@ __rustmasq_helper void *rustmasq_nfct_help_data(const struct nf_conn *ct)
 	return nfct_help_data(ct);
 }
 
+/* A macro for each function; null where there is none. */
+__rustmasq_helper void rustmasq_nf_tables_get(struct rustmasq_nf_tables *api)
+{
+	api->register_expr = symbol_get(nft_register_expr);
+	api->unregister_expr = symbol_get(nft_unregister_expr);
+	api->parse_register_load = symbol_get(nft_parse_register_load);
+	api->dump_register = symbol_get(nft_dump_register);
+	api->chain_validate_dependency = symbol_get(nft_chain_validate_dependency);
+	api->chain_validate_hooks = symbol_get(nft_chain_validate_hooks);
+}
+
 __rustmasq_helper struct nf_conn_nat *rustmasq_nfct_nat(const struct nf_conn *ct)
 {
 	return nfct_nat(ct);
@@ -416,14 +429,54 @@ __rustmasq_helper int rustmasq_nla_put_be32(struct sk_buff *skb, int attrtype, u
 	return nla_put_be32(skb, attrtype, cpu_to_be32(value));
 }
 
+__rustmasq_helper int rustmasq_nft_chain_validate_dependency(const struct rustmasq_nf_tables *api,
+							     const struct nft_chain *chain,
+							     enum nft_chain_types type)
+{
+	return api->chain_validate_dependency(chain, type);
+}
+
+__rustmasq_helper int rustmasq_nft_chain_validate_hooks(const struct rustmasq_nf_tables *api,
+							const struct nft_chain *chain,
+							unsigned int hook_flags)
+{
+	return api->chain_validate_hooks(chain, hook_flags);
+}
+
+__rustmasq_helper int rustmasq_nft_dump_register(const struct rustmasq_nf_tables *api,
+						 struct sk_buff *skb, unsigned int attr,
+						 unsigned int reg)
+{
+	return api->dump_register(skb, attr, reg);
+}
+
+__rustmasq_helper int rustmasq_nft_parse_register_load(const struct rustmasq_nf_tables *api,
+						       const struct nft_ctx *ctx,
+						       const struct nlattr *attr, u8 *sreg, u32 len)
+{
+	return api->parse_register_load(ctx, attr, sreg, len);
+}
+
 __rustmasq_helper u16 rustmasq_nft_reg_load_be16(const struct nft_regs *regs, u8 reg)
 {
 	return be16_to_cpu(nft_reg_load_be16(&regs->data[reg]));
 }
 
+__rustmasq_helper int rustmasq_nft_register_expr(const struct rustmasq_nf_tables *api,
+						 struct nft_expr_type *type)
+{
+	return api->register_expr(type);
+}
+
 __rustmasq_helper void rustmasq_nft_set_verdict(struct nft_regs *regs, u32 code)
 {
 	regs->verdict.code = code;
+}
+
+__rustmasq_helper void rustmasq_nft_unregister_expr(const struct rustmasq_nf_tables *api,
+						    struct nft_expr_type *type)
+{
+	api->unregister_expr(type);
 }
 
 __rustmasq_helper bool rustmasq_port_refused_enabled(void)
@@ -453,6 +506,11 @@ __rustmasq_helper __be32 rustmasq_rt_nexthop(const struct rtable *rt, __be32 dad
 __rustmasq_helper void rustmasq_remove_proc_entry(const char *name, struct proc_dir_entry *parent)
 {
 	remove_proc_entry(name, parent);
+}
+
+__rustmasq_helper int rustmasq_request_module(const char *name)
+{
+	return request_module("%s", name);
 }
 
 /* A macro initialises the state. */
@@ -503,6 +561,12 @@ __rustmasq_helper bool rustmasq_skb_valid_dst(const struct sk_buff *skb)
 __rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)
 {
 	return trace_tftp_ignored_enabled();
+}
+
+/* A macro without CONFIG_MODULE_UNLOAD. */
+__rustmasq_helper void rustmasq_symbol_put_addr(void *addr)
+{
+	symbol_put_addr(addr);
 }
 
 __rustmasq_helper void rustmasq_this_cpu_add_u64(unsigned long memory, size_t index, u64 number)

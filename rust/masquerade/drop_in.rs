@@ -29,6 +29,7 @@ use crate::{
             Attributes,
             Expression,
             Message,
+            NfTables,
             Register,
             Registers,
             SourceNatExpression,
@@ -55,20 +56,41 @@ static TARGETS: Targets<2> = Targets::new([
 
 static EXPRESSION: Expression = Expression::new::<Masq>();
 
-/// The registrations of both.
-pub(crate) struct Registrations {
-    _targets: Pin<KBox<Precedence<2>>>,
-    _expression: nft::Registration,
+/// What takes the place of both.
+pub(crate) struct DropIn {
+    targets: Pin<KBox<Precedence<2>>>,
+    /// The kernel's module, until the expression is registered with it.
+    nf_tables: Option<NfTables>,
+    expression: Option<nft::Registration>,
 }
 
-/// Serves rules that are added from now on, until the returned value is dropped.
-///
-/// Errors: ENOMEM. Process context.
-pub(crate) fn register() -> Result<Registrations> {
-    Ok(Registrations {
-        _targets: Precedence::register(&TARGETS, c"xt_MASQUERADE")?,
-        _expression: EXPRESSION.register()?,
-    })
+impl DropIn {
+    /// Gets what serving rules takes.
+    ///
+    /// Without nftables in the kernel it serves rules of iptables alone. Errors: ENOMEM. Process context.
+    pub(crate) fn prepare() -> Result<Self> {
+        let nf_tables = NfTables::load();
+        if nf_tables.is_none() {
+            pr_warn!("there is no nf_tables: only MASQUERADE of iptables is served\n");
+        }
+        Ok(Self {
+            targets: Precedence::over(c"xt_MASQUERADE")?,
+            nf_tables,
+            expression: None,
+        })
+    }
+
+    /// Serves rules that are added from now on, until the value is dropped.
+    ///
+    /// Errors: EBUSY if rules are served already. Process context.
+    pub(crate) fn register(&mut self) -> Result {
+        self.targets.register(&TARGETS)?;
+        let nf_tables = self.nf_tables.take();
+        self.expression = nf_tables
+            .map(|nf_tables| EXPRESSION.register(nf_tables))
+            .transpose()?;
+        Ok(())
+    }
 }
 
 /// The target MASQUERADE for one family.

@@ -30,16 +30,65 @@ use kernel::{
     },
     module::this_module,
     prelude::*,
-    sync::atomic::{
-        AtomicFlag,
-        Full, //
-    },
+    sync::SetOnce,
     task::might_sleep,
     types::Opaque, //
 };
 
 /// The number of an attribute of an expression.
 type AttributeNumber = c_uint;
+
+/// The functions of nf_tables, while an expression is registered.
+static API: SetOnce<bindings::rustmasq_nf_tables> = SetOnce::new();
+
+/// The kernel's module nf_tables, which stays loaded until this is dropped.
+///
+/// The module does not depend on it otherwise: machines without nftables do without.
+pub(crate) struct NfTables(bindings::rustmasq_nf_tables);
+
+impl NfTables {
+    /// Loads nf_tables, unless it is loaded or built in.
+    ///
+    /// Returns `None` if there is none. Process context.
+    pub(crate) fn load() -> Option<Self> {
+        might_sleep();
+        let mut api = pin_init::zeroed();
+        // SAFETY: The name ends with NUL; the function sleeps. It may fail: what counts is whether the functions are there.
+        unsafe { bindings::rustmasq_request_module(c"nf_tables".as_char_ptr()) };
+        // SAFETY: The structure is ours. Each function that is found holds nf_tables.
+        unsafe { bindings::rustmasq_nf_tables_get(&mut api) };
+        let nf_tables = Self(api);
+        let is_complete = nf_tables.functions().iter().all(Option::is_some);
+        is_complete.then_some(nf_tables)
+    }
+
+    /// Returns the addresses of the functions that were found.
+    fn functions(&self) -> [Option<*mut c_void>; 6] {
+        let api = &self.0;
+        // CAST: A function has an address.
+        [
+            api.register_expr.map(|function| function as *mut c_void),
+            api.unregister_expr.map(|function| function as *mut c_void),
+            api.parse_register_load
+                .map(|function| function as *mut c_void),
+            api.dump_register.map(|function| function as *mut c_void),
+            api.chain_validate_dependency
+                .map(|function| function as *mut c_void),
+            api.chain_validate_hooks
+                .map(|function| function as *mut c_void),
+        ]
+    }
+}
+
+impl Drop for NfTables {
+    fn drop(&mut self) {
+        for function in self.functions().into_iter().flatten() {
+            // SAFETY: `load` got the function, which is in the kernel or in a module that it holds, and this is the one
+            // call that gives it back.
+            unsafe { bindings::rustmasq_symbol_put_addr(function) };
+        }
+    }
+}
 
 /// What netlink checks of an attribute before it is parsed. All attributes are numbers of 32 bits in network order.
 #[derive(Clone, Copy)]
@@ -77,6 +126,7 @@ pub(crate) struct Register(u8);
 
 /// The attributes of an expression that is to be added, after netlink has checked them.
 pub(crate) struct Attributes<'a> {
+    api: &'a bindings::rustmasq_nf_tables,
     ctx: *const bindings::nft_ctx,
     /// An array with a pointer for each number, null where the attribute is missing.
     attributes: *const *const bindings::nlattr,
@@ -113,7 +163,13 @@ impl Attributes<'_> {
         let mut register = 0;
         // SAFETY: The context and the attribute are valid for the call, and the attribute has four bytes by its policy.
         to_result(unsafe {
-            bindings::nft_parse_register_load(self.ctx, attribute.as_ptr(), &mut register, len)
+            bindings::rustmasq_nft_parse_register_load(
+                self.api,
+                self.ctx,
+                attribute.as_ptr(),
+                &mut register,
+                len,
+            )
         })?;
         Ok(Some(Register(register)))
     }
@@ -121,6 +177,7 @@ impl Attributes<'_> {
 
 /// A message that an expression is written to.
 pub(crate) struct Message<'a> {
+    api: &'a bindings::rustmasq_nf_tables,
     skb: *mut bindings::sk_buff,
     borrow: PhantomData<&'a mut bindings::sk_buff>,
 }
@@ -135,7 +192,9 @@ impl Message<'_> {
     /// Adds a register. Errors: EMSGSIZE.
     pub(crate) fn put_register(&mut self, number: AttributeNumber, register: Register) -> Result {
         // SAFETY: The message is ours for the call.
-        to_result(unsafe { bindings::nft_dump_register(self.skb, number, register.0.into()) })
+        to_result(unsafe {
+            bindings::rustmasq_nft_dump_register(self.api, self.skb, number, register.0.into())
+        })
     }
 }
 
@@ -234,6 +293,7 @@ where
                 return Err(ENOENT);
             }
             let data = E::init(&Attributes {
+                api: API.as_ref().ok_or(ENOENT)?,
                 ctx,
                 attributes,
                 count: E::ATTRIBUTES.len(),
@@ -275,12 +335,15 @@ where
     ) -> c_int {
         // SAFETY: `init` wrote the data, and nobody writes to them any more.
         let data = unsafe { &*Self::data(expr) };
-        let mut message = Message {
-            skb,
-            borrow: PhantomData,
-        };
         // Any negative number tells nftables that the message is full.
-        from_result(|| E::dump(data, &mut message).map(|()| 0))
+        from_result(|| {
+            let mut message = Message {
+                api: API.as_ref().ok_or(ENOENT)?,
+                skb,
+                borrow: PhantomData,
+            };
+            E::dump(data, &mut message).map(|()| 0)
+        })
     }
 
     /// Checks the chains from which an expression can be reached.
@@ -295,10 +358,16 @@ where
         from_result(|| {
             let nat = bindings::nft_chain_types_NFT_CHAIN_T_NAT;
             let hooks = 1 << bindings::nf_inet_hooks_NF_INET_POST_ROUTING;
+            let api = API.as_ref().ok_or(ENOENT)?;
             // SAFETY: The caller, nftables, guarantees that context and chain are valid for the call.
             unsafe {
-                to_result(bindings::nft_chain_validate_dependency((*ctx).chain, nat))?;
-                to_result(bindings::nft_chain_validate_hooks((*ctx).chain, hooks))?;
+                let chain = (*ctx).chain;
+                to_result(bindings::rustmasq_nft_chain_validate_dependency(
+                    api, chain, nat,
+                ))?;
+                to_result(bindings::rustmasq_nft_chain_validate_hooks(
+                    api, chain, hooks,
+                ))?;
             }
             Ok(0)
         })
@@ -401,10 +470,9 @@ impl Entry {
 /// list that fits the table's family, and puts those without a family last.
 pub(crate) struct Expression {
     entries: [Entry; 3],
-    registered: AtomicFlag,
 }
 
-// SAFETY: nftables changes a registered entry only under a mutex of its own; `registered` is atomic.
+// SAFETY: nftables changes a registered entry only under a mutex of its own.
 unsafe impl Sync for Expression {}
 
 impl Expression {
@@ -419,47 +487,55 @@ impl Expression {
                 Entry::new::<E, { bindings::NFPROTO_IPV6 as u8 }>(),
                 Entry::new::<E, { bindings::NFPROTO_INET as u8 }>(),
             ],
-            registered: AtomicFlag::new(false),
         }
     }
 
     /// Registers the expression until the returned registration is dropped.
     ///
-    /// Errors: EBUSY if it is registered already. Process context.
-    pub(crate) fn register(&'static self) -> Result<Registration> {
+    /// Errors: EBUSY if an expression was registered before. Process context.
+    pub(crate) fn register(&'static self, nf_tables: NfTables) -> Result<Registration> {
         might_sleep();
-        if self.registered.xchg(true, Full) {
+        // From here on callbacks find nf_tables, which the registration holds.
+        if !API.populate(nf_tables.0) {
             return Err(EBUSY);
         }
         for entry in &self.entries {
             let (kind, ops) = (entry.kind.get(), entry.ops.get());
-            // SAFETY: The entry is static, and by `registered` in no list, so nobody else uses it yet. nftables knows its
-            // family afterwards alone, so it comes last; who looks for an expression meanwhile reads either family, and
-            // `init` refuses the wrong one. The function fails for more attributes than `policies` allows alone.
+            // SAFETY: The entry is static, and by `API` in no list, so nobody else uses it yet. nftables knows its family
+            // afterwards alone, so it comes last; who looks for an expression meanwhile reads either family, and `init`
+            // refuses the wrong one. The function fails for more attributes than `policies` allows alone.
             unsafe {
                 (*kind).ops = ops;
                 (*ops).type_ = kind;
-                bindings::nft_register_expr(kind);
+                bindings::rustmasq_nft_register_expr(&nf_tables.0, kind);
                 (&raw mut (*kind).family).write_volatile(entry.family);
             }
         }
-        Ok(Registration(self))
+        Ok(Registration {
+            expression: self,
+            nf_tables,
+        })
     }
 }
 
 /// The registration of an expression, which rules can use until it is dropped.
 ///
 /// A rule with the expression keeps the module loaded.
-pub(crate) struct Registration(&'static Expression);
+pub(crate) struct Registration {
+    expression: &'static Expression,
+    nf_tables: NfTables,
+}
 
 impl Drop for Registration {
     fn drop(&mut self) {
         might_sleep();
-        for entry in &self.0.entries {
+        for entry in &self.expression.entries {
             // SAFETY: `register` registered the entry. A rule that uses it points to it and keeps this module loaded, and
             // with it the static entry. Who has found it and does not hold the module yet is in an RCU read-side section,
             // which the end of a module waits for. Process context.
-            unsafe { bindings::nft_unregister_expr(entry.kind.get()) };
+            unsafe {
+                bindings::rustmasq_nft_unregister_expr(&self.nf_tables.0, entry.kind.get());
+            }
         }
         // It is not registered again: its entries have a family now.
     }

@@ -24,11 +24,15 @@ use kernel::{
         to_result, //
     },
     module::this_module,
+    new_mutex,
     prelude::*,
-    sync::atomic::{
-        AtomicFlag,
-        Full,
-        Release, //
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Full,
+            Release, //
+        },
+        Mutex, //
     },
     task::might_sleep,
     transmute::FromBytes,
@@ -304,9 +308,8 @@ pub(crate) struct Registration<const N: usize>(&'static Targets<N>);
 impl<const N: usize> Registration<N> {
     /// Registers the targets anew, so that they are the newest ones.
     ///
-    /// Rules that are added meanwhile may find other targets of the same names, or none. Process context, called by one
-    /// thread at a time.
-    fn renew(&self) {
+    /// Rules that are added meanwhile may find other targets of the same names, or none. Process context.
+    fn renew(&mut self) {
         // SAFETY: The entries are registered, and only taken off their lists: rules that use them may exist. Then they are
         // in no list. The second function does not fail for entries that it has taken before. Process context.
         unsafe {
@@ -336,7 +339,9 @@ impl<const N: usize> Drop for Registration<N> {
 /// The notifier block is initialised. C's list may point to it, so the structure is pinned.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Precedence<const N: usize> {
-    targets: Registration<N>,
+    /// The registration, once [`register`](Self::register) has been called.
+    #[pin]
+    targets: Mutex<Option<Registration<N>>>,
     /// The name of the other module.
     other: &'static CStr,
     #[pin]
@@ -346,21 +351,17 @@ pub(crate) struct Precedence<const N: usize> {
 // SAFETY: C's notifier block is not bound to a thread, and the rest may be sent.
 unsafe impl<const N: usize> Send for Precedence<N> {}
 
-// SAFETY: Only C functions that do their own locking touch the notifier block.
+// SAFETY: Only C functions that do their own locking touch the notifier block, and the rest may be shared.
 unsafe impl<const N: usize> Sync for Precedence<N> {}
 
 impl<const N: usize> Precedence<N> {
-    /// Registers the targets, with precedence over those of the module `other`.
+    /// Prepares to register targets with precedence over those of the module `other`.
     ///
-    /// Errors: EBUSY if they are registered already; ENOMEM. Process context.
-    pub(crate) fn register(
-        targets: &'static Targets<N>,
-        other: &'static CStr,
-    ) -> Result<Pin<KBox<Self>>> {
-        let targets = targets.register()?;
+    /// Errors: ENOMEM. Process context.
+    pub(crate) fn over(other: &'static CStr) -> Result<Pin<KBox<Self>>> {
         let precedence = KBox::pin_init(
             pin_init!(Self {
-                targets,
+                targets <- new_mutex!(None),
                 other,
                 block: Opaque::new(bindings::notifier_block {
                     notifier_call: Some(Self::module_event),
@@ -373,6 +374,14 @@ impl<const N: usize> Precedence<N> {
         // if this fails. The function takes the chain's semaphore: process context.
         to_result(unsafe { bindings::register_module_notifier(precedence.block.get()) })?;
         Ok(precedence)
+    }
+
+    /// Registers the targets until the structure is dropped.
+    ///
+    /// Errors: EBUSY if they are registered already. Process context.
+    pub(crate) fn register(&self, targets: &'static Targets<N>) -> Result {
+        *self.targets.lock() = Some(targets.register()?);
+        Ok(())
     }
 
     /// Receives the events of modules.
@@ -391,7 +400,9 @@ impl<const N: usize> Precedence<N> {
         // SAFETY: The module is valid for the call, and its name ends with NUL.
         let name = unsafe { CStr::from_char_ptr(bindings::rustmasq_module_name(module.cast())) };
         if state == LIVE && name == precedence.other {
-            precedence.targets.renew();
+            if let Some(targets) = &mut *precedence.targets.lock() {
+                targets.renew();
+            }
         }
         bindings::NOTIFY_DONE as c_int
     }

@@ -4,6 +4,7 @@
 
 use crate::{
     output::printable,
+    readers::nft::MasqueradeChain,
     status::{Conntrack, Place, Status},
 };
 use comfy_table::{presets, ColumnConstraint, ContentArrangement, Table};
@@ -22,6 +23,14 @@ pub fn show(status: &Status, width: Option<usize>) -> String {
     append(&mut table, "kernel", &status.kernel, "");
     let module = status.module.as_deref().unwrap_or("not loaded");
     append(&mut table, "module", module, "");
+    if status.masquerade {
+        append(
+            &mut table,
+            "parameter",
+            "masquerade",
+            "serves rules of MASQUERADE",
+        );
+    }
     for event in &status.events {
         let (name, place) = event.split_once(' ').unwrap_or((event, ""));
         append(&mut table, "event", name, place);
@@ -59,6 +68,19 @@ fn append_namespace(table: &mut Table, place: &Place) {
     for object in &place.nft_helpers {
         let name = format!("{} {} {}", object.family, object.table, object.name);
         append(table, "  ct helper", "nft", &name);
+    }
+    for MasqueradeChain {
+        family,
+        table: name,
+        chain,
+    } in &place.nft_masquerades
+    {
+        append(
+            table,
+            "  rule",
+            "nft",
+            &format!("masquerade in {family} {name} {chain}"),
+        );
     }
     for (name, addresses) in &place.devices {
         let addresses = if addresses.is_empty() {
@@ -116,6 +138,7 @@ mod tests {
         Status {
             kernel: "7.3.0".to_owned(),
             module: None,
+            masquerade: true,
             events: vec!["packet in /sys/kernel/tracing".to_owned()],
             namespaces: vec![Place {
                 netns: 1,
@@ -136,6 +159,11 @@ mod tests {
                     table: "t".to_owned(),
                     name: "x".to_owned(),
                     helper: "rustmasq-tftp".to_owned(),
+                }],
+                nft_masquerades: vec![MasqueradeChain {
+                    family: "inet".to_owned(),
+                    table: "t".to_owned(),
+                    chain: "out".to_owned(),
                 }],
                 helpers: helpers.map(|(name, flows)| (name.to_owned(), flows)).into(),
                 conntrack: Conntrack {
@@ -163,10 +191,12 @@ mod tests {
         let expected = "\
 kernel       7.3.0
 module       not loaded
+parameter    masquerade       serves rules of MASQUERADE
 event        packet           in /sys/kernel/tracing
 namespace    router
   rule       iptables-legacy  -t nat -A POSTROUTING -o wan0 -j RUSTMASQ
   ct helper  nft              inet t x
+  rule       nft              masquerade in inet t out
   device     a\\x1b[7m         no address
   device     wan0             203.0.113.1 2001:db8::1
   helper     rustmasq-tftp    3 flows

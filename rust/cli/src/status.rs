@@ -7,7 +7,7 @@ use crate::{
     output::{reason, screen_width},
     readers::{
         namespaces::{self, Namespaces},
-        nft::{self, HelperObject},
+        nft::{self, HelperObject, MasqueradeChain},
         proc::{parse_conntrack_counters, parse_netstat, ConntrackCounters},
         rules::{Rule as SavedRule, Ruleset},
     },
@@ -24,6 +24,10 @@ use std::{
 };
 
 const TARGET: &str = "RUSTMASQ";
+/// The kernel's target, which the module serves with its parameter `masquerade`.
+const KERNEL_TARGET: &str = "MASQUERADE";
+/// The kernel's own modules for rules that masquerade.
+const KERNEL_MODULES: [&str; 2] = ["xt_MASQUERADE", "nft_masq"];
 /// The module's helpers, each with what a filter must let in for it.
 const HELPERS: [(&str, &str); 2] = [
     ("rustmasq-ftp", "data connections of FTP"),
@@ -81,6 +85,8 @@ pub struct Place {
     pub devices: BTreeMap<String, Vec<String>>,
     /// The objects of nftables that stand for the helper.
     pub nft_helpers: Vec<HelperObject>,
+    /// The chains of nftables with a rule that the module may serve, once for each rule.
+    pub nft_masquerades: Vec<MasqueradeChain>,
     /// The number of flows of each helper that a rule names or a flow has.
     pub helpers: BTreeMap<String, Option<u64>>,
     /// Conntrack's table.
@@ -94,6 +100,8 @@ pub struct Status {
     pub kernel: String,
     /// The module's version, if it is loaded.
     pub module: Option<String>,
+    /// The module's parameter `masquerade` is on: it serves rules of MASQUERADE that are added.
+    pub masquerade: bool,
     /// The trace events that are on, each with its trace instance.
     pub events: Vec<String>,
     /// The namespaces with rules of ours.
@@ -130,6 +138,7 @@ fn look() -> Status {
     let mut status = Status {
         kernel: trimmed("/proc/sys/kernel/osrelease").unwrap_or_default(),
         module: trimmed("/sys/module/rustmasq/version"),
+        masquerade: parameter("masquerade").is_some_and(|value| value == "Y"),
         events: Vec::new(),
         namespaces: Vec::new(),
         faults: Vec::new(),
@@ -147,8 +156,8 @@ fn look() -> Status {
     for (inode, file) in namespaces::find_all() {
         let name = names.name(inode).map_or(inode.to_string(), str::to_owned);
         let enter = (own != Some(inode)).then_some(file);
-        let loaded = status.module.is_some();
-        let seen = thread::spawn(move || Seen::look(enter, loaded));
+        let (loaded, masquerade) = (status.module.is_some(), status.masquerade);
+        let seen = thread::spawn(move || Seen::look(enter, loaded, masquerade));
         match seen.join() {
             Ok(Ok(seen)) => status.add(inode, name, seen),
             Ok(Err(error)) => drop(
@@ -166,10 +175,14 @@ fn look() -> Status {
             "modprobe rustmasq",
         );
     }
-    let is_attached = ["ftp_port", "tftp_port"].into_iter().any(|name| {
-        trimmed(&format!("/sys/module/rustmasq/parameters/{name}")).is_some_and(|port| port != "0")
-    });
-    if status.unseen.is_empty() && status.namespaces.is_empty() && !is_attached {
+    if status.masquerade {
+        look_at_older_rules(&mut status);
+    }
+    let is_attached = ["ftp_port", "tftp_port"]
+        .into_iter()
+        .any(|name| parameter(name).is_some_and(|port| port != "0"));
+    let waits_for_rules = is_attached || status.masquerade;
+    if status.unseen.is_empty() && status.namespaces.is_empty() && !waits_for_rules {
         status.fault(
             None,
             "no rule names RUSTMASQ or a helper of it",
@@ -215,6 +228,7 @@ impl Status {
                 rules: seen.rules(),
                 devices: seen.devices,
                 nft_helpers: seen.nft_helpers,
+                nft_masquerades: seen.nft_masquerades,
                 helpers: seen.helpers,
                 conntrack: seen.conntrack,
             });
@@ -225,9 +239,12 @@ impl Status {
 /// The findings in a namespace.
 #[derive(Debug, Default)]
 struct Seen {
+    /// The module serves rules of MASQUERADE, too.
+    masquerade: bool,
     rulesets: Vec<(&'static str, Ruleset)>,
     devices: BTreeMap<String, Vec<String>>,
     nft_helpers: Vec<HelperObject>,
+    nft_masquerades: Vec<MasqueradeChain>,
     helpers: BTreeMap<String, Option<u64>>,
     conntrack: Conntrack,
     /// Packets of IPv4 are forwarded, and those of IPv6.
@@ -239,12 +256,16 @@ struct Seen {
 }
 
 impl Seen {
-    /// Enters the namespace, unless the thread is in it, and looks. `loaded` tells whether the module is.
-    fn look(enter: Option<File>, loaded: bool) -> io::Result<Self> {
+    /// Enters the namespace, unless the thread is in it, and looks. `loaded` tells whether the module is, and `masquerade`
+    /// whether it serves rules of MASQUERADE, too.
+    fn look(enter: Option<File>, loaded: bool, masquerade: bool) -> io::Result<Self> {
         if let Some(file) = enter {
             setns(&file, CloneFlags::CLONE_NEWNET)?;
         }
-        let mut seen = Self::default();
+        let mut seen = Self {
+            masquerade,
+            ..Self::default()
+        };
         for (program, tables) in FRONT_ENDS {
             let needed = tables.is_none_or(|tables| {
                 trimmed(&format!("/proc/thread-self/net/{tables}"))
@@ -298,10 +319,10 @@ impl Seen {
         }
     }
 
-    /// Finds the objects of nftables that stand for our helpers.
+    /// Finds the objects of nftables that stand for our helpers, and its rules that the module serves.
     fn read_nft(&mut self) {
         let read = match Command::new("nft").args(["-j", "list", "ruleset"]).output() {
-            Ok(output) if output.status.success() => nft::parse_helpers(&output.stdout, is_helper)
+            Ok(output) if output.status.success() => nft::Ruleset::parse(&output.stdout, is_helper)
                 .map_err(|error| format!("its JSON cannot be understood: {error}")),
             Ok(output) => Err(first_line(&output.stderr)),
             // A machine need not have it.
@@ -309,7 +330,12 @@ impl Seen {
             Err(error) => Err(reason(&error)),
         };
         match read {
-            Ok(helpers) => self.nft_helpers = helpers,
+            Ok(ruleset) => {
+                self.nft_helpers = ruleset.helpers;
+                if self.masquerade {
+                    self.nft_masquerades = ruleset.masquerades;
+                }
+            }
             Err(why) => self.unseen.push(format!("nft: {why}")),
         }
     }
@@ -346,14 +372,24 @@ impl Seen {
     fn is_ours(&self) -> bool {
         let mut helpers = self.helpers.iter();
         let has_flow = helpers.any(|(name, flows)| is_helper(name) && flows.is_some_and(|n| n > 0));
-        has_flow || !self.nft_helpers.is_empty() || self.our_rules().next().is_some()
+        has_flow
+            || !self.nft_helpers.is_empty()
+            || !self.nft_masquerades.is_empty()
+            || self.our_rules().next().is_some()
+    }
+
+    /// Returns whether the module serves rules with this target.
+    fn serves(&self, rule: &SavedRule) -> bool {
+        let target = rule.option("-j");
+        target == Some(TARGET) || self.masquerade && target == Some(KERNEL_TARGET)
     }
 
     fn look_at_devices(&mut self) {
         let named = self
             .rulesets
             .iter()
-            .flat_map(|(_, ruleset)| ruleset.with_target(TARGET));
+            .flat_map(|(_, ruleset)| &ruleset.rules)
+            .filter(|rule| self.serves(rule));
         let named: BTreeSet<_> = named
             .filter_map(|rule| rule.option("-o").map(str::to_owned))
             .collect();
@@ -388,9 +424,8 @@ impl Seen {
 
     /// Returns the rules that name the target or one of our helpers, each with its front end.
     fn our_rules(&self) -> impl Iterator<Item = (&'static str, &SavedRule)> {
-        let is_ours = |rule: &&SavedRule| {
-            rule.option("-j") == Some(TARGET) || rule.option("--helper").is_some_and(is_helper)
-        };
+        let is_ours =
+            |rule: &&SavedRule| self.serves(rule) || rule.option("--helper").is_some_and(is_helper);
         self.rulesets.iter().flat_map(move |(program, ruleset)| {
             let rules = ruleset.rules.iter().filter(is_ours);
             rules.map(|rule| (*program, rule))
@@ -428,8 +463,9 @@ impl Seen {
                 );
             }
             let program = program.split('-').next().unwrap_or(program);
-            if ruleset.with_target(TARGET).next().is_some() {
-                for rule in ruleset.with_target("MASQUERADE") {
+            if ruleset.rules.iter().any(|rule| self.serves(rule)) {
+                let others = ruleset.with_target(KERNEL_TARGET);
+                for rule in others.filter(|rule| !self.serves(rule)) {
                     fault(
                         format!(
                             "a rule of MASQUERADE forgets flows of RUSTMASQ, too, \
@@ -504,6 +540,27 @@ impl Seen {
         }
         faults
     }
+}
+
+/// Finds the kernel's own modules that serve rules from before the module was loaded.
+fn look_at_older_rules(status: &mut Status) {
+    for module in KERNEL_MODULES {
+        let rules = trimmed(&format!("/sys/module/{module}/refcnt"));
+        if let Some(rules) = rules.filter(|rules| rules != "0") {
+            status.fault(
+                None,
+                format!(
+                    "{module} of the kernel serves {rules} rules that are older than the module"
+                ),
+                "restart the tool that wrote them, or: iptables-save | iptables-restore",
+            );
+        }
+    }
+}
+
+/// Returns the value of a parameter of the module, or `None` if it is not loaded.
+fn parameter(name: &str) -> Option<String> {
+    trimmed(&format!("/sys/module/rustmasq/parameters/{name}"))
 }
 
 /// Finds the events that are on.

@@ -192,4 +192,28 @@ check_match "... not the trace events, either" "not seen +- +the trace events: P
 check_match "... but the module" "module +[0-9.]+"$'\n' "$shown"
 check_equal "... and the status is 2" 2 "$status"
 
+# --- With masquerade=1
+
+ns_exec router iptables-legacy -w -P FORWARD ACCEPT
+ns_exec router iptables-legacy -w -P INPUT ACCEPT
+ns_exec router iptables-legacy -w -t raw -F
+flush_rules
+wait_until unload_module || bail "the module can be removed"
+wait_until remove_other_masquerade || bail "MASQUERADE can be removed"
+add_rule -o wan0 -j MASQUERADE || bail "a rule"
+modprobe rustmasq masquerade=1 || bail "the module"
+check_fault "a rule from before" "- +xt_MASQUERADE of the kernel serves 1 rules that are older than the module" \
+	"restart the tool that wrote them, or: iptables-save \\| iptables-restore"
+flush_rules
+check_well "no rule yet, with masquerade=1"
+add_rule -o wan0 -j MASQUERADE || bail "a rule"
+ns_exec router nft 'table inet own { chain out { type nat hook postrouting priority 200; masquerade; }; }' || bail "a rule"
+check_well "rules with masquerade=1"
+check_match "the parameter is shown" $'\n'"parameter +masquerade +serves rules of MASQUERADE"$'\n' "$shown"
+check_match "... the rule of iptables" $'\n'"  rule +iptables-legacy +-t nat -A POSTROUTING -o wan0 -j MASQUERADE"$'\n' "$shown"
+check_match "... the rule of nftables" $'\n'"  rule +nft +masquerade in inet own out"$'\n' "$shown"
+ns_exec router nft delete table inet own
+flush_rules
+wait_until unload_module || bail "the module can be removed"
+
 done_testing

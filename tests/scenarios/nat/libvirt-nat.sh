@@ -75,6 +75,7 @@ masquerade=RUSTMASQ
 if [[ $IPTABLES == iptables-nft ]]; then
 	masquerade=MASQUERADE
 	wait_until unload_module || bail "the module is held"
+	remove_other_masquerade || bail "MASQUERADE is held"
 	modprobe rustmasq masquerade=1 || bail "the module"
 fi
 libvirt_nat=$(cat <<-END
