@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy
-# Kernels: plain
 #
 # With masquerade=1 the module serves the statement `masquerade` of nftables: its flows get the module's ports, and what
 # nft lists, monitors and refuses is what it does with the kernel's own nft_masq.

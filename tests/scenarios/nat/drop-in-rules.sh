@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy
-# Kernels: plain
 #
 # With masquerade=1 the module accepts and refuses the same rules of MASQUERADE and of the statement `masquerade` as the
 # kernel's own modules, with the same errors, and reports them in the same binary form. Random rules, many of them
