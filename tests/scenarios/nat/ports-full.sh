@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # A range of ports or identifiers is used up to its last one: as many clients as it has ports get through, each with
 # another port. One more is refused, counted, and gets the port of the next flow that ends. tests/lib/ports.sh draws the
