@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # The control connection of FTP is a stream. However it is cut into segments, and whatever is in it, it arrives unharmed
 # but for rewritten addresses, it goes on, and the port that it announces is opened. The kernel's own helper looks at

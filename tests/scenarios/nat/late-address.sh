@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # When a device gets its first address, the flows that left by it with another device's address are removed, so that
 # their next packet leaves with the right one. All other flows stay. MASQUERADE leaves them as they are.

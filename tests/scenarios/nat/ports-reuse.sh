@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # Ports of flows that have ended. When all ports of a range are in TIME_WAIT, a SYN whose sequence number is beyond that
 # of an old connection gets its port, and another one does not. A port that has just been freed comes last: others are

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # RUSTMASQ chooses the expected one of several addresses, and the same one as MASQUERADE. Without a rule, or without a
 # usable address, no answer comes back. The network is like setup_lan's. Only the addresses of wan0 and the routes

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # For a flow that lost its source port, the flow watch names the flow that has it. For a flow in conntrack zones it
 # tells them, and for a source address that NAT chose whether it is one of the output device's. For other flows it
