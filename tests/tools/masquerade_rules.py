@@ -114,14 +114,7 @@ class NftRules(Nft):
 
     def rules(self):
         """Returns the expressions of all rules in the table."""
-        self.socket.send(self.message(self.NFNL_SUBSYS_NFTABLES << 8 | self.GETRULE, self.DUMP, b"", self.family))
-        found, done = [], False
-        while not done:
-            for kind, _, body in self.received():
-                done = done or kind == 3
-                if kind == self.NFNL_SUBSYS_NFTABLES << 8 | self.NEWRULE:
-                    found.append(self.attributes(body[4:]).get(4, b""))
-        return found
+        return [self.attributes(rule).get(4, b"") for rule in self.dumped_rules()]
 
 
 def main():

@@ -283,17 +283,24 @@ class Nft:
         return self.batch(self.NEWRULE, self.CREATE | self.APPEND, self.attribute(1, table + b"\0") + self.attribute(
             2, chain + b"\0") + self.attribute(4, expressions, nested=True))
 
-    def dump(self):
-        """Returns the data of each RUSTMASQ target in the namespace."""
+    def dumped_rules(self):
+        """Returns the attributes of each rule of the family in the namespace, as the kernel sends them."""
         self.socket.send(self.message(self.NFNL_SUBSYS_NFTABLES << 8 | self.GETRULE, self.DUMP, b"", self.family))
         found, done = [], False
         while not done:
             for kind, _, body in self.received():
                 done = done or kind == 3
                 if kind == self.NFNL_SUBSYS_NFTABLES << 8 | self.NEWRULE:
-                    expressions = self.attributes(body[4:]).get(4, b"")
-                    found += [self.attributes(self.attributes(element)[2])[3] for element in
-                              self.attributes(expressions).values()]
+                    found.append(body[4:])
+        return found
+
+    def dump(self):
+        """Returns the data of each RUSTMASQ target in the namespace."""
+        found = []
+        for rule in self.dumped_rules():
+            expressions = self.attributes(rule).get(4, b"")
+            found += [self.attributes(self.attributes(element)[2])[3] for element in
+                      self.attributes(expressions).values()]
         return found
 
     def clear(self):

@@ -442,14 +442,7 @@ class NftFuzz(Nft):
 
     def kept_rules(self):
         self.socket.setblocking(True)
-        self.socket.send(self.message(self.NFNL_SUBSYS_NFTABLES << 8 | self.GETRULE, self.DUMP, b"", self.family))
-        found, done = [], False
-        while not done:
-            for kind, _, body in self.received():
-                done = done or kind == 3
-                if kind == self.NFNL_SUBSYS_NFTABLES << 8 | self.NEWRULE:
-                    found += self.sent_rules((0, 0, body[4:]))
-        return found
+        return [found for rule in self.dumped_rules() for found in self.sent_rules((0, 0, rule))]
 
     def remove(self):
         """Removes all rules of the table nat. The target is not valid in other tables."""
