@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What serves the rules of others: iptables' own target MASQUERADE, and nftables' statement `masquerade`.
+//! A target and an expression for the rules of others: with iptables' own MASQUERADE, and nftables' `masquerade`.
 //!
 //! With the module parameter `masquerade` they take the place of the kernel's `xt_MASQUERADE` and `nft_masq`. Userspace
 //! sees no difference: they accept and refuse the same rules, and show them in the same form.
@@ -56,7 +56,7 @@ static TARGETS: Targets<2> = Targets::new([
 
 static EXPRESSION: Expression = Expression::new::<Masq>();
 
-/// What takes the place of both.
+/// The target and the expression that take the place of the kernel's.
 pub(crate) struct DropIn {
     targets: Pin<KBox<Precedence<2>>>,
     /// The kernel's module, until the expression is registered with it.
@@ -136,7 +136,7 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
 /// The expression of the statement `masquerade`.
 struct Masq;
 
-/// What a rule with the expression says.
+/// The options of a rule with the expression.
 #[derive(Clone, Copy)]
 struct MasqData {
     /// NAT's flags.

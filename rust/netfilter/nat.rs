@@ -177,7 +177,7 @@ impl NatRange {
 /// All flags that a rule of NAT may have.
 pub(crate) const ANY_NAT_FLAGS: u32 = bindings::NF_NAT_RANGE_MASK;
 
-/// What a rule asks NAT for, as userspace sends it, without addresses.
+/// A range that a rule asks NAT for, as userspace sends it, without addresses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct RequestedRange {
     flags: u32,

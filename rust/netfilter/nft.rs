@@ -90,7 +90,7 @@ impl Drop for NfTables {
     }
 }
 
-/// What netlink checks of an attribute before it is parsed. All attributes are numbers of 32 bits in network order.
+/// A check of an attribute by netlink, before it is parsed. All attributes are numbers of 32 bits in network order.
 #[derive(Clone, Copy)]
 pub(crate) enum AttributePolicy {
     /// There is no such attribute.
@@ -215,7 +215,7 @@ impl Registers<'_> {
 /// `Copy`, and their address has no meaning. While a rule exists, conntrack is enabled in its namespace. In other chains
 /// a rule with the expression is refused.
 pub(crate) trait SourceNatExpression: 'static {
-    /// What a rule needs to know.
+    /// The options of a rule.
     type Data: Copy + Send + Sync + 'static;
 
     /// The name in netlink's messages.
@@ -531,8 +531,8 @@ impl Drop for Registration {
         might_sleep();
         for entry in &self.expression.entries {
             // SAFETY: `register` registered the entry. A rule that uses it points to it and keeps this module loaded, and
-            // with it the static entry. Who has found it and does not hold the module yet is in an RCU read-side section,
-            // which the end of a module waits for. Process context.
+            // with it the static entry. A reader that has found it and does not hold the module yet is in an RCU read-side
+            // section, which the end of a module waits for. Process context.
             unsafe {
                 bindings::rustmasq_nft_unregister_expr(&self.nf_tables.0, entry.kind.get());
             }

@@ -57,7 +57,7 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
     /// # Safety
     ///
     /// The caller must be a target or an expression in a chain of NAT at POST_ROUTING, called for `skb`, a packet of
-    /// `F`, and must call this once. `state` is the hook's state. What is returned must not outlive the call.
+    /// `F`, and must call this once. `state` is the hook's state. The result must not outlive the call.
     #[inline(always)]
     pub(super) unsafe fn of_hook(
         skb: NonNull<bindings::sk_buff>,

@@ -30,7 +30,7 @@ pub struct MasqueradeChain {
     pub chain: String,
 }
 
-/// What is wanted of a ruleset.
+/// The parts of a ruleset that the program asks for.
 #[derive(Debug, Default)]
 pub struct Ruleset {
     /// The objects that stand for helpers.
