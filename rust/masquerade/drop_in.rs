@@ -14,8 +14,10 @@ use super::{
 use crate::{
     net::{
         log,
+        namespace::Net,
         Ipv4,
-        Ipv6, //
+        Ipv6,
+        ProcessContext, //
     },
     netfilter::{
         nat::{
@@ -118,6 +120,10 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
             pr_warn!("a rule with MASQUERADE was refused: {reason}\n");
         }
         Err(EINVAL)
+    }
+
+    fn prepare(_: &F::Rule, _: &Net, _: &mut ProcessContext) -> Result {
+        Ok(())
     }
 
     fn added() {

@@ -17,9 +17,12 @@
 //! with one now. An IPv6 address can be used only after duplicate address detection, which ends without an
 //! event, so the worker runs again from time to time while that is in progress.
 
-use super::counters::{
-    self,
-    Counter, //
+use super::{
+    counters::{
+        self,
+        Counter, //
+    },
+    per_net::State, //
 };
 use crate::{
     net::{
@@ -280,11 +283,11 @@ impl Pending {
         (self.overflow || self.matches(net, flow, &is_local)) && !(is_local() && is_up())
     }
 
-    /// Removes the masqueraded flows that are stale, in all namespaces that are affected.
+    /// Removes the masqueraded flows and the mappings that are stale, in all namespaces that are affected.
     fn walk(
         &self,
         context: &mut ProcessContext,
-        is_stale: impl Fn(&Net, &MasqueradedFlow) -> bool,
+        is_stale_flow: impl Fn(&Net, &MasqueradedFlow) -> bool,
     ) {
         let mut last = None;
         while let Some(net) = Net::next_after(last, |net| self.affects(net.id()), context) {
@@ -298,13 +301,25 @@ impl Pending {
                     address: ends.destination.address,
                     destination: ends.source.address,
                 };
-                let stale = is_stale(&net, &flow);
+                let stale = is_stale_flow(&net, &flow);
                 if stale {
                     counters::count(&net, Counter::Flushed);
                 }
                 stale
             };
             conntrack::cleanup(&net, is_stale, context);
+            if let Some(state) = State::of(&net) {
+                state.mappings.remove(|mapping| {
+                    let address = mapping.inside().outside_address;
+                    let flow = MasqueradedFlow {
+                        device: mapping.device(),
+                        address,
+                        // It has many destinations. This one is near.
+                        destination: address,
+                    };
+                    is_stale_flow(&net, &flow)
+                });
+            }
             last = Some(net.id());
         }
     }

@@ -3,9 +3,11 @@
 //! The target RUSTMASQ, which gives a flow the source address of the device that it leaves by.
 
 mod claims;
+mod cone;
 mod counters;
 pub(crate) mod drop_in;
 mod flush;
+mod mappings;
 mod moved;
 mod options;
 mod per_net;
@@ -25,7 +27,9 @@ use crate::{
     net::{
         device::Device,
         log,
-        skb::Packet, //
+        namespace::Net,
+        skb::Packet,
+        ProcessContext, //
     },
     netfilter::{
         conntrack::{
@@ -45,9 +49,11 @@ use crate::{
     },
     uapi, //
 };
+use cone::Port;
 use core::marker::PhantomData;
 use counters::Counter;
 use kernel::prelude::*;
+use mappings::Filtering;
 use options::Options;
 use source::SelectSource;
 
@@ -73,6 +79,13 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
             }
             EINVAL
         })
+    }
+
+    fn prepare(options: &Options, net: &Net, context: &mut ProcessContext) -> Result {
+        if options.mapping.is_some() {
+            cone::enable(net, context)?;
+        }
+        Ok(())
     }
 
     fn added() {
@@ -115,12 +128,36 @@ fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_
         }
         return Verdict::Drop;
     };
+    if let Some(filtering) = options.mapping {
+        return leave_by_mapping(options, filtering, source, flow, packet, input, out);
+    }
     match ports::keep_own(&flow, &flow.reply_to(source), options) {
         Some(port) => {
             counters::count_kept_at_once(out.net(), &packet);
             nat::masquerade(flow, source, NatRange::own(port), out)
         }
         None => choose_port(options, source, flow, packet, input, out),
+    }
+}
+
+/// Masquerades a flow by the mapping of its inside endpoint, or drops its packet.
+#[inline(never)]
+fn leave_by_mapping<F: SelectSource>(
+    options: &Options,
+    filtering: Filtering,
+    source: F::Address,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    match cone::port_of(&flow, source, options, filtering, out.index()) {
+        Port::Mapped(mapped) => cone::leave(flow, source, mapped, out),
+        Port::Refused => {
+            counters::count(out.net(), Counter::Refused);
+            refuse(options, flow, packet, input, out)
+        }
+        Port::Unmapped => choose_port(options, source, flow, packet, input, out),
     }
 }
 
@@ -142,18 +179,28 @@ fn choose_port<F: SelectSource>(
             verdict
         }
         None => {
-            conntrack::count_drop(out.net());
             counters::count_choice(out.net(), &choice, &packet);
-            if log::packet_rate_permits() {
-                let name = out.name();
-                pr_warn!(
-                    "{name}: all ports are taken towards a destination: a new flow was dropped\n"
-                );
-            }
-            if options.reject_when_full {
-                return reject::prohibit(flow, packet, input);
-            }
-            Verdict::Drop
+            refuse(options, flow, packet, input, out)
         }
     }
+}
+
+/// Drops the packet of a flow for which no port is free, and answers it if the rule says so.
+#[cold]
+fn refuse<F: SelectSource>(
+    options: &Options,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    conntrack::count_drop(out.net());
+    if log::packet_rate_permits() {
+        let name = out.name();
+        pr_warn!("{name}: all ports are taken towards a destination: a new flow was dropped\n");
+    }
+    if options.reject_when_full {
+        return reject::prohibit(flow, packet, input);
+    }
+    Verdict::Drop
 }

@@ -2,6 +2,7 @@
 
 //! A rule's options, parsed once from the binary form that userspace sends.
 
+use super::mappings::Filtering;
 use crate::{
     netfilter::nat::{
         PortRange,
@@ -24,6 +25,9 @@ pub(crate) struct Options {
     pub(crate) random: bool,
     /// A packet for which no port is free is answered (`--when-full reject`).
     pub(crate) reject_when_full: bool,
+    /// An inside endpoint has one outside port for all destinations, and flows from outside are filtered so
+    /// (`--full-cone`, `--port-restricted-cone`).
+    pub(crate) mapping: Option<Filtering>,
 }
 
 /// The reason for which a rule's binary form is refused.
@@ -41,6 +45,8 @@ pub(super) enum Refusal {
     PortZero,
     /// `max_port` is less than `min_port`; both in host order: minimum, maximum.
     Reversed(u16, u16),
+    /// `flags` has several of the bits that exclude each other.
+    SeveralCones(u32),
 }
 
 impl fmt::Display for Refusal {
@@ -57,6 +63,11 @@ impl fmt::Display for Refusal {
                 "min_port and max_port are {min} and {max} without XT_RUSTMASQ_TO_PORTS (must be 0)"
             ),
             Refusal::PortZero => f.write_str("min_port is 0 (allowed: 1 to 65535)"),
+            Refusal::SeveralCones(bits) => write!(
+                f,
+                "flags has {bits:#x} (allowed: one of {:#x})",
+                uapi::XT_RUSTMASQ_CONES
+            ),
             Refusal::Reversed(min, max) => {
                 write!(f, "max_port {max} is less than min_port {min}")
             }
@@ -80,6 +91,7 @@ impl Options {
             to_ports: range.ports(),
             random: range.is_random(),
             reject_when_full: false,
+            mapping: None,
         }
     }
 
@@ -106,7 +118,18 @@ impl Options {
             to_ports,
             random: has(uapi::XT_RUSTMASQ_RANDOM | uapi::XT_RUSTMASQ_RANDOM_FULLY),
             reject_when_full: has(uapi::XT_RUSTMASQ_WHEN_FULL_REJECT),
+            mapping: parse_mapping(rule.flags)?,
         })
+    }
+}
+
+/// Returns the filtering that the flags ask for, if they ask for a mapping.
+fn parse_mapping(flags: u32) -> Result<Option<Filtering>, Refusal> {
+    match flags & uapi::XT_RUSTMASQ_CONES {
+        0 => Ok(None),
+        uapi::XT_RUSTMASQ_FULL_CONE => Ok(Some(Filtering::EndpointIndependent)),
+        uapi::XT_RUSTMASQ_PORT_RESTRICTED_CONE => Ok(Some(Filtering::AddressAndPortDependent)),
+        several => Err(Refusal::SeveralCones(several)),
     }
 }
 
@@ -201,11 +224,26 @@ mod tests {
 
     #[test]
     fn all_flags_together() {
-        let options = Options::parse(&rule(uapi::XT_RUSTMASQ_FLAGS_ALL, 7, 8));
+        let others = uapi::XT_RUSTMASQ_FLAGS_ALL & !uapi::XT_RUSTMASQ_CONES;
+        let options = Options::parse(&rule(others, 7, 8));
         assert_eq!(
             options.map(|o| (o.to_ports.is_some(), o.random, o.reject_when_full)),
             Ok((true, true, true))
         );
+    }
+
+    #[test]
+    fn one_cone_at_most() {
+        let mapping = |flags: u32| Options::parse(&rule(flags, 0, 0)).map(|o| o.mapping);
+        let (full, port) = (
+            uapi::XT_RUSTMASQ_FULL_CONE,
+            uapi::XT_RUSTMASQ_PORT_RESTRICTED_CONE,
+        );
+        assert_eq!(mapping(0), Ok(None));
+        assert_eq!(mapping(full), Ok(Some(Filtering::EndpointIndependent)));
+        assert_eq!(mapping(port), Ok(Some(Filtering::AddressAndPortDependent)));
+        let both = full | port;
+        assert_eq!(mapping(both), Err(Refusal::SeveralCones(both)));
     }
 
     #[test]

@@ -3,10 +3,16 @@
 //! The data that the target keeps for each namespace, and the registrations for that.
 
 use super::{
+    cone,
     counters::{
         self,
         Counter,
         CountersFile, //
+    },
+    mappings::{
+        self,
+        Mappings,
+        MappingsFile, //
     },
     pool::Destination,
     pools::{
@@ -66,6 +72,8 @@ static RULES: Atomic<u32> = Atomic::new(0);
 pub(super) struct State {
     /// The pools of crowded destinations.
     pub(super) pools: Pools,
+    /// The mappings of inside endpoints.
+    pub(super) mappings: Mappings,
 }
 
 impl State {
@@ -86,6 +94,7 @@ impl NetData for State {
     fn new() -> Self {
         Self {
             pools: Pools::new(),
+            mappings: Mappings::new(),
         }
     }
 
@@ -93,8 +102,9 @@ impl NetData for State {
         self.pools.close();
     }
 
-    fn exit(&self, context: &mut ProcessContext) {
+    fn exit(&self, net: &Net, context: &mut ProcessContext) {
         self.pools.free(context);
+        cone::disable(net, context);
     }
 }
 
@@ -112,6 +122,7 @@ impl FlowEndHandler for Ends {
             return;
         };
         CLAIMS.rest(&reply, flow.tags());
+        cone::flow_ended(flow, &reply);
         let Some(state) = State::of(flow.net()).filter(|state| !state.pools.is_empty()) else {
             return;
         };
@@ -137,12 +148,17 @@ impl work::Handler for Maintenance {
         FLOW_END.listen();
         let mut any = false;
         let mut last = None;
-        let wanted = |net: &Net| State::of(net).is_some_and(|state| !state.pools.is_empty());
+        let wanted = |net: &Net| {
+            State::of(net).is_some_and(|state| !state.pools.is_empty() || !state.mappings.is_off())
+        };
+        let mut crowded = false;
         while let Some(net) = Net::next_after(last, wanted, context) {
             last = Some(net.id());
             if let Some(state) = State::of(&net) {
                 // Without memory, the next run does it.
-                any |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
+                crowded |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
+                state.mappings.maintain(cone::now());
+                any |= crowded || state.mappings.count() > 0;
             }
         }
         if !any && RULES.load(Relaxed) == 0 {
@@ -152,7 +168,7 @@ impl work::Handler for Maintenance {
                 FLOW_END.listen();
             }
         }
-        ports::set_crowded(any);
+        ports::set_crowded(crowded);
         any.then_some(PERIOD)
     }
 }
@@ -177,6 +193,11 @@ pub(super) fn expect_pool() -> bool {
     FLOW_END.listen()
 }
 
+/// Lets a new mapping be looked after. Any context.
+pub(super) fn look_after_mappings() {
+    WORK.queue_unless_queued(PERIOD);
+}
+
 /// Lets a new pool be looked after. Any context.
 pub(super) fn look_after_pools() {
     WORK.queue(0);
@@ -187,6 +208,7 @@ pub(super) fn look_after_pools() {
 pub(crate) struct Registrations {
     _counters_file: proc::Registration<CountersFile>,
     _pools_file: proc::Registration<PoolsFile>,
+    _mappings_file: proc::Registration<MappingsFile>,
     _work: work::Registration<Maintenance>,
     _ends: flow_end::Registration<Ends>,
     _per_net: pernet::Registration<State>,
@@ -203,6 +225,7 @@ pub(crate) fn register() -> Result<Registrations> {
     Ok(Registrations {
         _counters_file: counters::FILE.register()?,
         _pools_file: pools::FILE.register()?,
+        _mappings_file: mappings::FILE.register()?,
         _work: WORK.register()?,
         _ends: ends,
         _per_net: per_net,

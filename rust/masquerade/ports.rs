@@ -144,7 +144,8 @@ fn is_simple<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTa
 /// Returns whether the destination may have a pool. Context: a hook.
 #[inline(never)]
 fn may_be_crowded<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) -> bool {
-    let (Some(State { pools }), Some(secrets)) = (State::of(flow.net()), SECRETS.as_ref()) else {
+    let (Some(State { pools, .. }), Some(secrets)) = (State::of(flow.net()), SECRETS.as_ref())
+    else {
         return false;
     };
     !pools.is_empty() && pools.may_have(&Destination::of(reply, flow.zone_of_both()), secrets.pools)
@@ -300,7 +301,7 @@ fn choose_from<F: Family>(
     wish: Wish,
     range: PortRange,
 ) -> Option<Found> {
-    let Some(State { pools }) = State::of(attempt.flow.net()) else {
+    let Some(State { pools, .. }) = State::of(attempt.flow.net()) else {
         return Some(Found::Kernel);
     };
     let candidates = Candidates {
@@ -562,7 +563,7 @@ impl Secrets {
 /// Returns the ports that a flow may get without `--to-ports`: those of its own port's class, and the classes above.
 ///
 /// Follows `nf_nat_l4proto_unique_tuple`, which stays in the class.
-fn class(reply: &Tuple) -> &'static [PortRange] {
+pub(super) fn class(reply: &Tuple) -> &'static [PortRange] {
     const CLASSES: [PortRange; 3] = [
         PortRange::BELOW_512,
         PortRange::BELOW_1024,

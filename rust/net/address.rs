@@ -40,6 +40,9 @@ pub(crate) trait Family: sealed::Sealed + 'static {
     /// Returns an address together with its family.
     fn any(address: Self::Address) -> AnyAddress;
 
+    /// Returns the address, if it is one of this family.
+    fn of_any(address: AnyAddress) -> Option<Self::Address>;
+
     /// Returns the address that C stores for this family.
     #[doc(hidden)]
     fn from_raw(raw: &RawAddress) -> Self::Address;
@@ -66,6 +69,20 @@ pub(crate) enum AnyAddress {
     V4(Ipv4Addr),
     /// An IPv6 address.
     V6(Ipv6Addr),
+}
+
+impl AnyAddress {
+    /// Returns the address as words, for a hash.
+    pub(crate) fn words(self) -> [u64; 2] {
+        match self {
+            AnyAddress::V4(address) => [u32::from(address).into(), 0],
+            AnyAddress::V6(address) => {
+                let bits = u128::from(address);
+                // CAST: The two halves.
+                [bits as u64, (bits >> 64) as u64]
+            }
+        }
+    }
 }
 
 impl fmt::Display for AnyAddress {
@@ -146,6 +163,13 @@ impl Family for Ipv4 {
         AnyAddress::V4(address)
     }
 
+    fn of_any(address: AnyAddress) -> Option<Ipv4Addr> {
+        match address {
+            AnyAddress::V4(address) => Some(address),
+            AnyAddress::V6(_) => None,
+        }
+    }
+
     fn from_raw(raw: &RawAddress) -> Ipv4Addr {
         // SAFETY: `ip` is an integer, for which any bytes are a value; the invariant says that they
         // are initialised.
@@ -187,6 +211,13 @@ impl Family for Ipv6 {
 
     fn any(address: Ipv6Addr) -> AnyAddress {
         AnyAddress::V6(address)
+    }
+
+    fn of_any(address: AnyAddress) -> Option<Ipv6Addr> {
+        match address {
+            AnyAddress::V4(_) => None,
+            AnyAddress::V6(address) => Some(address),
+        }
     }
 
     fn from_raw(raw: &RawAddress) -> Ipv6Addr {

@@ -55,7 +55,7 @@ pub(crate) trait NetData: Sized + Send + Sync + 'static {
     fn pre_exit(&self);
 
     /// Called a grace period after [`pre_exit`](Self::pre_exit), when no packets come any more.
-    fn exit(&self, context: &mut ProcessContext);
+    fn exit(&self, net: &Net, context: &mut ProcessContext);
 }
 
 /// Callbacks for each namespace (`struct pernet_operations`), for statics.
@@ -247,7 +247,8 @@ impl<T: NetData> PerNet<T> {
         let mut context = unsafe { ProcessContext::new() };
         // SAFETY: `init` wrote the data, which the kernel frees after this call.
         let slot = unsafe { Self::place(net).as_ref() };
-        slot.data.exit(&mut context);
+        // SAFETY: The kernel calls with a namespace that is valid for the call.
+        slot.data.exit(unsafe { Net::from_raw(net) }, &mut context);
         // SAFETY: `pre_exit` closed the counters, and the kernel waits for a grace period between the two calls
         // (`ops_undo_list`).
         unsafe { slot.counters.free() };

@@ -142,6 +142,14 @@ impl<H: Handler> Work<H> {
         }
     }
 
+    /// Queues the work after a delay, unless it is queued. Any context.
+    pub(crate) fn queue_unless_queued(&self, delay: Msecs) {
+        if self.ready.load(Acquire) {
+            // SAFETY: The work is initialised, and static; the registration's `drop` cancels it.
+            unsafe { self.work.queue_again(delay) };
+        }
+    }
+
     /// Does the work.
     ///
     /// # Safety

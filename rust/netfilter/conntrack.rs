@@ -392,6 +392,13 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
+    /// The zone of flows without one (`NF_CT_DEFAULT_ZONE_ID`), for both directions.
+    pub(crate) const DEFAULT: Self = Self {
+        id: 0,
+        flags: 0,
+        directions: 3,
+    };
+
     /// Returns an entry's zone.
     ///
     /// # Safety
@@ -581,6 +588,40 @@ impl<'hook, F: Family> UnsettledFlow<'hook, F> {
 }
 
 impl<'hook, F: Family> core::ops::Deref for UnsettledFlow<'hook, F> {
+    type Target = Conn<'hook, F>;
+
+    fn deref(&self) -> &Conn<'hook, F> {
+        &self.0
+    }
+}
+
+/// A flow whose destination NAT is not set up yet, for one function of NAT to set up.
+///
+/// [`nat::translate_destination`](super::nat::translate_destination) consumes it: NAT must be set up once.
+///
+/// # Invariants
+///
+/// The entry was neither confirmed nor had its destination NAT set up when the value was made, by a function that NAT
+/// calls at PRE_ROUTING. There is one such value for a call of the function.
+pub(crate) struct IncomingFlow<'hook, F: Family>(Conn<'hook, F>);
+
+impl<'hook, F: Family> IncomingFlow<'hook, F> {
+    /// Returns the packet's flow, unless it has none, or its destination NAT is set up or can no longer be, because the
+    /// entry is in conntrack's table.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be a function that NAT calls at PRE_ROUTING for `packet`, and must call this once: NAT calls it
+    /// only while destination NAT is not set up.
+    pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
+        const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
+            | bindings::ip_conntrack_status_IPS_DST_NAT_DONE;
+        // INVARIANT: Neither bit was set, and the caller is such a function.
+        CtInfo::without(packet, SETTLED).conn.map(Self)
+    }
+}
+
+impl<'hook, F: Family> core::ops::Deref for IncomingFlow<'hook, F> {
     type Target = Conn<'hook, F>;
 
     fn deref(&self) -> &Conn<'hook, F> {

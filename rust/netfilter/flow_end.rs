@@ -63,6 +63,12 @@ impl EndedFlow<'_> {
         unsafe { Tuple::from_raw(&raw const (*self.ct).tuplehash[1].tuple) }
     }
 
+    /// Returns the original tuple.
+    pub(crate) fn original(&self) -> Tuple {
+        // SAFETY: As in `reply`.
+        unsafe { Tuple::from_raw(&raw const (*self.ct).tuplehash[0].tuple) }
+    }
+
     /// Returns numbers that tell the flow, and the endpoint that it came from, from others.
     pub(crate) fn tags(&self) -> FlowTags {
         let namespace = self.net().tag();

@@ -17,6 +17,7 @@ pub(crate) mod flow_end;
 pub(crate) mod helper;
 pub(crate) mod hook;
 pub(crate) mod nat;
+pub(crate) mod nat_function;
 pub(crate) mod nft;
 pub(crate) mod reject;
 pub(crate) mod segment;

@@ -5,7 +5,10 @@
 //! C header: [`include/net/netfilter/nf_nat.h`](srctree/include/net/netfilter/nf_nat.h)
 
 use super::{
-    conntrack::UnsettledFlow,
+    conntrack::{
+        IncomingFlow,
+        UnsettledFlow, //
+    },
     tuple::Direction,
     verdict::Verdict, //
 };
@@ -334,6 +337,27 @@ pub(crate) fn masquerade<F: Family>(
     // clone of the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or
     // warns and drops the packet (set up). It reads `range` during the call only, all bytes of which are
     // initialised. A target runs in an RCU read-side section, which the function needs.
+    Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
+}
+
+/// Sets up the flow's destination NAT: its packets go to the address, and to the port, in host order, if there is one.
+///
+/// Returns [`Verdict::Drop`] if memory ran out. Context: a function of NAT at PRE_ROUTING.
+pub(crate) fn translate_destination<F: Family>(
+    flow: IncomingFlow<'_, F>,
+    address: F::Address,
+    port: Option<u16>,
+) -> Verdict {
+    let range = match port {
+        Some(port) => NatRange::own(port),
+        None => NatRange::new(None, false),
+    };
+    let range = range.into_raw::<F>(address);
+    let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_DST;
+    // SAFETY: The entry is valid, and its destination NAT is not set up: `flow` says so and is consumed. If a clone of
+    // the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or warns and drops the
+    // packet (set up). It reads `range` during the call only, all bytes of which are initialised. A hook runs in an RCU
+    // read-side section, which the function needs.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 

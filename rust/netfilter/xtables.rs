@@ -12,8 +12,10 @@ use crate::{
     bindings,
     net::{
         device::Device,
+        namespace::Net,
         skb::Packet,
-        Family, //
+        Family,
+        ProcessContext, //
     },
     LocalModule, //
 };
@@ -113,6 +115,11 @@ pub(crate) trait SourceNatTarget: 'static {
     /// Returns the rule's options, or the error that userspace gets. Process context.
     fn check(rule: &Self::Rule) -> Result<Self::Options>;
 
+    /// Prepares the namespace for a rule with these options.
+    ///
+    /// Returns the error that userspace gets. Process context.
+    fn prepare(options: &Self::Options, net: &Net, context: &mut ProcessContext) -> Result;
+
     /// Notes that a rule that was checked is going to exist. Process context.
     fn added();
 
@@ -169,6 +176,12 @@ impl<T: SourceNatTarget> Callbacks<T> {
             // that suffices. Any bytes are a value of `T::Rule` (`FromBytes`), and nobody writes to them
             // meanwhile.
             let options = T::check(unsafe { &*param.targinfo.cast::<T::Rule>() })?;
+            // SAFETY: x_tables and nftables call in process context, outside any atomic section, and the namespace is valid
+            // for the call.
+            unsafe {
+                let mut context = ProcessContext::new();
+                T::prepare(&options, Net::from_raw(param.net), &mut context)?;
+            }
             // SAFETY: The rule's namespace is valid for the call, which is in process context, so the
             // function may sleep. `destroy` gives the reference back; nothing fails after this line.
             to_result(unsafe { bindings::nf_ct_netns_get(param.net, param.family) })?;

@@ -23,12 +23,20 @@
  * it, or with --when-full drop, it is dropped silently.
  */
 #define XT_RUSTMASQ_WHEN_FULL_REJECT	(1 << 3)
+/* --full-cone */
+#define XT_RUSTMASQ_FULL_CONE		(1 << 4)
+/* --port-restricted-cone */
+#define XT_RUSTMASQ_PORT_RESTRICTED_CONE	(1 << 5)
+/* A rule has one of these at most. */
+#define XT_RUSTMASQ_CONES		(XT_RUSTMASQ_FULL_CONE | \
+					 XT_RUSTMASQ_PORT_RESTRICTED_CONE)
 
 /* All flags. The kernel refuses a rule with any other bit. */
 #define XT_RUSTMASQ_FLAGS_ALL		(XT_RUSTMASQ_TO_PORTS | \
 					 XT_RUSTMASQ_RANDOM | \
 					 XT_RUSTMASQ_RANDOM_FULLY | \
-					 XT_RUSTMASQ_WHEN_FULL_REJECT)
+					 XT_RUSTMASQ_WHEN_FULL_REJECT | \
+					 XT_RUSTMASQ_CONES)
 
 /**
  * struct xt_rustmasq_info - options of one rule

@@ -38,6 +38,15 @@
 -j RUSTMASQ --when-full drop --when-full reject;--when-full: .* one too many. allowed: --when-full once;FAIL
 -j RUSTMASQ ! --when-full reject;--when-full: .* not allowed. allowed: --when-full without "!";FAIL
 
+# --- Mappings
+-j RUSTMASQ --full-cone;=;OK
+-j RUSTMASQ --port-restricted-cone;=;OK
+-p udp -j RUSTMASQ --full-cone --when-full reject --to-ports 1000-2000;-p udp -j RUSTMASQ --to-ports 1000-2000 --when-full reject --full-cone;OK
+-j RUSTMASQ --full-cone --random;-j RUSTMASQ --random --full-cone;OK
+-j RUSTMASQ --full-cone --port-restricted-cone;--port-restricted-cone: not allowed after --full-cone. allowed: one of them;FAIL
+-j RUSTMASQ --full-cone --full-cone;--full-cone: .* one too many. allowed: --full-cone once;FAIL
+-j RUSTMASQ ! --full-cone;--full-cone: .* not allowed. allowed: --full-cone without "!";FAIL
+
 # Without --to-ports, a rule may be for any protocol.
 -p 47 -j RUSTMASQ;=;OK
 ! -p tcp -j RUSTMASQ --random;=;OK

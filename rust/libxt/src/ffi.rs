@@ -37,6 +37,7 @@ use crate::bindings::{
     xtables_target, //
 };
 use crate::options::{
+    Cone,
     GivenOption,
     Manner,
     Options,
@@ -56,6 +57,8 @@ const O_TO_PORTS: c_int = 1;
 const O_RANDOM: c_int = 2;
 const O_RANDOM_FULLY: c_int = 3;
 const O_WHEN_FULL: c_int = 4;
+const O_FULL_CONE: c_int = 5;
+const O_PORT_RESTRICTED_CONE: c_int = 6;
 
 // The layout that xt_RUSTMASQ.h documents; the kernel module is built from the same header.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
@@ -87,7 +90,7 @@ static NFT_TARGET: Targets<1> = Targets(UnsafeCell::new([xtables_target {
 }]));
 
 /// The options in getopt's form; an empty entry ends the table.
-struct OptionTable([option; 5]);
+struct OptionTable([option; 7]);
 
 // SAFETY: The table is never written to: libxtables takes a pointer to const and copies the
 // entries. Its pointers are NULL or point to string literals, which are constant as well.
@@ -98,6 +101,12 @@ static EXTRA_OPTS: OptionTable = OptionTable([
     getopt_option(c"random", bindings::no_argument, O_RANDOM),
     getopt_option(c"random-fully", bindings::no_argument, O_RANDOM_FULLY),
     getopt_option(c"when-full", bindings::required_argument, O_WHEN_FULL),
+    getopt_option(c"full-cone", bindings::no_argument, O_FULL_CONE),
+    getopt_option(
+        c"port-restricted-cone",
+        bindings::no_argument,
+        O_PORT_RESTRICTED_CONE,
+    ),
     option {
         name: ptr::null(),
         has_arg: 0,
@@ -296,6 +305,8 @@ unsafe fn parse_option(
         }
         O_RANDOM => GivenOption::Random,
         O_RANDOM_FULLY => GivenOption::RandomFully,
+        O_FULL_CONE => GivenOption::Cone(Cone::Full),
+        O_PORT_RESTRICTED_CONE => GivenOption::Cone(Cone::PortRestricted),
         O_WHEN_FULL => {
             // SAFETY: As for the option above.
             argument = unsafe { argument_of_option() };

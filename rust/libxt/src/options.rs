@@ -6,6 +6,8 @@ use std::fmt;
 
 use crate::bindings::{
     xt_rustmasq_info,
+    XT_RUSTMASQ_FULL_CONE,
+    XT_RUSTMASQ_PORT_RESTRICTED_CONE,
     XT_RUSTMASQ_RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY,
     XT_RUSTMASQ_TO_PORTS,
@@ -29,6 +31,27 @@ pub(crate) enum GivenOption<'a> {
     RandomFully,
     /// `--when-full` with its argument
     WhenFull(&'a str),
+    /// `--full-cone` or one of its sisters
+    Cone(Cone),
+}
+
+/// How flows from outside are filtered that go to an inside endpoint's mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cone {
+    /// Anybody may begin one.
+    Full,
+    /// Only who was spoken to, from the same port, may answer.
+    PortRestricted,
+}
+
+impl Cone {
+    /// Returns the option without its dashes.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full-cone",
+            Self::PortRestricted => "port-restricted-cone",
+        }
+    }
 }
 
 impl GivenOption<'_> {
@@ -39,6 +62,8 @@ impl GivenOption<'_> {
             Self::Random => "--random",
             Self::RandomFully => "--random-fully",
             Self::WhenFull(_) => "--when-full",
+            Self::Cone(Cone::Full) => "--full-cone",
+            Self::Cone(Cone::PortRestricted) => "--port-restricted-cone",
         }
     }
 }
@@ -51,7 +76,7 @@ impl fmt::Display for GivenOption<'_> {
             Self::ToPorts(argument) | Self::WhenFull(argument) => {
                 write!(f, " {}", argument.escape_debug())
             }
-            Self::Random | Self::RandomFully => Ok(()),
+            Self::Random | Self::RandomFully | Self::Cone(_) => Ok(()),
         }
     }
 }
@@ -90,6 +115,7 @@ pub(crate) struct Options {
     random: bool,
     random_fully: bool,
     reject_when_full: bool,
+    cone: Option<Cone>,
 }
 
 impl Options {
@@ -139,6 +165,15 @@ impl Options {
                 }
                 self.to_ports = Some(range);
             }
+            GivenOption::Cone(cone) => match self.cone {
+                Some(other) => {
+                    return Err(Refusal(format!(
+                        "{name}: not allowed after --{}; allowed: one of them",
+                        other.word()
+                    )))
+                }
+                None => self.cone = Some(*cone),
+            },
             GivenOption::Random => self.random = true,
             GivenOption::RandomFully => self.random_fully = true,
             GivenOption::WhenFull(argument) => {
@@ -168,6 +203,9 @@ RUSTMASQ target options:
  --random-fully           The same; may be given together with --random
  --when-full drop|reject  If no port is free: drop the packet silently (the
                           default), or answer it by an ICMP error as well
+ --full-cone              An inside address and port keeps one outside port,
+                          and anyone outside may send to it
+ --port-restricted-cone   The same port, but only who was spoken to may answer
 ",
             family.protocols_with_ports()
         )
@@ -199,12 +237,17 @@ RUSTMASQ target options:
             text += before_flag;
             text += "when-full reject";
         }
+        if let Some(cone) = self.cone {
+            text += before_flag;
+            text += cone.word();
+        }
         text
     }
 
     /// Returns nftables' statement that masquerades with the same options.
     ///
-    /// It has no equal of `--when-full reject`, which the comment names. Follows the `xlate` callback of MASQUERADE's extension.
+    /// It has no equal of `--when-full reject` and of the mappings, which the comment names. Follows the `xlate` callback of
+    /// MASQUERADE's extension.
     pub(crate) fn nft_text(&self) -> String {
         let mut text = String::from("masquerade");
         if let Some(ports) = self.to_ports {
@@ -246,6 +289,11 @@ impl From<xt_rustmasq_info> for Options {
             random: has(XT_RUSTMASQ_RANDOM),
             random_fully: has(XT_RUSTMASQ_RANDOM_FULLY),
             reject_when_full: has(XT_RUSTMASQ_WHEN_FULL_REJECT),
+            cone: if has(XT_RUSTMASQ_FULL_CONE) {
+                Some(Cone::Full)
+            } else {
+                has(XT_RUSTMASQ_PORT_RESTRICTED_CONE).then_some(Cone::PortRestricted)
+            },
         }
     }
 }
@@ -261,7 +309,12 @@ impl From<Options> for xt_rustmasq_info {
             flags: flag(options.to_ports.is_some(), XT_RUSTMASQ_TO_PORTS)
                 | flag(options.random, XT_RUSTMASQ_RANDOM)
                 | flag(options.random_fully, XT_RUSTMASQ_RANDOM_FULLY)
-                | flag(options.reject_when_full, XT_RUSTMASQ_WHEN_FULL_REJECT),
+                | flag(options.reject_when_full, XT_RUSTMASQ_WHEN_FULL_REJECT)
+                | flag(options.cone == Some(Cone::Full), XT_RUSTMASQ_FULL_CONE)
+                | flag(
+                    options.cone == Some(Cone::PortRestricted),
+                    XT_RUSTMASQ_PORT_RESTRICTED_CONE,
+                ),
             min_port: first.to_be(),
             max_port: last.to_be(),
             reserved: [0; 8],
@@ -277,6 +330,7 @@ mod tests {
     use GivenOption::{Random, RandomFully, ToPorts, WhenFull};
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
+    const CONES: [Cone; 2] = [Cone::Full, Cone::PortRestricted];
 
     /// A small `/etc/services`.
     fn service(name: &str) -> Option<u16> {
@@ -330,11 +384,12 @@ mod tests {
     fn combinations() -> impl Iterator<Item = Options> {
         let ranges = [None, PortRange::new(80, 80), PortRange::new(100, 200)];
         ranges.into_iter().flat_map(|to_ports| {
-            (0..8).map(move |bits| Options {
+            (0..24).map(move |bits| Options {
                 to_ports,
                 random: bits & 1 != 0,
                 random_fully: bits & 2 != 0,
                 reject_when_full: bits & 4 != 0,
+                cone: [None, Some(Cone::Full), Some(Cone::PortRestricted)][bits / 8],
             })
         })
     }
@@ -558,10 +613,26 @@ mod tests {
     }
 
     #[test]
+    fn one_cone_at_most() {
+        for (first, second) in [(CONES[0], CONES[1]), (CONES[1], CONES[0])] {
+            assert_eq!(
+                parse(&[GivenOption::Cone(first), GivenOption::Cone(second)]).unwrap_err(),
+                format!(
+                    "--{}: not allowed after --{}; allowed: one of them",
+                    second.word(),
+                    first.word()
+                )
+            );
+        }
+    }
+
+    #[test]
     fn help_names_every_option() {
         for family in [Family::Ipv4, Family::Ipv6] {
             let help = Options::help_text(family);
-            for option in [ToPorts("5"), Random, RandomFully, WhenFull("drop")] {
+            let mut options = vec![ToPorts("5"), Random, RandomFully, WhenFull("drop")];
+            options.extend(CONES.map(GivenOption::Cone));
+            for option in options {
                 assert!(help.contains(&format!("\n {} ", option.name())), "{help}");
             }
             assert!(help.contains(family.protocols_with_ports()), "{help}");
@@ -624,6 +695,8 @@ mod tests {
                     "--random" => Random,
                     "--random-fully" => RandomFully,
                     "--when-full" => WhenFull(words.next().unwrap()),
+                    "--full-cone" => GivenOption::Cone(Cone::Full),
+                    "--port-restricted-cone" => GivenOption::Cone(Cone::PortRestricted),
                     _ => panic!("{word}"),
                 });
             }

@@ -44,6 +44,8 @@ const PHRASES: [&str; 25] = [
     "--when-full",
     "--when-full\0drop",
     "--when-full\0reject",
+    "--full-cone",
+    "--port-restricted-cone",
     "drop",
     "65536",
     "\u{1b}[31m",

@@ -18,11 +18,16 @@ use crate::{
 };
 
 use crate::bindings::{
+    XT_RUSTMASQ_FULL_CONE as FULL_CONE,
+    XT_RUSTMASQ_PORT_RESTRICTED_CONE as PORT_RESTRICTED_CONE,
     XT_RUSTMASQ_RANDOM as RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY as RANDOM_FULLY,
     XT_RUSTMASQ_TO_PORTS as TO_PORTS,
     XT_RUSTMASQ_WHEN_FULL_REJECT as REJECT, //
 };
+
+/// The options that exclude each other.
+const CONES: u32 = FULL_CONE | PORT_RESTRICTED_CONE;
 
 /// The data of a new rule.
 const NEW_RULE: Rule = [0; 48];
@@ -61,7 +66,8 @@ pub fn kernel_accepts(rule: &Rule) -> bool {
     } else {
         (first, last) == (0, 0)
     };
-    ports && flags & !(TO_PORTS | RANDOM | RANDOM_FULLY | REJECT) == 0 && rule[8..16] == [0; 8]
+    let known = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT | CONES;
+    ports && flags & !known == 0 && flags & CONES != CONES && rule[8..16] == [0; 8]
 }
 
 /// Returns whether a rule has no option that the other one lacks.
@@ -147,6 +153,9 @@ fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<
             b"reject" => Some(new_rule(flags | REJECT, first, last)),
             _ => None,
         },
+        ("full-cone" | "port-restricted-cone", None) if flags & CONES != 0 => None,
+        ("full-cone", None) => Some(new_rule(flags | FULL_CONE, first, last)),
+        ("port-restricted-cone", None) => Some(new_rule(flags | PORT_RESTRICTED_CONE, first, last)),
         other => panic!("there is no option {other:?}"),
     }
 }
@@ -203,6 +212,8 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
     }
     let statement = saved
         .replace(" --when-full reject", "")
+        .replace(" --full-cone", "")
+        .replace(" --port-restricted-cone", "")
         .replace(" --to-ports ", " to :")
         .replace(" --random --random-fully", " random,fully-random")
         .replace(" --random-fully", " fully-random")
@@ -226,7 +237,14 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
 pub fn check_help(family: Family) {
     let help =
         String::from_utf8(show(family, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
-    for option in ["to-ports", "random", "random-fully", "when-full"] {
+    for option in [
+        "to-ports",
+        "random",
+        "random-fully",
+        "when-full",
+        "full-cone",
+        "port-restricted-cone",
+    ] {
         assert!(help.contains(&format!("\n --{option} ")), "{help}");
     }
     assert!(

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mappings that do not depend on the endpoint: what `--full-cone` and its sisters do with flows.
+//!
+//! A flow from inside leaves by the port of its endpoint's mapping. A flow from outside to a mapping, for which no rule of
+//! the user has set up destination NAT, is led to the inside endpoint. One from inside to a mapping does the same, and
+//! leaves by the mapping of the endpoint that it comes from (RFC 4787, REQ-9, hairpinning).
+
+use super::{
+    counters::{
+        self,
+        Counter, //
+    },
+    mappings::{
+        Denied,
+        Filtering,
+        Given,
+        Inside,
+        Mapping,
+        Outside,
+        Tables, //
+    },
+    options::Options,
+    per_net::{
+        look_after_mappings,
+        State, //
+    },
+    ports, //
+};
+use crate::{
+    net::{
+        clock,
+        device::Device,
+        namespace::Net,
+        random,
+        Family,
+        ProcessContext, //
+    },
+    netfilter::{
+        conntrack::{
+            UnsettledFlow,
+            Zone, //
+        },
+        flow_end::EndedFlow,
+        nat::{
+            self,
+            NatRange,
+            PortRange, //
+        },
+        nat_function::{
+            Functions,
+            IncomingContext,
+            NatFunctions, //
+        },
+        tuple::{
+            Direction,
+            Tuple, //
+        },
+        xtables::TargetContext,
+        Verdict, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+static FUNCTIONS: Functions<Cone> = Functions::new();
+
+/// The number of random ports that are tried before all are, one after the other.
+const RANDOM_TRIES: u32 = 32;
+
+/// Prepares a namespace for mappings, unless that was done before.
+///
+/// Errors: ENOMEM. Process context.
+pub(super) fn enable(net: &Net, context: &mut ProcessContext) -> Result {
+    let state = State::of(net).ok_or(ENOENT)?;
+    if state.mappings.enable()? {
+        FUNCTIONS
+            .add_to(net, context)
+            .inspect_err(|_| state.mappings.free(context))?;
+    }
+    Ok(())
+}
+
+/// Ends what [`enable`] began, if it did.
+pub(super) fn disable(net: &Net, context: &mut ProcessContext) {
+    if let Some(State { mappings, .. }) = State::of(net) {
+        if !mappings.is_off() {
+            FUNCTIONS.remove_from(net, context);
+            mappings.free(context);
+        }
+    }
+}
+
+/// The time in seconds.
+pub(super) fn now() -> u32 {
+    // CAST: Ages are differences of these, which wrap.
+    clock::seconds() as u32
+}
+
+/// The outside port of a flow by the mapping of its inside endpoint.
+pub(super) enum Port {
+    /// The flow leaves by this one.
+    Mapped(Mapped),
+    /// There is none.
+    Refused,
+    /// The protocol has no ports, or there are no mappings here.
+    Unmapped,
+}
+
+/// A flow's mapping.
+pub(super) struct Mapped {
+    mapping: Arc<Mapping>,
+    range: NatRange,
+    /// The counter of the flow.
+    counter: Counter,
+}
+
+/// Returns the port that a flow from inside leaves by, with the source address `source` and by the device with the index
+/// `out`. A hook.
+pub(super) fn port_of<F: Family>(
+    flow: &UnsettledFlow<'_, F>,
+    source: F::Address,
+    options: &Options,
+    filtering: Filtering,
+    out: c_int,
+) -> Port {
+    let reply = flow.reply_to(source);
+    let (Some(own), Some(State { mappings, .. })) = (reply.nat_port(), State::of(flow.net()))
+    else {
+        return Port::Unmapped;
+    };
+    let inside = Inside {
+        end: flow.tuple(Direction::Original).ends().source,
+        outside_address: F::any(source),
+        zone: flow.zone_of_both(),
+        protocol: reply.protocol(),
+    };
+    let given = mappings.with(|tables| {
+        let request = Request {
+            flow,
+            tables,
+            inside,
+            filtering,
+            device: out,
+            options,
+            own,
+        };
+        request.give(reply)
+    });
+    match given {
+        None => Port::Unmapped,
+        Some(Err(_)) => Port::Refused,
+        Some(Ok(mapping)) => {
+            let port = mapping.port();
+            let (range, counter) = if port == own {
+                (NatRange::own(port), Counter::Kept)
+            } else {
+                (NatRange::other(flow, source, port), Counter::Moved)
+            };
+            Port::Mapped(Mapped {
+                mapping,
+                range,
+                counter,
+            })
+        }
+    }
+}
+
+/// A flow that asks for the port of its endpoint's mapping.
+struct Request<'a, 'hook, F: Family> {
+    flow: &'a UnsettledFlow<'hook, F>,
+    tables: &'a Tables,
+    inside: Inside,
+    filtering: Filtering,
+    device: c_int,
+    options: &'a Options,
+    own: u16,
+}
+
+impl<F: Family> Request<'_, '_, F> {
+    /// Returns the endpoint's mapping, or makes one.
+    fn give(&self, mut reply: Tuple) -> Result<Arc<Mapping>, Denied> {
+        let own = self.options.allow(self.own).then_some(self.own);
+        let class = ports::class(&reply);
+        let ranges = match &self.options.to_ports {
+            Some(range) => core::slice::from_ref(range),
+            None => class,
+        };
+        let others = ranges.iter().flat_map(|range| self.candidates(*range));
+        let mut candidates = Iterator::chain(own.into_iter(), others);
+        loop {
+            let Given { mapping, new } = self.tables.find_or_make(
+                self.inside,
+                self.filtering,
+                self.device,
+                now(),
+                &mut candidates,
+            )?;
+            if new {
+                look_after_mappings();
+            }
+            reply.set_nat_port(mapping.port());
+            if !self.flow.is_taken(&reply) {
+                return Ok(mapping);
+            }
+            if !new {
+                // A flow to this destination has the port that is none of the mapping's.
+                return Err(Denied::Full);
+            }
+            self.tables
+                .remove_unless(&mapping, |mapping| mapping.flows_and_age(0).0 > 0);
+        }
+    }
+
+    /// Returns the ports of a range in the order in which they are tried; none, if all were found taken before.
+    fn candidates(&self, range: PortRange) -> impl Iterator<Item = u16> + '_ {
+        let ports = self.tables.fullness(&self.inside, range);
+        let count = range.count();
+        let tries = if self.tables.is_full(ports) {
+            0
+        } else {
+            RANDOM_TRIES.min(count.get())
+        };
+        let at_random = (0..tries).map(move |_| range.nth(random::below(count)));
+        let first = random::below(count);
+        let rest = if tries == 0 { 0 } else { count.get() };
+        let one_by_one = (0..rest).map(move |step| range.nth(first.wrapping_add(step)));
+        let full = core::iter::from_fn(move || {
+            self.tables.note_full(ports);
+            None
+        });
+        let all = Iterator::chain(at_random, one_by_one);
+        Iterator::chain(all, full)
+    }
+}
+
+/// Counts the end of a flow. Softirq or process context.
+pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
+    let Some(state) = State::of(flow.net()).filter(|state| !state.mappings.is_off()) else {
+        return;
+    };
+    let (original, zone) = (flow.original(), flow.zone());
+    let outside = |end| Outside {
+        end,
+        zone,
+        protocol: reply.protocol(),
+    };
+    let (sent, answered) = (original.ends(), reply.ends());
+    state.mappings.with(|tables| {
+        if let Some(mapping) = tables.of_outside(&outside(answered.destination)) {
+            if mapping.inside().end == sent.source {
+                mapping.end_flow(Some(now()));
+            }
+        }
+    });
+}
+
+/// What NAT calls.
+struct Cone;
+
+impl NatFunctions for Cone {
+    fn incoming<F: Family>(context: IncomingContext<'_, F>) -> Verdict {
+        let Some(flow) = context.flow else {
+            return Verdict::Accept;
+        };
+        let tuple = flow.tuple(Direction::Original);
+        let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
+            return Verdict::Accept;
+        };
+        if mapping.filtering() != Filtering::EndpointIndependent
+            && context.input.index() == mapping.device()
+        {
+            return Verdict::Accept;
+        }
+        let end = mapping.inside().end;
+        let port = (!tuple.is_icmp()).then_some(end.port);
+        match F::of_any(end.address) {
+            Some(address) => nat::translate_destination(flow, address, port),
+            None => Verdict::Accept,
+        }
+    }
+
+    fn leaving<F: Family>(context: TargetContext<'_, F>) -> Verdict {
+        let TargetContext {
+            flow, input, out, ..
+        } = context;
+        let (Some(flow), Some(input)) = (flow, input) else {
+            return Verdict::Accept;
+        };
+        let tuple = flow.tuple(Direction::Original);
+        let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
+            return Verdict::Accept;
+        };
+        // A flow from outside keeps its source.
+        if input.index() == mapping.device() {
+            return Verdict::Accept;
+        }
+        let Some(source) = F::of_any(mapping.inside().outside_address) else {
+            return Verdict::Accept;
+        };
+        let port = port_of(
+            &flow,
+            source,
+            &Options::default(),
+            mapping.filtering(),
+            mapping.device(),
+        );
+        match port {
+            Port::Mapped(mapped) => leave(flow, source, mapped, out),
+            Port::Refused => {
+                counters::count(out.net(), Counter::Refused);
+                Verdict::Drop
+            }
+            Port::Unmapped => Verdict::Accept,
+        }
+    }
+}
+
+/// Returns the mapping that a packet with this original tuple goes to, if there is one. A hook.
+fn mapping_of(net: &Net, tuple: &Tuple, zone: Zone) -> Option<Arc<Mapping>> {
+    let state = State::of(net)?;
+    let mut end = tuple.ends().destination;
+    if tuple.is_icmp() {
+        // The query's identifier is that of the mapping.
+        end.port = tuple.ends().source.port;
+    }
+    let outside = Outside {
+        end,
+        zone,
+        protocol: tuple.protocol(),
+    };
+    state.mappings.with(|tables| tables.of_outside(&outside))?
+}
+
+/// Sets up the source NAT of a flow by its mapping. A hook.
+pub(super) fn leave<F: Family>(
+    flow: UnsettledFlow<'_, F>,
+    source: F::Address,
+    mapped: Mapped,
+    out: &Device,
+) -> Verdict {
+    let verdict = nat::masquerade(flow, source, mapped.range, out);
+    if verdict == Verdict::Accept {
+        mapped.mapping.begin_flow();
+        counters::count(out.net(), Counter::LookUps);
+        counters::count(out.net(), mapped.counter);
+    }
+    verdict
+}

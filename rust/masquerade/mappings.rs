@@ -1,0 +1,795 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The mappings of a namespace: which outside port belongs to an inside endpoint, whatever it talks to.
+//!
+//! A mapping is in two tables, by its inside endpoint and by its outside one. Each table is cut into parts with a lock of
+//! their own. Who needs a part of both takes that of the inside endpoint first.
+
+use super::{
+    cone,
+    per_net::State, //
+};
+use crate::{
+    net::{
+        context::BottomHalvesOff,
+        namespace::Net,
+        proc::{
+            NetFile,
+            NetFileContent, //
+        },
+        random::KeyedHash,
+        rcu::{
+            free_after_grace_period,
+            RcuBox, //
+        },
+        AnyAddress,
+        ProcessContext, //
+    },
+    netfilter::{
+        conntrack::Zone,
+        nat::PortRange,
+        tuple::End, //
+    },
+};
+use kernel::{
+    prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    },
+    sync::{
+        atomic::{
+            Atomic,
+            AtomicFlag,
+            Relaxed, //
+        },
+        new_spinlock,
+        rcu,
+        Arc,
+        SpinLock, //
+    },
+};
+
+/// The number of parts of a table.
+const PARTS: u32 = 256;
+/// The places of a part that is not empty, at least.
+const FEWEST_PLACES: usize = 4;
+/// The number of seconds in which all parts are looked through for mappings that are over.
+const ROUND: u32 = 8;
+
+/// Who may begin a flow to a mapping from outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Filtering {
+    /// Anybody (RFC 4787: endpoint-independent filtering).
+    EndpointIndependent,
+    /// Nobody: conntrack lets those answer that the inside endpoint has spoken to (address and port-dependent filtering).
+    AddressAndPortDependent,
+}
+
+/// What an outside port is given for: an inside endpoint that leaves with an outside address.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) struct Inside {
+    pub(super) end: End,
+    pub(super) outside_address: AnyAddress,
+    pub(super) zone: Zone,
+    pub(super) protocol: u8,
+}
+
+/// An outside address with a port.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) struct Outside {
+    pub(super) end: End,
+    pub(super) zone: Zone,
+    pub(super) protocol: u8,
+}
+
+/// A mapping.
+pub(super) struct Mapping {
+    inside: Inside,
+    port: u16,
+    /// Anybody may begin a flow from outside, as the rule of the last flow from inside says.
+    is_open: AtomicFlag,
+    /// The index of the device that it leaves by.
+    device: c_int,
+    /// The number of its flows that live.
+    flows: Atomic<u32>,
+    /// When it was made, and when a flow of it began or ended last that the inside endpoint wanted; in seconds.
+    made: u32,
+    used: Atomic<u32>,
+}
+
+impl Mapping {
+    /// Returns the inside endpoint.
+    pub(super) fn inside(&self) -> &Inside {
+        &self.inside
+    }
+
+    /// Returns the outside port, in host order.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns who may begin a flow from outside.
+    pub(super) fn filtering(&self) -> Filtering {
+        if self.is_open.load(Relaxed) {
+            Filtering::EndpointIndependent
+        } else {
+            Filtering::AddressAndPortDependent
+        }
+    }
+
+    /// Notes a flow from inside that is about to begin, by a rule with this filtering.
+    fn note(&self, filtering: Filtering, now: u32) {
+        self.used.store(now, Relaxed);
+        let is_open = filtering == Filtering::EndpointIndependent;
+        if self.is_open.load(Relaxed) != is_open {
+            self.is_open.store(is_open, Relaxed);
+        }
+    }
+
+    /// Returns the index of the device that its flows leave by.
+    pub(super) fn device(&self) -> c_int {
+        self.device
+    }
+
+    /// Returns the number of its flows, and how many seconds ago it was made.
+    pub(super) fn flows_and_age(&self, now: u32) -> (u32, u32) {
+        (self.flows.load(Relaxed), now.wrapping_sub(self.made))
+    }
+
+    /// Prints the mapping as a line.
+    fn print(&self, file: &SeqFile, now: u32) {
+        let Inside {
+            end,
+            outside_address,
+            zone,
+            protocol,
+        } = self.inside;
+        let filtering = if self.is_open.load(Relaxed) {
+            "full"
+        } else {
+            "port"
+        };
+        let (flows, age) = self.flows_and_age(now);
+        seq_print!(
+            file,
+            "protocol={protocol} inside={} port={} outside={outside_address} outside_port={} zone={} device={} \
+            cone={filtering} flows={flows} age={age} unused={}\n",
+            end.address,
+            end.port,
+            self.port,
+            zone.id(),
+            self.device,
+            now.wrapping_sub(self.used.load(Relaxed))
+        );
+    }
+
+    /// Returns the outside end.
+    pub(super) fn outside(&self) -> Outside {
+        Outside {
+            end: End {
+                address: self.inside.outside_address,
+                port: self.port,
+            },
+            zone: self.inside.zone,
+            protocol: self.inside.protocol,
+        }
+    }
+
+    /// Counts a flow that begins.
+    pub(super) fn begin_flow(&self) {
+        self.flows.fetch_add(1_u32, Relaxed);
+    }
+
+    /// Counts a flow that has ended; `now` is given if the inside endpoint wanted it.
+    pub(super) fn end_flow(&self, now: Option<u32>) {
+        // A flow that a rule without mappings let leave by the same port was not counted.
+        let mut flows = self.flows.load(Relaxed);
+        while flows > 0 {
+            match self.flows.cmpxchg(flows, flows - 1, Relaxed) {
+                Ok(_) => break,
+                Err(other) => flows = other,
+            }
+        }
+        if let Some(now) = now {
+            self.used.store(now, Relaxed);
+        }
+    }
+
+    /// Returns whether the mapping is over: it has no flow, and none has begun or ended for its lifetime.
+    fn is_over(&self, now: u32) -> bool {
+        self.flows.load(Relaxed) == 0
+            && now.wrapping_sub(self.used.load(Relaxed)) >= lifetime(self.inside.protocol)
+    }
+}
+
+/// Returns for how many seconds a mapping is kept without a flow (RFC 4787, REQ-5; RFC 5382 and RFC 5508 ask for less).
+fn lifetime(protocol: u8) -> u32 {
+    const UDP: u8 = 17;
+    if protocol == UDP {
+        300
+    } else {
+        240
+    }
+}
+
+/// What a table finds a mapping by.
+trait Key: Eq {
+    fn of(mapping: &Mapping) -> Self;
+    fn hash(&self, hash: &KeyedHash) -> u32;
+}
+
+impl Key for Inside {
+    fn of(mapping: &Mapping) -> Self {
+        mapping.inside
+    }
+
+    fn hash(&self, hash: &KeyedHash) -> u32 {
+        let [a, b] = self.end.address.words();
+        let [c, d] = self.outside_address.words();
+        hash.hash(&[a, b, c, d, rest(self.end.port, self.zone, self.protocol)])
+    }
+}
+
+impl Key for Outside {
+    fn of(mapping: &Mapping) -> Self {
+        mapping.outside()
+    }
+
+    fn hash(&self, hash: &KeyedHash) -> u32 {
+        let [a, b] = self.end.address.words();
+        hash.hash(&[a, b, rest(self.end.port, self.zone, self.protocol)])
+    }
+}
+
+fn rest(port: u16, zone: Zone, protocol: u8) -> u64 {
+    u64::from(port) | u64::from(zone.id()) << 16 | u64::from(protocol) << 32
+}
+
+/// A part of a table: places, of which some are empty. A mapping is in the place that its hash points to, or behind it
+/// without an empty place between.
+struct Part {
+    places: KVec<Option<Arc<Mapping>>>,
+    count: usize,
+}
+
+impl Part {
+    const fn new() -> Self {
+        Self {
+            places: KVec::new(),
+            count: 0,
+        }
+    }
+
+    /// Returns the place that a hash points to.
+    fn home(&self, hash: u32) -> usize {
+        // The parts are chosen by the hash modulo their number.
+        let spread = u64::from(hash / PARTS) * (self.places.len() as u64);
+        // CAST: It is less than the number of places.
+        (spread / u64::from(u32::MAX / PARTS + 1)) as usize
+    }
+
+    /// Returns the places from that which a hash points to, once around.
+    fn walk(&self, hash: u32) -> impl Iterator<Item = usize> {
+        let (home, len) = (self.home(hash), self.places.len());
+        Iterator::chain(home..len, 0..home)
+    }
+
+    /// Returns the place of the mapping with the key.
+    fn find<K: Key>(&self, key: &K, hash: u32) -> Option<usize> {
+        for place in self.walk(hash) {
+            match self.places.get(place)? {
+                Some(mapping) if K::of(mapping) == *key => return Some(place),
+                Some(_) => {}
+                None => return None,
+            }
+        }
+        None
+    }
+
+    fn get<K: Key>(&self, key: &K, hash: u32) -> Option<&Arc<Mapping>> {
+        self.places.get(self.find(key, hash)?)?.as_ref()
+    }
+
+    /// Makes room for one more. Errors: ENOMEM.
+    fn reserve<K: Key>(&mut self, hash: &KeyedHash) -> Result {
+        // Six of seven places are used at most.
+        if (self.count + 1) * 7 <= self.places.len() * 6 {
+            return Ok(());
+        }
+        let flags = GFP_ATOMIC | __GFP_NOWARN;
+        let len = FEWEST_PLACES.max(self.places.len() + self.places.len() / 2);
+        let mut larger = Part {
+            places: KVec::with_capacity(len, flags)?,
+            count: self.count,
+        };
+        for _ in 0..len {
+            larger.places.push(None, flags)?;
+        }
+        for mapping in self.places.drain_all().flatten() {
+            let hash = K::of(&mapping).hash(hash);
+            larger.put(mapping, hash);
+        }
+        *self = larger;
+        Ok(())
+    }
+
+    /// Puts a mapping into the first empty place.
+    fn put(&mut self, mapping: Arc<Mapping>, hash: u32) {
+        let empty = self
+            .walk(hash)
+            .find(|place| self.places.get(*place).is_some_and(Option::is_none));
+        if let Some(place) = empty.and_then(|place| self.places.get_mut(place)) {
+            *place = Some(mapping);
+        }
+    }
+
+    /// Takes the mapping out of a place, and moves others into the gap that belong before it.
+    fn take<K: Key>(&mut self, place: usize, hash: &KeyedHash) -> Option<Arc<Mapping>> {
+        let len = self.places.len();
+        let taken = self.places.get_mut(place)?.take()?;
+        self.count -= 1;
+        let mut gap = place;
+        for step in 1..len {
+            let next = (place + step) % len;
+            let Some(Some(mapping)) = self.places.get(next) else {
+                break;
+            };
+            let home = self.home(K::of(mapping).hash(hash));
+            // It may move if its home is not between the gap, which is left out, and its place.
+            if (next + len - home) % len >= (next + len - gap) % len {
+                self.places.swap(gap, next);
+                gap = next;
+            }
+        }
+        Some(taken)
+    }
+}
+
+/// A table that finds mappings by one key.
+struct Table {
+    parts: KVec<Pin<KBox<SpinLock<Part>>>>,
+}
+
+impl Table {
+    /// Returns an empty table. Process context.
+    fn new() -> Result<Self> {
+        let mut parts = KVec::with_capacity(PARTS as usize, GFP_KERNEL)?;
+        for _ in 0..PARTS {
+            let part = KBox::pin_init(new_spinlock!(Part::new()), GFP_KERNEL)?;
+            parts.push(part, GFP_KERNEL)?;
+        }
+        Ok(Self { parts })
+    }
+
+    /// Calls `f` with the part for a hash. The caller has turned softirqs off.
+    fn with<R>(&self, hash: u32, _: &BottomHalvesOff, f: impl FnOnce(&mut Part) -> R) -> Option<R> {
+        // CAST: It is less than the number of parts.
+        let part = self.parts.get((hash % PARTS) as usize)?;
+        Some(f(&mut part.lock()))
+    }
+}
+
+/// The tables of a namespace.
+pub(super) struct Tables {
+    hash: KeyedHash,
+    inside: Table,
+    outside: Table,
+    count: Atomic<u32>,
+    /// The part that is looked through next.
+    turn: Atomic<u32>,
+    /// The ports of which all were found taken ([`fullness`]), if no mapping has gone since, or 0.
+    full: Atomic<u64>,
+}
+
+/// The reason why an inside endpoint gets no mapping.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Denied {
+    /// Its candidates are taken.
+    Full,
+    /// There is no memory, or there are too many mappings.
+    Memory,
+}
+
+/// A mapping that was found or made.
+pub(super) struct Given {
+    pub(super) mapping: Arc<Mapping>,
+    /// It was made.
+    pub(super) new: bool,
+}
+
+impl Tables {
+    fn new() -> Result<Pin<KBox<Self>>> {
+        Ok(Pin::from(KBox::new(
+            Self {
+                hash: KeyedHash::random(),
+                inside: Table::new()?,
+                outside: Table::new()?,
+                count: Atomic::new(0),
+                turn: Atomic::new(0),
+                full: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?))
+    }
+
+    /// Returns the mapping of an inside endpoint, or makes one with the first candidate that no other mapping has.
+    ///
+    /// `now` is the time in seconds. Any context.
+    pub(super) fn find_or_make(
+        &self,
+        inside: Inside,
+        filtering: Filtering,
+        device: c_int,
+        now: u32,
+        mut candidates: impl Iterator<Item = u16>,
+    ) -> Result<Given, Denied> {
+        let no_softirq = BottomHalvesOff::new();
+        let hash = inside.hash(&self.hash);
+        self.inside
+            .with(hash, &no_softirq, |part| {
+                if let Some(mapping) = part.get(&inside, hash) {
+                    mapping.note(filtering, now);
+                    return Ok(Given {
+                        mapping: mapping.clone(),
+                        new: false,
+                    });
+                }
+                part.reserve::<Inside>(&self.hash)
+                    .map_err(|_| Denied::Memory)?;
+                let make = |port| self.make(inside, filtering, device, now, port, &no_softirq);
+                let mapping = candidates.find_map(|port| make(port).transpose());
+                let mapping = mapping.ok_or(Denied::Full)??;
+                part.put(mapping.clone(), hash);
+                part.count += 1;
+                self.count.fetch_add(1_u32, Relaxed);
+                Ok(Given { mapping, new: true })
+            })
+            .unwrap_or(Err(Denied::Memory))
+    }
+
+    /// Makes a mapping with the port, and puts it into the table by outside ends, unless another one has the port.
+    fn make(
+        &self,
+        inside: Inside,
+        filtering: Filtering,
+        device: c_int,
+        now: u32,
+        port: u16,
+        no_softirq: &BottomHalvesOff,
+    ) -> Result<Option<Arc<Mapping>>, Denied> {
+        let mapping = Mapping {
+            inside,
+            port,
+            is_open: AtomicFlag::new(filtering == Filtering::EndpointIndependent),
+            device,
+            flows: Atomic::new(0),
+            made: now,
+            used: Atomic::new(now),
+        };
+        let outside = mapping.outside();
+        let hash = outside.hash(&self.hash);
+        self.outside
+            .with(hash, no_softirq, |part| {
+                if part.find(&outside, hash).is_some() {
+                    return Ok(None);
+                }
+                part.reserve::<Outside>(&self.hash)
+                    .map_err(|_| Denied::Memory)?;
+                let mapping =
+                    Arc::new(mapping, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| Denied::Memory)?;
+                part.put(mapping.clone(), hash);
+                part.count += 1;
+                Ok(Some(mapping))
+            })
+            .unwrap_or(Err(Denied::Memory))
+    }
+
+    /// Notes that all of the outside ports were found taken which `ports` tells from others. Any context.
+    pub(super) fn note_full(&self, ports: u64) {
+        self.full.store(ports, Relaxed);
+    }
+
+    /// Returns whether they were, and no mapping has gone since. Any context.
+    pub(super) fn is_full(&self, ports: u64) -> bool {
+        self.full.load(Relaxed) == ports
+    }
+
+    /// Returns a number that tells the outside ports of a range, for an inside endpoint, from others.
+    pub(super) fn fullness(&self, inside: &Inside, range: PortRange) -> u64 {
+        let [a, b] = inside.outside_address.words();
+        let ports = u64::from(range.first()) << 16 | u64::from(range.last());
+        let rest = rest(0, inside.zone, inside.protocol);
+        let hash = self.hash.hash(&[a, b, ports, rest]);
+        u64::from(hash) << 32 | ports | 1 << 63
+    }
+
+    /// Returns the mapping of an outside end. Any context.
+    pub(super) fn of_outside(&self, outside: &Outside) -> Option<Arc<Mapping>> {
+        let no_softirq = BottomHalvesOff::new();
+        let hash = outside.hash(&self.hash);
+        self.outside
+            .with(hash, &no_softirq, |part| part.get(outside, hash).cloned())?
+    }
+
+    /// Removes a mapping, unless `keep` says no then. Any context.
+    pub(super) fn remove_unless(&self, mapping: &Mapping, keep: impl Fn(&Mapping) -> bool) {
+        let no_softirq = BottomHalvesOff::new();
+        let inside = *mapping.inside();
+        let hash = inside.hash(&self.hash);
+        let gone = self.inside.with(hash, &no_softirq, |part| {
+            let place = part.find(&inside, hash)?;
+            let found = part.places.get(place)?.as_ref()?;
+            if !core::ptr::eq(&**found, mapping) || keep(found) {
+                return None;
+            }
+            self.forget(mapping, &no_softirq);
+            part.take::<Inside>(place, &self.hash)
+        });
+        drop(gone);
+    }
+
+    /// Removes a mapping from the table by outside ends, as the first step to its end.
+    fn forget(&self, mapping: &Mapping, no_softirq: &BottomHalvesOff) {
+        let outside = mapping.outside();
+        let hash = outside.hash(&self.hash);
+        let taken = self.outside.with(hash, no_softirq, |part| {
+            part.take::<Outside>(part.find(&outside, hash)?, &self.hash)
+        });
+        drop(taken);
+        self.count.fetch_sub(1_u32, Relaxed);
+        self.full.store(0, Relaxed);
+    }
+
+    /// Removes the mappings that are over from some parts, or those from all parts for which `is_stale` returns true.
+    fn remove_from_parts(
+        &self,
+        parts: impl Iterator<Item = u32>,
+        is_stale: impl Fn(&Mapping) -> bool,
+    ) {
+        for number in parts {
+            let no_softirq = BottomHalvesOff::new();
+            self.inside.with(number, &no_softirq, |part| {
+                let mut place = 0;
+                while place < part.places.len() {
+                    match part.places.get(place) {
+                        // Another one may have moved to its place then.
+                        Some(Some(mapping)) if is_stale(mapping) => {
+                            let mapping = mapping.clone();
+                            self.forget(&mapping, &no_softirq);
+                            part.take::<Inside>(place, &self.hash);
+                        }
+                        _ => place += 1,
+                    }
+                }
+                if part.count == 0 {
+                    part.places = KVec::new();
+                }
+            });
+        }
+    }
+
+    /// Calls `f` with each mapping. Any context.
+    pub(super) fn for_each(&self, mut f: impl FnMut(&Mapping)) {
+        for number in 0..PARTS {
+            let no_softirq = BottomHalvesOff::new();
+            self.inside.with(number, &no_softirq, |part| {
+                part.places.iter().flatten().for_each(|mapping| f(mapping));
+            });
+        }
+    }
+}
+
+/// The mappings of a namespace.
+pub(super) struct Mappings(RcuBox<Tables>);
+
+impl Mappings {
+    /// Returns no mappings.
+    pub(super) const fn new() -> Self {
+        Self(RcuBox::empty())
+    }
+
+    /// Makes the tables, unless they are there. Returns whether they were made. Errors: ENOMEM. Process context.
+    pub(super) fn enable(&self) -> Result<bool> {
+        Ok(self.0.is_empty() && self.0.publish(Tables::new()?).is_ok())
+    }
+
+    /// Returns whether there are no tables. Any context.
+    #[inline(always)]
+    pub(super) fn is_off(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Calls `f` with the tables, if they are there. Any context.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&Tables) -> R) -> Option<R> {
+        let guard = rcu::read_lock();
+        let tables = self.0.get(&guard)?;
+        Some(f(tables.get_ref()))
+    }
+
+    /// Returns the number of mappings. Any context.
+    pub(super) fn count(&self) -> u32 {
+        self.with(|tables| tables.count.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Removes mappings that are over, those of all parts in [`ROUND`] calls. Only one thread calls it at a time.
+    pub(super) fn maintain(&self, now: u32) {
+        self.with(|tables| {
+            let first = tables.turn.load(Relaxed);
+            let parts = PARTS / ROUND;
+            tables.turn.store((first + parts) % PARTS, Relaxed);
+            tables.remove_from_parts(first..first + parts, |mapping| mapping.is_over(now));
+        });
+    }
+
+    /// Removes the mappings for which `is_stale` returns true.
+    pub(super) fn remove(&self, is_stale: impl Fn(&Mapping) -> bool) {
+        self.with(|tables| tables.remove_from_parts(0..PARTS, is_stale));
+    }
+
+    /// Frees the tables when nobody reads them any more.
+    pub(super) fn free(&self, context: &mut ProcessContext) {
+        if let Some(tables) = self.0.retract() {
+            free_after_grace_period(core::iter::once(tables), context);
+        }
+    }
+}
+
+/// The file `/proc/net/rustmasq_mappings`.
+pub(super) static FILE: NetFile<MappingsFile> = NetFile::new();
+
+/// The content of `/proc/net/rustmasq_mappings`: a line for each mapping.
+pub(super) struct MappingsFile;
+
+impl NetFileContent for MappingsFile {
+    const NAME: &'static CStr = c"rustmasq_mappings";
+    /// It tells who uses which port, as conntrack's table does.
+    const MODE: u16 = 0o440;
+
+    fn print(net: &Net, file: &SeqFile) {
+        if let Some(state) = State::of(net) {
+            let now = cone::now();
+            state
+                .mappings
+                .with(|tables| tables.for_each(|mapping| mapping.print(file, now)));
+        }
+    }
+}
+
+#[kunit_tests(rustmasq_mappings)]
+mod tests {
+    use super::*;
+    use core::net::Ipv4Addr;
+
+    const OUTSIDE: AnyAddress = AnyAddress::V4(Ipv4Addr::new(203, 0, 113, 1));
+    const UDP: u8 = 17;
+
+    fn inside(host: u16, port: u16) -> Inside {
+        let [high, low] = host.to_be_bytes();
+        Inside {
+            end: End {
+                address: AnyAddress::V4(Ipv4Addr::new(10, 0, high, low)),
+                port,
+            },
+            outside_address: OUTSIDE,
+            zone: Zone::DEFAULT,
+            protocol: UDP,
+        }
+    }
+
+    fn outside(port: u16) -> Outside {
+        Outside {
+            end: End {
+                address: OUTSIDE,
+                port,
+            },
+            zone: Zone::DEFAULT,
+            protocol: UDP,
+        }
+    }
+
+    fn give(tables: &Tables, host: u16, candidates: &[u16]) -> Result<(u16, bool), Denied> {
+        let candidates = candidates.iter().copied();
+        tables
+            .find_or_make(
+                inside(host, 5000),
+                Filtering::EndpointIndependent,
+                7,
+                100,
+                candidates,
+            )
+            .map(|given| (given.mapping.port(), given.new))
+    }
+
+    #[test]
+    fn an_endpoint_keeps_its_port() -> Result {
+        let tables = Tables::new()?;
+        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
+        assert_eq!(give(&tables, 1, &[6000]), Ok((5000, false)));
+        Ok(())
+    }
+
+    #[test]
+    fn no_two_endpoints_have_a_port() -> Result {
+        let tables = Tables::new()?;
+        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
+        assert_eq!(give(&tables, 2, &[5000, 5001]), Ok((5001, true)));
+        assert_eq!(give(&tables, 3, &[5000, 5001]), Err(Denied::Full));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mapping_is_found_from_outside() -> Result {
+        let tables = Tables::new()?;
+        assert!(tables.of_outside(&outside(5000)).is_none());
+        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
+        let found = tables.of_outside(&outside(5000)).ok_or(ENOENT)?;
+        assert!(*found.inside() == inside(1, 5000));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mapping_lives_as_long_as_its_flows_and_its_lifetime() -> Result {
+        let tables = Tables::new()?;
+        let given = tables
+            .find_or_make(
+                inside(1, 5000),
+                Filtering::EndpointIndependent,
+                7,
+                100,
+                [5000].into_iter(),
+            )
+            .map_err(|_| EINVAL)?;
+        let mapping = given.mapping;
+        assert!(!mapping.is_over(399));
+        assert!(mapping.is_over(400));
+        mapping.begin_flow();
+        assert!(!mapping.is_over(4000));
+        mapping.end_flow(Some(5000));
+        assert!(!mapping.is_over(5299));
+        assert!(mapping.is_over(5300));
+        // An end too many does nothing.
+        mapping.end_flow(None);
+        assert!(mapping.is_over(5300));
+        Ok(())
+    }
+
+    #[test]
+    fn tables_are_as_a_model_says() -> Result {
+        let tables = Tables::new()?;
+        let mut ports = KVec::new();
+        for _ in 0..2000 {
+            ports.push(None, GFP_KERNEL)?;
+        }
+        let mut random = 1_u32;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // CAST: A few bits.
+            let (host, removes) = ((random >> 16) as u16 % 2000, random >> 31 == 1);
+            let expected = ports.get_mut(usize::from(host)).ok_or(EINVAL)?;
+            if removes {
+                if let Some(port) = expected.take() {
+                    let mapping = tables.of_outside(&outside(port)).ok_or(ENOENT)?;
+                    tables.remove_unless(&mapping, |_| false);
+                    assert!(tables.of_outside(&outside(port)).is_none());
+                }
+            } else {
+                let port = host + 1000;
+                assert_eq!(give(&tables, host, &[port]), Ok((port, expected.is_none())));
+                *expected = Some(port);
+            }
+        }
+        let mut count = 0;
+        tables.for_each(|_| count += 1);
+        assert_eq!(count, ports.iter().flatten().count());
+        for port in ports.iter().flatten() {
+            assert!(tables.of_outside(&outside(*port)).is_some());
+        }
+        tables.remove_from_parts(0..PARTS, |_| true);
+        let mut left = 0;
+        tables.for_each(|_| left += 1);
+        assert_eq!(left, 0);
+        assert_eq!(tables.count.load(Relaxed), 0);
+        Ok(())
+    }
+}
