@@ -35,6 +35,7 @@ mod uapi {
         nft_masq_attributes_NFTA_MASQ_REG_PROTO_MAX as NFTA_MASQ_REG_PROTO_MAX,
         nft_masq_attributes_NFTA_MASQ_REG_PROTO_MIN as NFTA_MASQ_REG_PROTO_MIN,
         xt_rustmasq_info,
+        XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE,
         XT_RUSTMASQ_CONES,
         XT_RUSTMASQ_FLAGS_ALL,
         XT_RUSTMASQ_FULL_CONE,

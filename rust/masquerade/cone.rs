@@ -252,6 +252,7 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
         if let Some(mapping) = tables.of_outside(&outside(answered.destination)) {
             if mapping.inside().end == sent.source {
                 mapping.end_flow(Some(now()));
+                tables.end_conversation(&mapping, sent.destination.address);
             }
         }
     });
@@ -269,9 +270,7 @@ impl NatFunctions for Cone {
         let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
             return Verdict::Accept;
         };
-        if mapping.filtering() != Filtering::EndpointIndependent
-            && context.input.index() == mapping.device()
-        {
+        if !may_come_in(flow.net(), &mapping, &tuple, context.input) {
             return Verdict::Accept;
         }
         let end = mapping.inside().end;
@@ -318,6 +317,28 @@ impl NatFunctions for Cone {
     }
 }
 
+/// Returns whether a flow with this original tuple may be led to the inside endpoint of a mapping.
+///
+/// One from inside may: the mapping's filtering is for those that come by the mapping's device.
+fn may_come_in(net: &Net, mapping: &Mapping, tuple: &Tuple, input: &Device) -> bool {
+    if input.index() != mapping.device() {
+        return true;
+    }
+    match mapping.filtering() {
+        Filtering::EndpointIndependent => true,
+        Filtering::AddressDependent => {
+            let source = tuple.ends().source.address;
+            State::of(net)
+                .and_then(|state| {
+                    let speaks = |tables: &Tables| tables.speaks_to(mapping, source);
+                    state.mappings.with(speaks)
+                })
+                .unwrap_or(false)
+        }
+        Filtering::AddressAndPortDependent => false,
+    }
+}
+
 /// Returns the mapping that a packet with this original tuple goes to, if there is one. A hook.
 fn mapping_of(net: &Net, tuple: &Tuple, zone: Zone) -> Option<Arc<Mapping>> {
     let state = State::of(net)?;
@@ -341,9 +362,16 @@ pub(super) fn leave<F: Family>(
     mapped: Mapped,
     out: &Device,
 ) -> Verdict {
+    let peer = flow.tuple(Direction::Original).ends().destination.address;
     let verdict = nat::masquerade(flow, source, mapped.range, out);
     if verdict == Verdict::Accept {
         mapped.mapping.begin_flow();
+        if mapped.mapping.filtering() == Filtering::AddressDependent {
+            if let Some(state) = State::of(out.net()) {
+                let begin = |tables: &Tables| tables.begin_conversation(&mapped.mapping, peer);
+                state.mappings.with(begin);
+            }
+        }
         counters::count(out.net(), Counter::LookUps);
         counters::count(out.net(), mapped.counter);
     }

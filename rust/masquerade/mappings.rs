@@ -40,7 +40,6 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
-            AtomicFlag,
             Relaxed, //
         },
         new_spinlock,
@@ -62,6 +61,8 @@ const ROUND: u32 = 8;
 pub(crate) enum Filtering {
     /// Anybody (RFC 4787: endpoint-independent filtering).
     EndpointIndependent,
+    /// Who has an address that the inside endpoint speaks to (address-dependent filtering).
+    AddressDependent,
     /// Nobody: conntrack lets those answer that the inside endpoint has spoken to (address and port-dependent filtering).
     AddressAndPortDependent,
 }
@@ -83,12 +84,45 @@ pub(super) struct Outside {
     pub(super) protocol: u8,
 }
 
+/// An outside address that the inside endpoint of a mapping speaks to.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Peer {
+    mapping: Outside,
+    address: AnyAddress,
+}
+
+/// What is known of a peer.
+struct Conversation {
+    peer: Peer,
+    /// The number of flows to it.
+    flows: Atomic<u32>,
+}
+
+impl Key for Peer {
+    type Item = Conversation;
+
+    fn of(conversation: &Conversation) -> Self {
+        conversation.peer
+    }
+
+    fn hash(&self, hash: &KeyedHash) -> u32 {
+        let Outside {
+            end,
+            zone,
+            protocol,
+        } = self.mapping;
+        let [a, b] = end.address.words();
+        let [c, d] = self.address.words();
+        hash.hash(&[a, b, c, d, rest(end.port, zone, protocol)])
+    }
+}
+
 /// A mapping.
 pub(super) struct Mapping {
     inside: Inside,
     port: u16,
-    /// Anybody may begin a flow from outside, as the rule of the last flow from inside says.
-    is_open: AtomicFlag,
+    /// The number of the [`Filtering`] that the rule of the last flow from inside says.
+    filtering: Atomic<u32>,
     /// The index of the device that it leaves by.
     device: c_int,
     /// The number of its flows that live.
@@ -111,19 +145,20 @@ impl Mapping {
 
     /// Returns who may begin a flow from outside.
     pub(super) fn filtering(&self) -> Filtering {
-        if self.is_open.load(Relaxed) {
-            Filtering::EndpointIndependent
-        } else {
-            Filtering::AddressAndPortDependent
+        match self.filtering.load(Relaxed) {
+            0 => Filtering::EndpointIndependent,
+            1 => Filtering::AddressDependent,
+            _ => Filtering::AddressAndPortDependent,
         }
     }
 
     /// Notes a flow from inside that is about to begin, by a rule with this filtering.
     fn note(&self, filtering: Filtering, now: u32) {
         self.used.store(now, Relaxed);
-        let is_open = filtering == Filtering::EndpointIndependent;
-        if self.is_open.load(Relaxed) != is_open {
-            self.is_open.store(is_open, Relaxed);
+        // CAST: The number of a variant.
+        let filtering = filtering as u32;
+        if self.filtering.load(Relaxed) != filtering {
+            self.filtering.store(filtering, Relaxed);
         }
     }
 
@@ -145,10 +180,10 @@ impl Mapping {
             zone,
             protocol,
         } = self.inside;
-        let filtering = if self.is_open.load(Relaxed) {
-            "full"
-        } else {
-            "port"
+        let filtering = match self.filtering() {
+            Filtering::EndpointIndependent => "full",
+            Filtering::AddressDependent => "address",
+            Filtering::AddressAndPortDependent => "port",
         };
         let (flows, age) = self.flows_and_age(now);
         seq_print!(
@@ -213,13 +248,17 @@ fn lifetime(protocol: u8) -> u32 {
     }
 }
 
-/// What a table finds a mapping by.
+/// What a table finds an item by.
 trait Key: Eq {
-    fn of(mapping: &Mapping) -> Self;
+    type Item;
+
+    fn of(item: &Self::Item) -> Self;
     fn hash(&self, hash: &KeyedHash) -> u32;
 }
 
 impl Key for Inside {
+    type Item = Mapping;
+
     fn of(mapping: &Mapping) -> Self {
         mapping.inside
     }
@@ -232,6 +271,8 @@ impl Key for Inside {
 }
 
 impl Key for Outside {
+    type Item = Mapping;
+
     fn of(mapping: &Mapping) -> Self {
         mapping.outside()
     }
@@ -246,14 +287,14 @@ fn rest(port: u16, zone: Zone, protocol: u8) -> u64 {
     u64::from(port) | u64::from(zone.id()) << 16 | u64::from(protocol) << 32
 }
 
-/// A part of a table: places, of which some are empty. A mapping is in the place that its hash points to, or behind it
+/// A part of a table: places, of which some are empty. An item is in the place that its hash points to, or behind it
 /// without an empty place between.
-struct Part {
-    places: KVec<Option<Arc<Mapping>>>,
+struct Part<K: Key> {
+    places: KVec<Option<Arc<K::Item>>>,
     count: usize,
 }
 
-impl Part {
+impl<K: Key> Part<K> {
     const fn new() -> Self {
         Self {
             places: KVec::new(),
@@ -275,11 +316,11 @@ impl Part {
         Iterator::chain(home..len, 0..home)
     }
 
-    /// Returns the place of the mapping with the key.
-    fn find<K: Key>(&self, key: &K, hash: u32) -> Option<usize> {
+    /// Returns the place of the item with the key.
+    fn find(&self, key: &K, hash: u32) -> Option<usize> {
         for place in self.walk(hash) {
             match self.places.get(place)? {
-                Some(mapping) if K::of(mapping) == *key => return Some(place),
+                Some(item) if K::of(item) == *key => return Some(place),
                 Some(_) => {}
                 None => return None,
             }
@@ -287,12 +328,12 @@ impl Part {
         None
     }
 
-    fn get<K: Key>(&self, key: &K, hash: u32) -> Option<&Arc<Mapping>> {
+    fn get(&self, key: &K, hash: u32) -> Option<&Arc<K::Item>> {
         self.places.get(self.find(key, hash)?)?.as_ref()
     }
 
     /// Makes room for one more. Errors: ENOMEM.
-    fn reserve<K: Key>(&mut self, hash: &KeyedHash) -> Result {
+    fn reserve(&mut self, hash: &KeyedHash) -> Result {
         // Six of seven places are used at most.
         if (self.count + 1) * 7 <= self.places.len() * 6 {
             return Ok(());
@@ -306,36 +347,36 @@ impl Part {
         for _ in 0..len {
             larger.places.push(None, flags)?;
         }
-        for mapping in self.places.drain_all().flatten() {
-            let hash = K::of(&mapping).hash(hash);
-            larger.put(mapping, hash);
+        for item in self.places.drain_all().flatten() {
+            let hash = K::of(&item).hash(hash);
+            larger.put(item, hash);
         }
         *self = larger;
         Ok(())
     }
 
-    /// Puts a mapping into the first empty place.
-    fn put(&mut self, mapping: Arc<Mapping>, hash: u32) {
+    /// Puts an item into the first empty place.
+    fn put(&mut self, item: Arc<K::Item>, hash: u32) {
         let empty = self
             .walk(hash)
             .find(|place| self.places.get(*place).is_some_and(Option::is_none));
         if let Some(place) = empty.and_then(|place| self.places.get_mut(place)) {
-            *place = Some(mapping);
+            *place = Some(item);
         }
     }
 
-    /// Takes the mapping out of a place, and moves others into the gap that belong before it.
-    fn take<K: Key>(&mut self, place: usize, hash: &KeyedHash) -> Option<Arc<Mapping>> {
+    /// Takes the item out of a place, and moves others into the gap that belong before it.
+    fn take(&mut self, place: usize, hash: &KeyedHash) -> Option<Arc<K::Item>> {
         let len = self.places.len();
         let taken = self.places.get_mut(place)?.take()?;
         self.count -= 1;
         let mut gap = place;
         for step in 1..len {
             let next = (place + step) % len;
-            let Some(Some(mapping)) = self.places.get(next) else {
+            let Some(Some(item)) = self.places.get(next) else {
                 break;
             };
-            let home = self.home(K::of(mapping).hash(hash));
+            let home = self.home(K::of(item).hash(hash));
             // It may move if its home is not between the gap, which is left out, and its place.
             if (next + len - home) % len >= (next + len - gap) % len {
                 self.places.swap(gap, next);
@@ -346,12 +387,12 @@ impl Part {
     }
 }
 
-/// A table that finds mappings by one key.
-struct Table {
-    parts: KVec<Pin<KBox<SpinLock<Part>>>>,
+/// A table that finds items by one key.
+struct Table<K: Key> {
+    parts: KVec<Pin<KBox<SpinLock<Part<K>>>>>,
 }
 
-impl Table {
+impl<K: Key> Table<K> {
     /// Returns an empty table. Process context.
     fn new() -> Result<Self> {
         let mut parts = KVec::with_capacity(PARTS as usize, GFP_KERNEL)?;
@@ -363,7 +404,12 @@ impl Table {
     }
 
     /// Calls `f` with the part for a hash. The caller has turned softirqs off.
-    fn with<R>(&self, hash: u32, _: &BottomHalvesOff, f: impl FnOnce(&mut Part) -> R) -> Option<R> {
+    fn with<R>(
+        &self,
+        hash: u32,
+        _: &BottomHalvesOff,
+        f: impl FnOnce(&mut Part<K>) -> R,
+    ) -> Option<R> {
         // CAST: It is less than the number of parts.
         let part = self.parts.get((hash % PARTS) as usize)?;
         Some(f(&mut part.lock()))
@@ -373,9 +419,12 @@ impl Table {
 /// The tables of a namespace.
 pub(super) struct Tables {
     hash: KeyedHash,
-    inside: Table,
-    outside: Table,
+    inside: Table<Inside>,
+    outside: Table<Outside>,
+    peers: Table<Peer>,
     count: Atomic<u32>,
+    /// The number of peers that are known.
+    conversations: Atomic<u32>,
     /// The part that is looked through next.
     turn: Atomic<u32>,
     /// The ports of which all were found taken ([`fullness`]), if no mapping has gone since, or 0.
@@ -405,7 +454,9 @@ impl Tables {
                 hash: KeyedHash::random(),
                 inside: Table::new()?,
                 outside: Table::new()?,
+                peers: Table::new()?,
                 count: Atomic::new(0),
+                conversations: Atomic::new(0),
                 turn: Atomic::new(0),
                 full: Atomic::new(0),
             },
@@ -435,8 +486,7 @@ impl Tables {
                         new: false,
                     });
                 }
-                part.reserve::<Inside>(&self.hash)
-                    .map_err(|_| Denied::Memory)?;
+                part.reserve(&self.hash).map_err(|_| Denied::Memory)?;
                 let make = |port| self.make(inside, filtering, device, now, port, &no_softirq);
                 let mapping = candidates.find_map(|port| make(port).transpose());
                 let mapping = mapping.ok_or(Denied::Full)??;
@@ -461,7 +511,8 @@ impl Tables {
         let mapping = Mapping {
             inside,
             port,
-            is_open: AtomicFlag::new(filtering == Filtering::EndpointIndependent),
+            // CAST: The number of a variant.
+            filtering: Atomic::new(filtering as u32),
             device,
             flows: Atomic::new(0),
             made: now,
@@ -474,8 +525,7 @@ impl Tables {
                 if part.find(&outside, hash).is_some() {
                     return Ok(None);
                 }
-                part.reserve::<Outside>(&self.hash)
-                    .map_err(|_| Denied::Memory)?;
+                part.reserve(&self.hash).map_err(|_| Denied::Memory)?;
                 let mapping =
                     Arc::new(mapping, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| Denied::Memory)?;
                 part.put(mapping.clone(), hash);
@@ -512,6 +562,71 @@ impl Tables {
             .with(hash, &no_softirq, |part| part.get(outside, hash).cloned())?
     }
 
+    /// Counts a flow to a peer that begins. Any context.
+    ///
+    /// Without memory the peer may answer in its flow alone.
+    pub(super) fn begin_conversation(&self, mapping: &Mapping, address: AnyAddress) {
+        let no_softirq = BottomHalvesOff::new();
+        let peer = Peer {
+            mapping: mapping.outside(),
+            address,
+        };
+        let hash = peer.hash(&self.hash);
+        self.peers.with(hash, &no_softirq, |part| {
+            if let Some(conversation) = part.get(&peer, hash) {
+                conversation.flows.fetch_add(1_u32, Relaxed);
+                return;
+            }
+            let conversation = Conversation {
+                peer,
+                flows: Atomic::new(1),
+            };
+            if part.reserve(&self.hash).is_ok() {
+                if let Ok(conversation) = Arc::new(conversation, GFP_ATOMIC | __GFP_NOWARN) {
+                    part.put(conversation, hash);
+                    part.count += 1;
+                    self.conversations.fetch_add(1_u32, Relaxed);
+                }
+            }
+        });
+    }
+
+    /// Counts a flow to a peer that has ended. Any context.
+    pub(super) fn end_conversation(&self, mapping: &Mapping, address: AnyAddress) {
+        if self.conversations.load(Relaxed) == 0 {
+            return;
+        }
+        let no_softirq = BottomHalvesOff::new();
+        let peer = Peer {
+            mapping: mapping.outside(),
+            address,
+        };
+        let hash = peer.hash(&self.hash);
+        self.peers.with(hash, &no_softirq, |part| {
+            let place = part.find(&peer, hash)?;
+            let conversation = part.places.get(place)?.as_ref()?;
+            if conversation.flows.fetch_sub(1_u32, Relaxed) > 1 {
+                return None;
+            }
+            self.conversations.fetch_sub(1_u32, Relaxed);
+            part.take(place, &self.hash)
+        });
+    }
+
+    /// Returns whether the inside endpoint of a mapping speaks to the address. Any context.
+    pub(super) fn speaks_to(&self, mapping: &Mapping, address: AnyAddress) -> bool {
+        let no_softirq = BottomHalvesOff::new();
+        let peer = Peer {
+            mapping: mapping.outside(),
+            address,
+        };
+        let hash = peer.hash(&self.hash);
+        let found = self
+            .peers
+            .with(hash, &no_softirq, |part| part.find(&peer, hash).is_some());
+        found.unwrap_or(false)
+    }
+
     /// Removes a mapping, unless `keep` says no then. Any context.
     pub(super) fn remove_unless(&self, mapping: &Mapping, keep: impl Fn(&Mapping) -> bool) {
         let no_softirq = BottomHalvesOff::new();
@@ -524,7 +639,7 @@ impl Tables {
                 return None;
             }
             self.forget(mapping, &no_softirq);
-            part.take::<Inside>(place, &self.hash)
+            part.take(place, &self.hash)
         });
         drop(gone);
     }
@@ -534,7 +649,7 @@ impl Tables {
         let outside = mapping.outside();
         let hash = outside.hash(&self.hash);
         let taken = self.outside.with(hash, no_softirq, |part| {
-            part.take::<Outside>(part.find(&outside, hash)?, &self.hash)
+            part.take(part.find(&outside, hash)?, &self.hash)
         });
         drop(taken);
         self.count.fetch_sub(1_u32, Relaxed);
@@ -557,7 +672,7 @@ impl Tables {
                         Some(Some(mapping)) if is_stale(mapping) => {
                             let mapping = mapping.clone();
                             self.forget(&mapping, &no_softirq);
-                            part.take::<Inside>(place, &self.hash);
+                            part.take(place, &self.hash);
                         }
                         _ => place += 1,
                     }
@@ -751,6 +866,32 @@ mod tests {
         // An end too many does nothing.
         mapping.end_flow(None);
         assert!(mapping.is_over(5300));
+        Ok(())
+    }
+
+    #[test]
+    fn an_endpoint_speaks_to_a_peer_as_long_as_a_flow_to_it_lives() -> Result {
+        let tables = Tables::new()?;
+        let given = |port| {
+            let filtering = Filtering::AddressDependent;
+            let candidates = [port].into_iter();
+            tables.find_or_make(inside(port, 5000), filtering, 7, 100, candidates)
+        };
+        let mapping = given(5000).map_err(|_| EINVAL)?.mapping;
+        let other = given(6000).map_err(|_| EINVAL)?.mapping;
+        let peer = AnyAddress::V4(Ipv4Addr::new(192, 0, 2, 1));
+        assert!(!tables.speaks_to(&mapping, peer));
+        tables.begin_conversation(&mapping, peer);
+        tables.begin_conversation(&mapping, peer);
+        assert!(tables.speaks_to(&mapping, peer));
+        assert!(!tables.speaks_to(&other, peer));
+        assert!(!tables.speaks_to(&mapping, OUTSIDE));
+        tables.end_conversation(&mapping, peer);
+        assert!(tables.speaks_to(&mapping, peer));
+        tables.end_conversation(&mapping, peer);
+        assert!(!tables.speaks_to(&mapping, peer));
+        tables.end_conversation(&mapping, peer);
+        assert_eq!(tables.conversations.load(Relaxed), 0);
         Ok(())
     }
 

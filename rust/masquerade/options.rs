@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// A packet for which no port is free is answered (`--when-full reject`).
     pub(crate) reject_when_full: bool,
     /// An inside endpoint has one outside port for all destinations, and flows from outside are filtered so
-    /// (`--full-cone`, `--port-restricted-cone`).
+    /// (`--full-cone` and its sisters).
     pub(crate) mapping: Option<Filtering>,
 }
 
@@ -128,6 +128,7 @@ fn parse_mapping(flags: u32) -> Result<Option<Filtering>, Refusal> {
     match flags & uapi::XT_RUSTMASQ_CONES {
         0 => Ok(None),
         uapi::XT_RUSTMASQ_FULL_CONE => Ok(Some(Filtering::EndpointIndependent)),
+        uapi::XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE => Ok(Some(Filtering::AddressDependent)),
         uapi::XT_RUSTMASQ_PORT_RESTRICTED_CONE => Ok(Some(Filtering::AddressAndPortDependent)),
         several => Err(Refusal::SeveralCones(several)),
     }
@@ -242,6 +243,8 @@ mod tests {
         assert_eq!(mapping(0), Ok(None));
         assert_eq!(mapping(full), Ok(Some(Filtering::EndpointIndependent)));
         assert_eq!(mapping(port), Ok(Some(Filtering::AddressAndPortDependent)));
+        let address = uapi::XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE;
+        assert_eq!(mapping(address), Ok(Some(Filtering::AddressDependent)));
         let both = full | port;
         assert_eq!(mapping(both), Err(Refusal::SeveralCones(both)));
     }

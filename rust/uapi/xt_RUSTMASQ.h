@@ -27,8 +27,11 @@
 #define XT_RUSTMASQ_FULL_CONE		(1 << 4)
 /* --port-restricted-cone */
 #define XT_RUSTMASQ_PORT_RESTRICTED_CONE	(1 << 5)
+/* --address-restricted-cone */
+#define XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE	(1 << 6)
 /* A rule has one of these at most. */
 #define XT_RUSTMASQ_CONES		(XT_RUSTMASQ_FULL_CONE | \
+					 XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE | \
 					 XT_RUSTMASQ_PORT_RESTRICTED_CONE)
 
 /* All flags. The kernel refuses a rule with any other bit. */

@@ -58,7 +58,8 @@ const O_RANDOM: c_int = 2;
 const O_RANDOM_FULLY: c_int = 3;
 const O_WHEN_FULL: c_int = 4;
 const O_FULL_CONE: c_int = 5;
-const O_PORT_RESTRICTED_CONE: c_int = 6;
+const O_ADDRESS_RESTRICTED_CONE: c_int = 6;
+const O_PORT_RESTRICTED_CONE: c_int = 7;
 
 // The layout that xt_RUSTMASQ.h documents; the kernel module is built from the same header.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
@@ -90,7 +91,7 @@ static NFT_TARGET: Targets<1> = Targets(UnsafeCell::new([xtables_target {
 }]));
 
 /// The options in getopt's form; an empty entry ends the table.
-struct OptionTable([option; 7]);
+struct OptionTable([option; 8]);
 
 // SAFETY: The table is never written to: libxtables takes a pointer to const and copies the
 // entries. Its pointers are NULL or point to string literals, which are constant as well.
@@ -102,6 +103,11 @@ static EXTRA_OPTS: OptionTable = OptionTable([
     getopt_option(c"random-fully", bindings::no_argument, O_RANDOM_FULLY),
     getopt_option(c"when-full", bindings::required_argument, O_WHEN_FULL),
     getopt_option(c"full-cone", bindings::no_argument, O_FULL_CONE),
+    getopt_option(
+        c"address-restricted-cone",
+        bindings::no_argument,
+        O_ADDRESS_RESTRICTED_CONE,
+    ),
     getopt_option(
         c"port-restricted-cone",
         bindings::no_argument,
@@ -306,6 +312,7 @@ unsafe fn parse_option(
         O_RANDOM => GivenOption::Random,
         O_RANDOM_FULLY => GivenOption::RandomFully,
         O_FULL_CONE => GivenOption::Cone(Cone::Full),
+        O_ADDRESS_RESTRICTED_CONE => GivenOption::Cone(Cone::AddressRestricted),
         O_PORT_RESTRICTED_CONE => GivenOption::Cone(Cone::PortRestricted),
         O_WHEN_FULL => {
             // SAFETY: As for the option above.

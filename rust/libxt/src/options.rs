@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::bindings::{
     xt_rustmasq_info,
+    XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE,
     XT_RUSTMASQ_FULL_CONE,
     XT_RUSTMASQ_PORT_RESTRICTED_CONE,
     XT_RUSTMASQ_RANDOM,
@@ -40,6 +41,8 @@ pub(crate) enum GivenOption<'a> {
 pub(crate) enum Cone {
     /// Anybody may begin one.
     Full,
+    /// Only addresses that were spoken to may answer.
+    AddressRestricted,
     /// Only who was spoken to, from the same port, may answer.
     PortRestricted,
 }
@@ -49,10 +52,23 @@ impl Cone {
     fn word(self) -> &'static str {
         match self {
             Self::Full => "full-cone",
+            Self::AddressRestricted => "address-restricted-cone",
             Self::PortRestricted => "port-restricted-cone",
         }
     }
+
+    /// Returns the flag of the binary form.
+    fn flag(self) -> u32 {
+        match self {
+            Self::Full => XT_RUSTMASQ_FULL_CONE,
+            Self::AddressRestricted => XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE,
+            Self::PortRestricted => XT_RUSTMASQ_PORT_RESTRICTED_CONE,
+        }
+    }
 }
+
+/// All of them.
+const CONES: [Cone; 3] = [Cone::Full, Cone::AddressRestricted, Cone::PortRestricted];
 
 impl GivenOption<'_> {
     /// Returns the option's name.
@@ -63,6 +79,7 @@ impl GivenOption<'_> {
             Self::RandomFully => "--random-fully",
             Self::WhenFull(_) => "--when-full",
             Self::Cone(Cone::Full) => "--full-cone",
+            Self::Cone(Cone::AddressRestricted) => "--address-restricted-cone",
             Self::Cone(Cone::PortRestricted) => "--port-restricted-cone",
         }
     }
@@ -205,6 +222,9 @@ RUSTMASQ target options:
                           default), or answer it by an ICMP error as well
  --full-cone              An inside address and port keeps one outside port,
                           and anyone outside may send to it
+ --address-restricted-cone
+                          The same port, but only addresses that were spoken to
+                          may answer
  --port-restricted-cone   The same port, but only who was spoken to may answer
 ",
             family.protocols_with_ports()
@@ -289,11 +309,7 @@ impl From<xt_rustmasq_info> for Options {
             random: has(XT_RUSTMASQ_RANDOM),
             random_fully: has(XT_RUSTMASQ_RANDOM_FULLY),
             reject_when_full: has(XT_RUSTMASQ_WHEN_FULL_REJECT),
-            cone: if has(XT_RUSTMASQ_FULL_CONE) {
-                Some(Cone::Full)
-            } else {
-                has(XT_RUSTMASQ_PORT_RESTRICTED_CONE).then_some(Cone::PortRestricted)
-            },
+            cone: CONES.into_iter().find(|cone| has(cone.flag())),
         }
     }
 }
@@ -310,11 +326,7 @@ impl From<Options> for xt_rustmasq_info {
                 | flag(options.random, XT_RUSTMASQ_RANDOM)
                 | flag(options.random_fully, XT_RUSTMASQ_RANDOM_FULLY)
                 | flag(options.reject_when_full, XT_RUSTMASQ_WHEN_FULL_REJECT)
-                | flag(options.cone == Some(Cone::Full), XT_RUSTMASQ_FULL_CONE)
-                | flag(
-                    options.cone == Some(Cone::PortRestricted),
-                    XT_RUSTMASQ_PORT_RESTRICTED_CONE,
-                ),
+                | options.cone.map_or(0, Cone::flag),
             min_port: first.to_be(),
             max_port: last.to_be(),
             reserved: [0; 8],
@@ -330,7 +342,6 @@ mod tests {
     use GivenOption::{Random, RandomFully, ToPorts, WhenFull};
 
     const TCP: RuleProtocol = RuleProtocol::Only(6);
-    const CONES: [Cone; 2] = [Cone::Full, Cone::PortRestricted];
 
     /// A small `/etc/services`.
     fn service(name: &str) -> Option<u16> {
@@ -384,12 +395,16 @@ mod tests {
     fn combinations() -> impl Iterator<Item = Options> {
         let ranges = [None, PortRange::new(80, 80), PortRange::new(100, 200)];
         ranges.into_iter().flat_map(|to_ports| {
-            (0..24).map(move |bits| Options {
+            (0..32).map(move |bits| Options {
                 to_ports,
                 random: bits & 1 != 0,
                 random_fully: bits & 2 != 0,
                 reject_when_full: bits & 4 != 0,
-                cone: [None, Some(Cone::Full), Some(Cone::PortRestricted)][bits / 8],
+                cone: [None]
+                    .into_iter()
+                    .chain(CONES.map(Some))
+                    .nth(bits / 8)
+                    .unwrap(),
             })
         })
     }
@@ -633,7 +648,8 @@ mod tests {
             let mut options = vec![ToPorts("5"), Random, RandomFully, WhenFull("drop")];
             options.extend(CONES.map(GivenOption::Cone));
             for option in options {
-                assert!(help.contains(&format!("\n {} ", option.name())), "{help}");
+                let listed = [" ", "\n"].map(|end| format!("\n {}{end}", option.name()));
+                assert!(listed.iter().any(|text| help.contains(text)), "{help}");
             }
             assert!(help.contains(family.protocols_with_ports()), "{help}");
             assert!(help.lines().all(|line| line.len() < 80), "{help}");
@@ -696,6 +712,7 @@ mod tests {
                     "--random-fully" => RandomFully,
                     "--when-full" => WhenFull(words.next().unwrap()),
                     "--full-cone" => GivenOption::Cone(Cone::Full),
+                    "--address-restricted-cone" => GivenOption::Cone(Cone::AddressRestricted),
                     "--port-restricted-cone" => GivenOption::Cone(Cone::PortRestricted),
                     _ => panic!("{word}"),
                 });

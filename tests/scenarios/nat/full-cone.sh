@@ -1,23 +1,26 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# With --full-cone an inside endpoint keeps one outside port, whatever it talks to, and anybody outside may send to it.
-# With --port-restricted-cone it keeps the port, and nobody else may. Without either, as with MASQUERADE, nobody may, and
-# nothing holds the port for the endpoint. Other clients never get its port. Two inside hosts reach each other's mappings.
+# With --full-cone an inside endpoint keeps one outside port, whatever it talks to, and anybody outside may send to it. With
+# --address-restricted-cone it keeps the port, and only addresses that it speaks to may; with --port-restricted-cone
+# nobody else. Without an option, as with MASQUERADE, nobody may, and nothing holds the port for the endpoint. Other
+# clients never get its port. Two inside hosts reach each other's mappings. Rules of DNAT come first.
 #
 #     lan                 router                     server
 #     lan0 ------------ lan0  wan0 ---------------- eth0
-#     172.18.0.2/16   172.18.0.1   203.0.113.1    203.0.113.2/24, .3
+#     172.18.0.2/16   172.18.0.1   203.0.113.1    203.0.113.2/24, .3, .4
 #     172.18.0.3
-#     fd00:18::2      fd00:18::1   2001:db8:1::1  2001:db8:1::2, ::3
+#     fd00:18::2      fd00:18::1   2001:db8:1::1  2001:db8:1::2, ::3, ::4
 . "$(dirname "$0")/../../lib/lib.sh"
 
 setup_lan
 setup_lan_ipv6
 ip -n lan addr add 172.18.0.3/16 dev lan0
 ip -n lan addr add fd00:18::3/64 dev lan0 nodad
-ip -n server addr add 203.0.113.3/24 dev eth0
-ip -n server addr add 2001:db8:1::3/64 dev eth0 nodad
+for n in 3 4; do
+	ip -n server addr add 203.0.113.$n/24 dev eth0
+	ip -n server addr add 2001:db8:1::$n/64 dev eth0 nodad
+done
 declare -A router=([4]=203.0.113.1 [6]="2001:db8:1::1") outside=([4]=203.0.113. [6]="2001:db8:1::")
 declare -A family=([4]="" [6]=6)
 
@@ -37,11 +40,19 @@ seen() {
 	echo "${answer##*:}"
 }
 
-# from_outside PROBE IPV PORT: sends a line from an outside address and port that nobody inside has spoken to, to the port of the
-# router, and prints what a server on port 4000 of the first inside host answers: the source that it sees.
+# from_outside PROBE IPV PORT HOST: sends a line from port 7777 of an outside host, which nobody inside has spoken to, to
+# the port of the router, and prints what a server inside answers: the source that it sees.
 from_outside() {
 	"$1" server "UDP${family[$2]}" "$(addr "$2" "${router[$2]}")" "$3" \
-		"bind=$(addr "$2" "${outside[$2]}3"),sourceport=7777,reuseaddr"
+		"bind=$(addr "$2" "${outside[$2]}$4"),sourceport=7777,reuseaddr"
+}
+
+# check_reaches WHAT IPV HOST: checks that the outside host reaches port 4000 of the first client by its mapping.
+check_reaches() {
+	check_match "$1 reaches the first client, and is seen as it is" "$3.?:7777\$" "$(from_outside probe "$2" 4000 "$3")"
+}
+check_reaches_not() {
+	check_equal "$1 does not reach the first client" "" "$(from_outside probe_briefly "$2" 4000 "$3")"
 }
 
 # Ports of IPv6's servers have another last digit.
@@ -66,7 +77,7 @@ set_cone() {
 }
 
 for v in 4 6; do
-	for option in "" --port-restricted-cone --full-cone; do
+	for option in "" --port-restricted-cone --address-restricted-cone --full-cone; do
 		what="IPv$v, ${option:-no option}"
 		port=${first[$v]}
 		# shellcheck disable=SC2086 # no word if it is empty
@@ -81,13 +92,23 @@ for v in 4 6; do
 			check_equal "$what: ... and has that everywhere" "$other" "$(seen $v 3 3 $((port + 2)))"
 		fi
 		serve lan "UDP${family[$v]}" 4000 "$(client $v 2)"
-		if [[ $option == --full-cone ]]; then
-			check_match "$what: a stranger reaches the first client, and is seen as it is" "3.?:7777\$" "$(from_outside probe $v 4000)"
-			ns_exec router conntrack -F 2> /dev/null
-			check_match "$what: ... also without a flow of the client's" "3.?:7777\$" "$(from_outside probe $v 4000)"
-		else
-			check_equal "$what: a stranger does not reach it" "" "$(from_outside probe_briefly $v 4000)"
-		fi
+		case $option in
+			--full-cone)
+				check_reaches "$what: a stranger" $v 4
+				ns_exec router conntrack -F 2> /dev/null
+				check_reaches "$what: ... also without a flow of the client's" $v 4
+				;;
+			--address*)
+				check_reaches_not "$what: a stranger" $v 4
+				check_reaches "$what: another port of a host that was spoken to" $v 3
+				ns_exec router conntrack -F 2> /dev/null
+				check_reaches_not "$what: without a flow of the client's it" $v 3
+				;;
+			*)
+				check_reaches_not "$what: a stranger" $v 4
+				check_reaches_not "$what: another port of a host that was spoken to" $v 3
+				;;
+		esac
 		stop_servers
 		start_servers
 	done
@@ -120,7 +141,7 @@ for v in 4 6; do
 	ns_exec router "$program" -w -t nat -A PREROUTING -i wan0 -p udp --dport "$other" -j DNAT \
 		--to-destination "$(addr $v "$(client $v 2)"):4242" || bail "a rule of DNAT"
 	serve lan "UDP${family[$v]}" 4242 "$(client $v 2)"
-	check_match "$what: DNAT comes first" ':7777$' "$(from_outside probe $v "$other")"
+	check_match "$what: DNAT comes first" ':7777$' "$(from_outside probe $v "$other" 4)"
 	check_match "$what: ... and leads to where it says" "sport=4242 dport=7777" "$(tracked -f "ipv$v" -p udp --orig-port-src 7777)"
 	ns_exec router "$program" -w -t nat -F PREROUTING
 	stop_servers

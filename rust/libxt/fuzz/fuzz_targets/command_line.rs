@@ -45,6 +45,7 @@ const PHRASES: [&str; 25] = [
     "--when-full\0drop",
     "--when-full\0reject",
     "--full-cone",
+    "--address-restricted-cone",
     "--port-restricted-cone",
     "drop",
     "65536",

@@ -18,6 +18,7 @@ use crate::{
 };
 
 use crate::bindings::{
+    XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE as ADDRESS_RESTRICTED_CONE,
     XT_RUSTMASQ_FULL_CONE as FULL_CONE,
     XT_RUSTMASQ_PORT_RESTRICTED_CONE as PORT_RESTRICTED_CONE,
     XT_RUSTMASQ_RANDOM as RANDOM,
@@ -27,7 +28,7 @@ use crate::bindings::{
 };
 
 /// The options that exclude each other.
-const CONES: u32 = FULL_CONE | PORT_RESTRICTED_CONE;
+const CONES: u32 = FULL_CONE | ADDRESS_RESTRICTED_CONE | PORT_RESTRICTED_CONE;
 
 /// The data of a new rule.
 const NEW_RULE: Rule = [0; 48];
@@ -67,7 +68,7 @@ pub fn kernel_accepts(rule: &Rule) -> bool {
         (first, last) == (0, 0)
     };
     let known = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT | CONES;
-    ports && flags & !known == 0 && flags & CONES != CONES && rule[8..16] == [0; 8]
+    ports && flags & !known == 0 && (flags & CONES).count_ones() <= 1 && rule[8..16] == [0; 8]
 }
 
 /// Returns whether a rule has no option that the other one lacks.
@@ -153,7 +154,14 @@ fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<
             b"reject" => Some(new_rule(flags | REJECT, first, last)),
             _ => None,
         },
-        ("full-cone" | "port-restricted-cone", None) if flags & CONES != 0 => None,
+        ("full-cone" | "address-restricted-cone" | "port-restricted-cone", None)
+            if flags & CONES != 0 =>
+        {
+            None
+        }
+        ("address-restricted-cone", None) => {
+            Some(new_rule(flags | ADDRESS_RESTRICTED_CONE, first, last))
+        }
         ("full-cone", None) => Some(new_rule(flags | FULL_CONE, first, last)),
         ("port-restricted-cone", None) => Some(new_rule(flags | PORT_RESTRICTED_CONE, first, last)),
         other => panic!("there is no option {other:?}"),
@@ -213,6 +221,7 @@ pub fn save_text(family: Family, rule: &Rule) -> String {
     let statement = saved
         .replace(" --when-full reject", "")
         .replace(" --full-cone", "")
+        .replace(" --address-restricted-cone", "")
         .replace(" --port-restricted-cone", "")
         .replace(" --to-ports ", " to :")
         .replace(" --random --random-fully", " random,fully-random")
@@ -243,9 +252,11 @@ pub fn check_help(family: Family) {
         "random-fully",
         "when-full",
         "full-cone",
+        "address-restricted-cone",
         "port-restricted-cone",
     ] {
-        assert!(help.contains(&format!("\n --{option} ")), "{help}");
+        let listed = [" ", "\n"].map(|end| format!("\n --{option}{end}"));
+        assert!(listed.iter().any(|text| help.contains(text)), "{help}");
     }
     assert!(
         help.ends_with('\n')
