@@ -11,6 +11,8 @@
 #include <linux/netfilter/x_tables.h>
 #include <linux/rtnetlink.h>
 #include <net/addrconf.h>
+#include <net/inet6_hashtables.h>
+#include <net/inet_hashtables.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_core.h>
 #include <net/netfilter/nf_conntrack_expect.h>
@@ -19,6 +21,7 @@
 #include <net/netfilter/nf_nat.h>
 #include <net/netfilter/nf_nat_helper.h>
 #include <net/netfilter/nf_tables.h>
+#include <net/udp.h>
 
 #include "../helpers/helpers.c"
 #include "../uapi/xt_RUSTMASQ.h"

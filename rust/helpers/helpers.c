@@ -27,6 +27,7 @@
 #include <net/dst_metadata.h>
 #include <net/icmp.h>
 #include <net/if_inet6.h>
+#include <net/inet_hashtables.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
 #include <net/netfilter/nf_conntrack_seqadj.h>
@@ -35,6 +36,7 @@
 #include <net/netlink.h>
 #include <net/netns/generic.h>
 #include <net/route.h>
+#include <net/udp.h>
 
 #include "nf_tables.h"
 #include "parameters.h"
@@ -569,7 +571,19 @@ __rustmasq_helper void rustmasq_symbol_put_addr(void *addr)
 	symbol_put_addr(addr);
 }
 
+__rustmasq_helper bool rustmasq_tcp_port_is_unbound(const struct net *net, u16 port)
+{
+	const struct inet_hashinfo *info = net->ipv4.tcp_death_row.hashinfo;
+
+	return hlist_empty(&info->bhash[inet_bhashfn(net, port, info->bhash_size)].chain);
+}
+
 __rustmasq_helper void rustmasq_this_cpu_add_u64(unsigned long memory, size_t index, u64 number)
 {
 	this_cpu_add(*((u64 __percpu *)memory + index), number);
+}
+
+__rustmasq_helper int rustmasq_udp_port_users(const struct net *net, u16 port)
+{
+	return READ_ONCE(udp_hashslot(net->ipv4.udp_table, net, port)->count);
 }

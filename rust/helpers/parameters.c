@@ -53,3 +53,20 @@ bool rustmasq_serves_masquerade __ro_after_init;
 module_param_named(masquerade, rustmasq_serves_masquerade, bool, 0444);
 MODULE_PARM_DESC(masquerade,
 		 "Serve MASQUERADE of iptables and masquerade of nftables, too, in rules that are added from now on (off)");
+
+unsigned int rustmasq_masquerade_cone __ro_after_init;
+
+static int set_masquerade_cone(const char *value, const struct kernel_param *parameter)
+{
+	return param_set_uint_minmax(value, parameter, 0, RUSTMASQ_CONE_LIMIT);
+}
+
+static const struct kernel_param_ops masquerade_cone_ops = {
+	.get = param_get_uint,
+	.set = set_masquerade_cone,
+};
+
+module_param_cb(masquerade_cone, &masquerade_cone_ops, &rustmasq_masquerade_cone, 0444);
+__MODULE_PARM_TYPE(masquerade_cone, "uint");
+MODULE_PARM_DESC(masquerade_cone,
+		 "Mappings of the rules that masquerade=1 serves: 0 none (0), 1 full cone, 2 address-restricted, 3 port-restricted");

@@ -14,4 +14,8 @@ extern unsigned int rustmasq_pools_max;
 /* The module parameter masquerade. */
 extern bool rustmasq_serves_masquerade;
 
+/* The module parameter masquerade_cone, and the largest value that it can have. */
+#define RUSTMASQ_CONE_LIMIT 3
+extern unsigned int rustmasq_masquerade_cone;
+
 #endif /* RUSTMASQ_PARAMETERS */

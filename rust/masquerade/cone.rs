@@ -202,7 +202,9 @@ impl<F: Family> Request<'_, '_, F> {
                 look_after_mappings();
             }
             reply.set_nat_port(mapping.port());
-            if !self.flow.is_taken(&reply) {
+            // A mapping that is older than a socket stays: who answers has been spoken to.
+            let taken = self.flow.is_taken(&reply) || new && self.flow.shadows_socket(&reply);
+            if !taken {
                 return Ok(mapping);
             }
             if !new {
@@ -270,7 +272,9 @@ impl NatFunctions for Cone {
         let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
             return Verdict::Accept;
         };
-        if !may_come_in(flow.net(), &mapping, &tuple, context.input) {
+        if !may_come_in(flow.net(), &mapping, &tuple, context.input)
+            || flow.has_receiver(&tuple, context.input.index())
+        {
             return Verdict::Accept;
         }
         let end = mapping.inside().end;

@@ -6,6 +6,8 @@
 //! sees no difference: they accept and refuse the same rules, and show them in the same form.
 
 use super::{
+    cone,
+    mappings::Filtering,
     masquerade_flow,
     options::Options,
     per_net,
@@ -15,6 +17,7 @@ use crate::{
     net::{
         log,
         namespace::Net,
+        parameters::masquerade_cone,
         Ipv4,
         Ipv6,
         ProcessContext, //
@@ -95,6 +98,25 @@ impl DropIn {
     }
 }
 
+/// Returns what the module parameter `masquerade_cone` asks for. Any context.
+#[inline(always)]
+fn mapping() -> Option<Filtering> {
+    match masquerade_cone() {
+        1 => Some(Filtering::EndpointIndependent),
+        2 => Some(Filtering::AddressDependent),
+        3 => Some(Filtering::AddressAndPortDependent),
+        _ => None,
+    }
+}
+
+/// Prepares a namespace for a rule. Errors: ENOMEM. Process context.
+fn prepare(net: &Net, context: &mut ProcessContext) -> Result {
+    match mapping() {
+        Some(_) => cone::enable(net, context),
+        None => Ok(()),
+    }
+}
+
 /// The target MASQUERADE for one family.
 struct Target<F>(PhantomData<F>);
 
@@ -122,8 +144,8 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
         Err(EINVAL)
     }
 
-    fn prepare(_: &F::Rule, _: &Net, _: &mut ProcessContext) -> Result {
-        Ok(())
+    fn prepare(_: &F::Rule, net: &Net, context: &mut ProcessContext) -> Result {
+        prepare(net, context)
     }
 
     fn added() {
@@ -135,7 +157,7 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
     }
 
     fn target(rule: &F::Rule, context: TargetContext<'_, F>) -> Verdict {
-        masquerade_flow(&Options::of_range(F::range(rule)), context)
+        masquerade_flow(&Options::of_range(F::range(rule), mapping()), context)
     }
 }
 
@@ -177,6 +199,10 @@ impl SourceNatExpression for Masq {
         Ok(MasqData { flags, ports })
     }
 
+    fn prepare(net: &Net, context: &mut ProcessContext) -> Result {
+        prepare(net, context)
+    }
+
     /// Follows `nft_masq_dump`.
     fn dump(data: &MasqData, message: &mut Message<'_>) -> Result {
         if data.flags != 0 {
@@ -209,6 +235,6 @@ impl<F: SelectSource> TranslateSource<F> for Masq {
             None => (0, 0),
         };
         let range = RequestedRange::new(data.flags, first, last);
-        masquerade_flow(&Options::of_range(range), context)
+        masquerade_flow(&Options::of_range(range, mapping()), context)
     }
 }

@@ -86,12 +86,13 @@ impl Options {
     ///
     /// `NF_NAT_RANGE_PERSISTENT` means nothing for one address, and `NF_NAT_RANGE_PROTO_OFFSET` chooses among the same
     /// ports.
-    pub(super) fn of_range(range: RequestedRange) -> Self {
+    #[inline(always)]
+    pub(super) fn of_range(range: RequestedRange, mapping: Option<Filtering>) -> Self {
         Self {
             to_ports: range.ports(),
             random: range.is_random(),
             reject_when_full: false,
-            mapping: None,
+            mapping,
         }
     }
 

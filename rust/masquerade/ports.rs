@@ -174,7 +174,7 @@ fn attempt<F: Family>(
     if !CLAIMS.claim(reply, tags, rests) {
         count_claim(flow.net(), reply);
         Outcome::Claimed
-    } else if flow.is_taken(reply) {
+    } else if flow.is_taken(reply) || flow.shadows_socket(reply) {
         give_up(flow, reply);
         Outcome::Taken
     } else {
@@ -494,7 +494,7 @@ impl<F: Family> Attempt<'_, '_, F> {
             return false;
         }
         self.look_ups += 1;
-        let taken = self.flow.is_taken(&self.reply);
+        let taken = self.flow.is_taken(&self.reply) || self.flow.shadows_socket(&self.reply);
         if taken && !knows_all {
             give_up(self.flow, &self.reply);
         }

@@ -10,6 +10,12 @@ pub(crate) fn pools_max() -> u32 {
     unsafe { bindings::rustmasq_pools_max }
 }
 
+/// Returns the module parameter `masquerade_cone`, from 0 to 3. Any context.
+pub(crate) fn masquerade_cone() -> u32 {
+    // SAFETY: The variable is always there. It is written before the module's init alone.
+    unsafe { bindings::rustmasq_masquerade_cone }
+}
+
 /// Returns the module parameter `masquerade`. Any context.
 pub(crate) fn serves_masquerade() -> bool {
     // SAFETY: The variable is always there. It is written before the module's init alone.

@@ -18,9 +18,14 @@ use crate::{
     net::{
         address::RawAddress,
         namespace::Net,
+        rcu::ReadLocked,
         skb::{
             ahead_of,
             Packet, //
+        },
+        socket::{
+            self,
+            Protocol, //
         },
         Family,
         Ipv4,
@@ -539,7 +544,11 @@ impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
 ///
 /// The entry was neither confirmed nor had its source NAT set up when the value was made, by a target in
 /// the table `nat`, chain POSTROUTING. There is one such value for a call of the target.
-pub(crate) struct UnsettledFlow<'hook, F: Family>(Conn<'hook, F>);
+pub(crate) struct UnsettledFlow<'hook, F: Family> {
+    conn: Conn<'hook, F>,
+    /// The index of the device that the packet is forwarded by; `None` if this host sent it.
+    forwarded_by: Option<c_int>,
+}
 
 impl<'hook, F: Family> UnsettledFlow<'hook, F> {
     /// Returns the packet's flow, unless it has none, or its source NAT is set up or can no longer be, because the entry
@@ -549,11 +558,26 @@ impl<'hook, F: Family> UnsettledFlow<'hook, F> {
     ///
     /// The caller must be a target in the table `nat`, chain POSTROUTING, called for `packet`, and must
     /// call this once: NAT calls that chain only while source NAT is not set up.
-    pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
+    pub(super) unsafe fn of_packet(
+        packet: &Packet<'hook, F>,
+        forwarded_by: Option<c_int>,
+    ) -> Option<Self> {
         const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
             | bindings::ip_conntrack_status_IPS_SRC_NAT_DONE;
         // INVARIANT: Neither bit was set, and the caller is such a target.
-        CtInfo::without(packet, SETTLED).conn.map(Self)
+        CtInfo::without(packet, SETTLED)
+            .conn
+            .map(|conn| Self { conn, forwarded_by })
+    }
+
+    /// Returns whether a socket of this host receives what answers `reply`, the reply tuple that the flow would have.
+    ///
+    /// Then a flow of another host must not have it: whoever answers would reach that host in the socket's place. Flows of
+    /// this host have sockets themselves. See [`socket::is_served`]. A hook.
+    #[inline(always)]
+    pub(crate) fn shadows_socket(&self, reply: &Tuple) -> bool {
+        let receives = |device| has_receiver(self.net(), reply, device, self);
+        self.forwarded_by.is_some_and(receives)
     }
 
     /// Returns the reply tuple that the flow gets if it leaves with the source address `source` and its own port.
@@ -591,8 +615,42 @@ impl<'hook, F: Family> core::ops::Deref for UnsettledFlow<'hook, F> {
     type Target = Conn<'hook, F>;
 
     fn deref(&self) -> &Conn<'hook, F> {
-        &self.0
+        &self.conn
     }
+}
+
+// SAFETY: The value exists during a hook's call, which holds the lock.
+unsafe impl<F: Family> ReadLocked for UnsettledFlow<'_, F> {}
+
+/// Returns whether a socket of this host receives packets with this tuple of TCP or UDP that come by the device with the
+/// index `device`.
+#[inline(always)]
+fn has_receiver(net: &Net, tuple: &Tuple, device: c_int, reader: &impl ReadLocked) -> bool {
+    let protocol = if tuple.is_tcp() {
+        Protocol::Tcp
+    } else if tuple.is_udp() {
+        Protocol::Udp
+    } else {
+        return false;
+    };
+    let ends = || {
+        let Ends {
+            source,
+            destination,
+        } = tuple.ends();
+        (
+            (source.address, source.port),
+            (destination.address, destination.port),
+        )
+    };
+    socket::is_served(
+        net,
+        protocol,
+        tuple.destination_port(),
+        ends,
+        device,
+        reader,
+    )
 }
 
 /// A flow whose destination NAT is not set up yet, for one function of NAT to set up.
@@ -619,7 +677,15 @@ impl<'hook, F: Family> IncomingFlow<'hook, F> {
         // INVARIANT: Neither bit was set, and the caller is such a function.
         CtInfo::without(packet, SETTLED).conn.map(Self)
     }
+
+    /// Returns whether a socket of this host receives the flow, which comes by the device with the index `device`.
+    pub(crate) fn has_receiver(&self, tuple: &Tuple, device: c_int) -> bool {
+        has_receiver(self.net(), tuple, device, self)
+    }
 }
+
+// SAFETY: The value exists during a hook's call, which holds the lock.
+unsafe impl<F: Family> ReadLocked for IncomingFlow<'_, F> {}
 
 impl<'hook, F: Family> core::ops::Deref for IncomingFlow<'hook, F> {
     type Target = Conn<'hook, F>;

@@ -13,9 +13,11 @@ use super::{
 use crate::{
     bindings,
     net::{
+        namespace::Net,
         Family,
         Ipv4,
-        Ipv6, //
+        Ipv6,
+        ProcessContext, //
     },
     LocalModule, //
 };
@@ -228,6 +230,11 @@ pub(crate) trait SourceNatExpression: 'static {
     /// Returns the error that userspace gets. Process context.
     fn init(attributes: &Attributes<'_>) -> Result<Self::Data>;
 
+    /// Prepares the namespace for a rule that was parsed.
+    ///
+    /// Returns the error that userspace gets. Process context.
+    fn prepare(net: &Net, context: &mut ProcessContext) -> Result;
+
     /// Writes the attributes of a rule. Process context.
     fn dump(data: &Self::Data, message: &mut Message<'_>) -> Result;
 
@@ -299,6 +306,9 @@ where
                 count: E::ATTRIBUTES.len(),
                 borrow: PhantomData,
             })?;
+            // SAFETY: nftables calls in process context, outside any atomic section, and the namespace is valid for the
+            // call.
+            unsafe { E::prepare(Net::from_raw(net), &mut ProcessContext::new()) }?;
             // SAFETY: The namespace is valid, and the call is in process context, so the function may sleep. `destroy`
             // gives the reference back; nothing fails after this line.
             to_result(unsafe { bindings::nf_ct_netns_get(net, NFPROTO) })?;

@@ -333,6 +333,12 @@ impl Tuple {
         }))
     }
 
+    /// Returns the destination port of TCP and UDP, in host order.
+    pub(crate) fn destination_port(&self) -> u16 {
+        // SAFETY: `all` is an integer, and the type's invariant says that its bytes are initialised.
+        u16::from_be(unsafe { self.0.dst.u.all })
+    }
+
     /// Returns this tuple with other ports, in host order.
     pub(crate) fn with_ports(mut self, source: u16, destination: u16) -> Self {
         self.0.src.u.all = source.to_be();

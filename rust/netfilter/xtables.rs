@@ -75,7 +75,10 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
         let packet = unsafe { Packet::from_raw(skb) };
         Self {
             // SAFETY: The caller guarantees that it is such a target or expression, and the only call.
-            flow: unsafe { UnsettledFlow::of_packet(&packet) },
+            flow: unsafe {
+                let forwarded_by = (!input.is_null()).then(|| Device::from_raw(out).index());
+                UnsettledFlow::of_packet(&packet, forwarded_by)
+            },
             packet,
             // SAFETY: Every caller of POST_ROUTING names an output device, which is valid for the call. The
             // hook holds the RCU read lock, and `'hook` ends before the call does.
