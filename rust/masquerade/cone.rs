@@ -17,6 +17,7 @@ use super::{
         Given,
         Inside,
         Mapping,
+        Mappings,
         Outside,
         Tables, //
     },
@@ -38,6 +39,8 @@ use crate::{
     },
     netfilter::{
         conntrack::{
+            self,
+            ConfirmedConn,
             UnsettledFlow,
             Zone, //
         },
@@ -54,6 +57,7 @@ use crate::{
         },
         tuple::{
             Direction,
+            End,
             Tuple, //
         },
         xtables::TargetContext,
@@ -211,8 +215,7 @@ impl<F: Family> Request<'_, '_, F> {
                 // A flow to this destination has the port that is none of the mapping's.
                 return Err(Denied::Full);
             }
-            self.tables
-                .remove_unless(&mapping, |mapping| mapping.flows_and_age(0).0 > 0);
+            self.tables.remove_unless(&mapping, Mapping::has_flow);
         }
     }
 
@@ -251,9 +254,14 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
     };
     let (sent, answered) = (original.ends(), reply.ends());
     state.mappings.with(|tables| {
+        if let Some(mapping) = tables.of_outside(&outside(destination_of(&original))) {
+            if mapping.inside().end.address == answered.source.address {
+                mapping.end_flow_from_outside();
+            }
+        }
         if let Some(mapping) = tables.of_outside(&outside(answered.destination)) {
             if mapping.inside().end == sent.source {
-                mapping.end_flow(Some(now()));
+                mapping.end_flow(now());
                 tables.end_conversation(&mapping, sent.destination.address);
             }
         }
@@ -280,7 +288,13 @@ impl NatFunctions for Cone {
         let end = mapping.inside().end;
         let port = (!tuple.is_icmp()).then_some(end.port);
         match F::of_any(end.address) {
-            Some(address) => nat::translate_destination(flow, address, port),
+            Some(address) => {
+                let verdict = nat::translate_destination(flow, address, port);
+                if verdict == Verdict::Accept {
+                    mapping.begin_flow_from_outside();
+                }
+                verdict
+            }
             None => Verdict::Accept,
         }
     }
@@ -321,6 +335,41 @@ impl NatFunctions for Cone {
     }
 }
 
+/// Returns the end that an original tuple goes to; its port is a query's identifier, as that is the mapping's.
+fn destination_of(original: &Tuple) -> End {
+    let ends = original.ends();
+    if original.is_icmp() {
+        End {
+            address: ends.destination.address,
+            port: ends.source.port,
+        }
+    } else {
+        ends.destination
+    }
+}
+
+/// Removes the namespace's mappings that are over. Only one thread does that at a time.
+pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessContext) {
+    mappings.maintain(now(), |mappings| {
+        let note = |conn: &ConfirmedConn<'_>| {
+            if let Some((original, zone)) = conn.answered_translation() {
+                let outside = Outside {
+                    end: destination_of(&original),
+                    zone,
+                    protocol: original.protocol(),
+                };
+                mappings.with(|tables| {
+                    if let Some(mapping) = tables.of_outside(&outside) {
+                        mapping.note_answered(now());
+                    }
+                });
+            }
+            false
+        };
+        conntrack::cleanup(net, note, context);
+    });
+}
+
 /// Returns whether a flow with this original tuple may be led to the inside endpoint of a mapping.
 ///
 /// One from inside may: the mapping's filtering is for those that come by the mapping's device.
@@ -346,13 +395,8 @@ fn may_come_in(net: &Net, mapping: &Mapping, tuple: &Tuple, input: &Device) -> b
 /// Returns the mapping that a packet with this original tuple goes to, if there is one. A hook.
 fn mapping_of(net: &Net, tuple: &Tuple, zone: Zone) -> Option<Arc<Mapping>> {
     let state = State::of(net)?;
-    let mut end = tuple.ends().destination;
-    if tuple.is_icmp() {
-        // The query's identifier is that of the mapping.
-        end.port = tuple.ends().source.port;
-    }
     let outside = Outside {
-        end,
+        end: destination_of(tuple),
         zone,
         protocol: tuple.protocol(),
     };

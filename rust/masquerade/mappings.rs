@@ -31,6 +31,10 @@ use crate::{
         tuple::End, //
     },
 };
+use core::{
+    cell::Cell,
+    ops::Range, //
+};
 use kernel::{
     prelude::*,
     seq_file::{
@@ -125,8 +129,9 @@ pub(super) struct Mapping {
     filtering: Atomic<u32>,
     /// The index of the device that it leaves by.
     device: c_int,
-    /// The number of its flows that live.
+    /// The number of its flows from inside that live, and of those from outside.
     flows: Atomic<u32>,
+    flows_from_outside: Atomic<u32>,
     /// When it was made, and when a flow of it began or ended last that the inside endpoint wanted; in seconds.
     made: u32,
     used: Atomic<u32>,
@@ -167,9 +172,9 @@ impl Mapping {
         self.device
     }
 
-    /// Returns the number of its flows, and how many seconds ago it was made.
-    pub(super) fn flows_and_age(&self, now: u32) -> (u32, u32) {
-        (self.flows.load(Relaxed), now.wrapping_sub(self.made))
+    /// Returns whether it has a flow from inside.
+    pub(super) fn has_flow(&self) -> bool {
+        self.flows.load(Relaxed) > 0
     }
 
     /// Prints the mapping as a line.
@@ -185,16 +190,18 @@ impl Mapping {
             Filtering::AddressDependent => "address",
             Filtering::AddressAndPortDependent => "port",
         };
-        let (flows, age) = self.flows_and_age(now);
+        let flows = self.flows.load(Relaxed);
+        let from_outside = self.flows_from_outside.load(Relaxed);
         seq_print!(
             file,
             "protocol={protocol} inside={} port={} outside={outside_address} outside_port={} zone={} device={} \
-            cone={filtering} flows={flows} age={age} unused={}\n",
+            cone={filtering} flows={flows} from_outside={from_outside} age={} unused={}\n",
             end.address,
             end.port,
             self.port,
             zone.id(),
             self.device,
+            now.wrapping_sub(self.made),
             now.wrapping_sub(self.used.load(Relaxed))
         );
     }
@@ -216,25 +223,42 @@ impl Mapping {
         self.flows.fetch_add(1_u32, Relaxed);
     }
 
-    /// Counts a flow that has ended; `now` is given if the inside endpoint wanted it.
-    pub(super) fn end_flow(&self, now: Option<u32>) {
-        // A flow that a rule without mappings let leave by the same port was not counted.
-        let mut flows = self.flows.load(Relaxed);
-        while flows > 0 {
-            match self.flows.cmpxchg(flows, flows - 1, Relaxed) {
-                Ok(_) => break,
-                Err(other) => flows = other,
-            }
-        }
-        if let Some(now) = now {
-            self.used.store(now, Relaxed);
-        }
+    /// Counts a flow from inside that has ended.
+    pub(super) fn end_flow(&self, now: u32) {
+        count_down(&self.flows);
+        self.used.store(now, Relaxed);
+    }
+
+    /// Counts a flow from outside that begins.
+    pub(super) fn begin_flow_from_outside(&self) {
+        self.flows_from_outside.fetch_add(1_u32, Relaxed);
+    }
+
+    /// Counts a flow from outside that has ended.
+    pub(super) fn end_flow_from_outside(&self) {
+        count_down(&self.flows_from_outside);
+    }
+
+    /// Notes that a flow from outside lives that the inside endpoint has answered.
+    pub(super) fn note_answered(&self, now: u32) {
+        self.used.store(now, Relaxed);
     }
 
     /// Returns whether the mapping is over: it has no flow, and none has begun or ended for its lifetime.
     fn is_over(&self, now: u32) -> bool {
         self.flows.load(Relaxed) == 0
             && now.wrapping_sub(self.used.load(Relaxed)) >= lifetime(self.inside.protocol)
+    }
+}
+
+/// Subtracts one, unless there is none: a flow that a rule without mappings let leave by the same port was not counted.
+fn count_down(count: &Atomic<u32>) {
+    let mut old = count.load(Relaxed);
+    while old > 0 {
+        match count.cmpxchg(old, old - 1, Relaxed) {
+            Ok(_) => break,
+            Err(other) => old = other,
+        }
     }
 }
 
@@ -515,6 +539,7 @@ impl Tables {
             filtering: Atomic::new(filtering as u32),
             device,
             flows: Atomic::new(0),
+            flows_from_outside: Atomic::new(0),
             made: now,
             used: Atomic::new(now),
         };
@@ -728,13 +753,34 @@ impl Mappings {
     }
 
     /// Removes mappings that are over, those of all parts in [`ROUND`] calls. Only one thread calls it at a time.
-    pub(super) fn maintain(&self, now: u32) {
-        self.with(|tables| {
+    ///
+    /// A mapping that only has flows from outside is over as well, unless the inside endpoint has answered one: `look` notes
+    /// on all mappings whether it has. It is called if there is such a mapping.
+    pub(super) fn maintain(&self, now: u32, look: impl FnOnce(&Self)) {
+        let parts = self.with(|tables| {
             let first = tables.turn.load(Relaxed);
-            let parts = PARTS / ROUND;
-            tables.turn.store((first + parts) % PARTS, Relaxed);
-            tables.remove_from_parts(first..first + parts, |mapping| mapping.is_over(now));
+            let parts = first..first + PARTS / ROUND;
+            tables.turn.store(parts.end % PARTS, Relaxed);
+            parts
         });
+        let Some(parts) = parts else {
+            return;
+        };
+        let doubtful = Cell::new(false);
+        self.remove_from_parts(parts.clone(), |mapping| {
+            let is_doubtful = mapping.flows_from_outside.load(Relaxed) > 0;
+            let is_over = mapping.is_over(now);
+            doubtful.set(doubtful.get() || is_over && is_doubtful);
+            is_over && !is_doubtful
+        });
+        if doubtful.get() {
+            look(self);
+            self.remove_from_parts(parts, |mapping| mapping.is_over(now));
+        }
+    }
+
+    fn remove_from_parts(&self, parts: Range<u32>, is_stale: impl Fn(&Mapping) -> bool) {
+        self.with(|tables| tables.remove_from_parts(parts, is_stale));
     }
 
     /// Removes the mappings for which `is_stale` returns true.
@@ -860,12 +906,13 @@ mod tests {
         assert!(mapping.is_over(400));
         mapping.begin_flow();
         assert!(!mapping.is_over(4000));
-        mapping.end_flow(Some(5000));
+        mapping.end_flow(5000);
         assert!(!mapping.is_over(5299));
         assert!(mapping.is_over(5300));
         // An end too many does nothing.
-        mapping.end_flow(None);
+        mapping.end_flow(5000);
         assert!(mapping.is_over(5300));
+        assert!(!mapping.has_flow());
         Ok(())
     }
 

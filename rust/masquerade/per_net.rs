@@ -157,7 +157,7 @@ impl work::Handler for Maintenance {
             if let Some(state) = State::of(&net) {
                 // Without memory, the next run does it.
                 crowded |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
-                state.mappings.maintain(cone::now());
+                cone::maintain(&net, &state.mappings, context);
                 any |= crowded || state.mappings.count() > 0;
             }
         }

@@ -17,7 +17,6 @@ serve server UDP6 5006
 serve server TCP 5007
 serve server TCP6 5008
 declare -A server=([UDP]=203.0.113.2 [UDP6]="[2001:db8:1::2]" [TCP]=203.0.113.2 [TCP6]="[2001:db8:1::2]")
-declare -A router=([UDP]=203.0.113.1 [UDP6]="[2001:db8:1::1]" [TCP]=203.0.113.1 [TCP6]="[2001:db8:1::1]")
 declare -A service=([UDP]=1405 [UDP6]=1406 [TCP]=1407 [TCP6]=1408) port=([UDP]=5000 [UDP6]=5006 [TCP]=5007 [TCP6]=5008)
 
 # set_rules TARGET OPTION...: replaces the rules.
