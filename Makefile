@@ -227,6 +227,7 @@ installed = \
 	644:rust/libxt/libxt_RUSTMASQ.8:$(man_dir)/libxt_RUSTMASQ.8 \
 	755:$(program):$(sbin_dir)/rustmasq \
 	644:$(generated)/rustmasq.8:$(man_dir)/rustmasq.8 \
+	644:$(generated)/rustmasq-mappings.8:$(man_dir)/rustmasq-mappings.8 \
 	644:$(generated)/rustmasq-stat.8:$(man_dir)/rustmasq-stat.8 \
 	644:$(generated)/rustmasq-status.8:$(man_dir)/rustmasq-status.8 \
 	644:$(generated)/rustmasq-watch.8:$(man_dir)/rustmasq-watch.8 \

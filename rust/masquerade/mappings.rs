@@ -417,12 +417,11 @@ struct Table<K: Key> {
 }
 
 impl<K: Key> Table<K> {
-    /// Returns an empty table. Process context.
-    fn new() -> Result<Self> {
+    /// Returns an empty table with parts that `part` initialises. Process context.
+    fn new<I: PinInit<SpinLock<Part<K>>>>(part: impl Fn() -> I) -> Result<Self> {
         let mut parts = KVec::with_capacity(PARTS as usize, GFP_KERNEL)?;
         for _ in 0..PARTS {
-            let part = KBox::pin_init(new_spinlock!(Part::new()), GFP_KERNEL)?;
-            parts.push(part, GFP_KERNEL)?;
+            parts.push(KBox::pin_init(part(), GFP_KERNEL)?, GFP_KERNEL)?;
         }
         Ok(Self { parts })
     }
@@ -451,7 +450,7 @@ pub(super) struct Tables {
     conversations: Atomic<u32>,
     /// The part that is looked through next.
     turn: Atomic<u32>,
-    /// The ports of which all were found taken ([`fullness`]), if no mapping has gone since, or 0.
+    /// The ports of which all were found taken ([`fullness`](Self::fullness)), if no mapping has gone since, or 0.
     full: Atomic<u64>,
 }
 
@@ -476,9 +475,10 @@ impl Tables {
         Ok(Pin::from(KBox::new(
             Self {
                 hash: KeyedHash::random(),
-                inside: Table::new()?,
-                outside: Table::new()?,
-                peers: Table::new()?,
+                // Each table's locks are a class of their own: one may be taken while one of another is held.
+                inside: Table::new(|| new_spinlock!(Part::new()))?,
+                outside: Table::new(|| new_spinlock!(Part::new()))?,
+                peers: Table::new(|| new_spinlock!(Part::new()))?,
                 count: Atomic::new(0),
                 conversations: Atomic::new(0),
                 turn: Atomic::new(0),

@@ -65,7 +65,7 @@ fi
 release=$(basename "$root"/lib/modules/*)
 check_equal "dkms has built and installed the module" "rustmasq/$version, $release, x86_64: installed" \
 	"$(in_system dkms status)"
-for page in libxt_RUSTMASQ rustmasq rustmasq-stat rustmasq-status rustmasq-watch; do
+for page in libxt_RUSTMASQ rustmasq rustmasq-mappings rustmasq-stat rustmasq-status rustmasq-watch; do
 	check "the manual page $page is installed" test -s "$root/usr/share/man/man8/$page.8.gz"
 done
 for completion in bash-completion/completions/rustmasq fish/vendor_completions.d/rustmasq.fish \

@@ -10,6 +10,10 @@ use std::{fs, io, path::Path};
 
 /// The sections of a page before and after its options.
 const RUSTMASQ: [&str; 2] = ["", include_str!("../man/rustmasq.roff")];
+const MAPPINGS: [&str; 2] = [
+    include_str!("../man/mappings-description.roff"),
+    include_str!("../man/mappings-output.roff"),
+];
 const STAT: [&str; 2] = [
     include_str!("../man/stat-description.roff"),
     include_str!("../man/stat-output.roff"),
@@ -42,6 +46,7 @@ fn main() -> io::Result<()> {
     {
         let name = format!("rustmasq-{}", command.get_name());
         let sections = match command.get_name() {
+            "mappings" => MAPPINGS,
             "stat" => STAT,
             "status" => STATUS,
             "watch" => WATCH,

@@ -33,6 +33,10 @@ pub enum Command {
     #[command(after_help = WATCH_HELP)]
     Watch(Watch),
 
+    /// List which outside port belongs to which inside address and port
+    #[command(after_help = MAPPINGS_HELP)]
+    Mappings(Mappings),
+
     /// Show how many flows kept their ports, and which destinations are crowded
     #[command(after_help = STAT_HELP)]
     Stat(Stat),
@@ -66,6 +70,14 @@ from now on. ^C ends the program.
 Exit status: 0 ended by a signal or because nobody reads the output, 1 an error,
 2 a wrong option";
 
+/// The text that follows the options of `rustmasq mappings --help`.
+const MAPPINGS_HELP: &str = "\
+The mappings are those of rules with --full-cone, --address-restricted-cone or
+--port-restricted-cone, in the network namespace that the command runs in.
+
+Exit status: 0 the mappings were listed, 1 an error, as when the module is not
+loaded, 2 a wrong option";
+
 /// The text that follows the options of `rustmasq stat --help`.
 const STAT_HELP: &str = "\
 The numbers are those of the network namespace that the command runs in, since the
@@ -80,6 +92,14 @@ loaded, 2 a wrong option";
 const STATUS_HELP: &str = "\
 Exit status: 0 all is well, 1 something is to cure, 2 something could not be seen,
 or a wrong option";
+
+/// The options of `rustmasq mappings`.
+#[derive(Args, Debug, Default)]
+pub struct Mappings {
+    /// Print one JSON object for each mapping
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The options of `rustmasq stat`.
 #[derive(Args, Debug, Default)]

@@ -10,6 +10,7 @@ pub mod filter;
 pub mod flows;
 pub mod json;
 pub mod lost;
+pub mod mappings;
 pub mod output;
 pub mod prometheus;
 pub mod readers;

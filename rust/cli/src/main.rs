@@ -5,7 +5,7 @@
 use clap::Parser;
 use rustmasq::{
     arguments::{self, Arguments, Command},
-    output, stat, status, watch, End,
+    mappings, output, stat, status, watch, End,
 };
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let result = match Arguments::try_parse() {
         Ok(arguments) => match arguments.command {
             Command::Watch(options) => watch::run(&options).map(|()| 0),
+            Command::Mappings(options) => mappings::run(&options).map(|()| 0),
             Command::Stat(options) => stat::run(&options).map(|()| 0),
             Command::Status(options) => status::run(&options),
         },

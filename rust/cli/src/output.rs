@@ -3,6 +3,7 @@
 //! Messages, and text that is safe to show.
 
 use crate::{End, Failure};
+use comfy_table::{presets, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use nix::{
     errno::Errno,
     poll::{poll, PollFd, PollFlags, PollTimeout},
@@ -113,6 +114,32 @@ impl<'a> Output<'a> {
             Err(error) => Err(Failure::io("poll", &error.into()).into()),
         }
     }
+}
+
+/// Returns an empty table for people. `width` is that of the terminal, if the output is one.
+pub fn new_table(width: Option<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+    }
+    table
+}
+
+/// Returns the table as text. Columns of numbers are aligned to the right.
+pub fn finish(mut table: Table, numbers: std::ops::Range<usize>) -> String {
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numbers.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    if let Some(column) = table.column_mut(0) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.trim_fmt() + "\n"
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 
 use crate::{
     arguments, json,
-    output::{printable, reason, say, screen_width, Output},
+    output::{finish, new_table, printable, reason, say, screen_width, Output},
     prometheus,
     readers::ports::{sort_by_fill, Counters, Pool},
     signals, End, Failure,
 };
-use comfy_table::{presets, CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use nix::{
     errno::Errno,
     poll::{poll, PollFd, PollFlags, PollTimeout},
@@ -235,31 +234,6 @@ fn rate(earlier: u64, value: u64, time: Duration) -> String {
     } else {
         "-".to_owned()
     }
-}
-
-fn new_table(width: Option<usize>) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
-    }
-    table
-}
-
-/// Returns the table as text. Columns of numbers are aligned to the right.
-fn finish(mut table: Table, numbers: std::ops::Range<usize>) -> String {
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if numbers.contains(&index) {
-            column.set_cell_alignment(CellAlignment::Right);
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
-    }
-    if let Some(column) = table.column_mut(0) {
-        column.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    table.trim_fmt() + "\n"
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ declare -A family=([4]="" [6]=6)
 
 # addr IPV ADDRESS: prints the address as socat takes it.
 addr() { [[ $1 == 4 ]] && echo "$2" || echo "[$2]"; }
+# addr_pattern IPV ADDRESS: prints the address as a regular expression matches what socat takes.
+addr_pattern() { [[ $1 == 4 ]] && echo "${2//./\\.}" || echo "\\[$2\\]"; }
 # expand_address: replaces the long form of the router's address, as the servers print it, by the short one.
 expand_address() { sed 's/2001:0db8:0001:0000:0000:0000:0000:0001/2001:db8:1::1/'; }
 # client IPV NUMBER: prints the address of an inside host.
@@ -125,8 +127,18 @@ for v in 4 6; do
 	[[ $(seen $v 2 2 "$port") == 4000 ]] || bail "a mapping"
 	other=$(seen $v 3 2 "$port")
 	check_match "$what: the mapping is listed" \
-		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] " \
+		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] from_outside=0 " \
 		"$(mappings | grep "inside=$(client $v 2) ")"
+
+	check_match "$what: rustmasq lists it" \
+		"^udp +$(addr_pattern $v "$(client $v 2)"):4000 +$(addr_pattern $v "${router[$v]}"):4000 +wan0 +full +[0-9]+ +0 +[0-9]+ s +[0-9]+ s\$" \
+		"$(ns_exec router rustmasq mappings | grep -F "$(addr $v "$(client $v 2)"):4000 ")"
+	check_equal "$what: ... also as JSON" "wan0 full" "$(ns_exec router rustmasq mappings --json | python3 -I -S -c '
+import json, sys
+for line in sys.stdin:
+    mapping = json.loads(line)
+    if mapping["inside"] == sys.argv[1]:
+        print(mapping["device"], mapping["cone"])' "$(addr $v "$(client $v 2)"):4000")"
 
 	# Hairpinning: each inside host asks the other's mapping.
 	serve lan "UDP${family[$v]}" 4000 "$(client $v 3)"

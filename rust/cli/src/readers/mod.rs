@@ -4,6 +4,7 @@
 
 pub mod conntrack;
 pub mod events;
+pub mod mappings;
 pub mod namespaces;
 pub mod netlink;
 pub mod nft;

@@ -22,7 +22,7 @@ use libfuzzer_sys::{
 use xt_RUSTMASQ as _;
 
 /// Words to insert, which mutations of single bytes would take long to find.
-const PHRASES: [&str; 25] = [
+const PHRASES: [&str; 28] = [
     "!",
     "!\0-p\x006",
     "-p\x000",
