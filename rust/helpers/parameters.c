@@ -70,3 +70,27 @@ module_param_cb(masquerade_cone, &masquerade_cone_ops, &rustmasq_masquerade_cone
 __MODULE_PARM_TYPE(masquerade_cone, "uint");
 MODULE_PARM_DESC(masquerade_cone,
 		 "Mappings of the rules that masquerade=1 serves: 0 none (0), 1 full cone, 2 address-restricted, 3 port-restricted");
+
+unsigned int rustmasq_mappings_max __ro_after_init = 131072;
+
+static int set_mappings_max(const char *value, const struct kernel_param *parameter)
+{
+	return param_set_uint_minmax(value, parameter, 0, RUSTMASQ_MAPPINGS_LIMIT);
+}
+
+static const struct kernel_param_ops mappings_max_ops = {
+	.get = param_get_uint,
+	.set = set_mappings_max,
+};
+
+module_param_cb(mappings_max, &mappings_max_ops, &rustmasq_mappings_max, 0444);
+__MODULE_PARM_TYPE(mappings_max, "uint");
+MODULE_PARM_DESC(mappings_max,
+		 "Mappings of a namespace, from 0 to " __stringify(RUSTMASQ_MAPPINGS_LIMIT)
+		 " (131072); further endpoints get ports as without mappings");
+
+bool rustmasq_mappings_refresh_inbound __ro_after_init;
+
+module_param_named(mappings_refresh_inbound, rustmasq_mappings_refresh_inbound, bool, 0444);
+MODULE_PARM_DESC(mappings_refresh_inbound,
+		 "Flows from outside keep a mapping also if the inside endpoint does not answer (off)");

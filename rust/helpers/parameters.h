@@ -18,4 +18,11 @@ extern bool rustmasq_serves_masquerade;
 #define RUSTMASQ_CONE_LIMIT 3
 extern unsigned int rustmasq_masquerade_cone;
 
+/* The module parameter mappings_max, and the largest value that it can have. */
+#define RUSTMASQ_MAPPINGS_LIMIT 16777216
+extern unsigned int rustmasq_mappings_max;
+
+/* The module parameter mappings_refresh_inbound. */
+extern bool rustmasq_mappings_refresh_inbound;
+
 #endif /* RUSTMASQ_PARAMETERS */

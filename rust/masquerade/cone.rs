@@ -26,14 +26,15 @@ use super::{
         look_after_mappings,
         State, //
     },
-    ports, //
+    ports,
+    used_ports::Search, //
 };
 use crate::{
     net::{
         clock,
         device::Device,
         namespace::Net,
-        random,
+        parameters::inbound_refreshes_mappings,
         Family,
         ProcessContext, //
     },
@@ -47,8 +48,7 @@ use crate::{
         flow_end::EndedFlow,
         nat::{
             self,
-            NatRange,
-            PortRange, //
+            NatRange, //
         },
         nat_function::{
             Functions,
@@ -70,9 +70,6 @@ use kernel::{
 };
 
 static FUNCTIONS: Functions<Cone> = Functions::new();
-
-/// The number of random ports that are tried before all are, one after the other.
-const RANDOM_TRIES: u32 = 32;
 
 /// Prepares a namespace for mappings, unless that was done before.
 ///
@@ -107,9 +104,9 @@ pub(super) fn now() -> u32 {
 pub(super) enum Port {
     /// The flow leaves by this one.
     Mapped(Mapped),
-    /// There is none.
+    /// All that it may get are taken.
     Refused,
-    /// The protocol has no ports, or there are no mappings here.
+    /// It gets one as without mappings: the protocol has no ports, or there are too many mappings.
     Unmapped,
 }
 
@@ -155,7 +152,11 @@ pub(super) fn port_of<F: Family>(
     });
     match given {
         None => Port::Unmapped,
-        Some(Err(_)) => Port::Refused,
+        Some(Err(Denied::Full)) => Port::Refused,
+        Some(Err(Denied::TooMany)) => {
+            counters::count(flow.net(), Counter::MappingsDenied);
+            Port::Unmapped
+        }
         Some(Ok(mapping)) => {
             let port = mapping.port();
             let (range, counter) = if port == own {
@@ -187,22 +188,21 @@ impl<F: Family> Request<'_, '_, F> {
     /// Returns the endpoint's mapping, or makes one.
     fn give(&self, mut reply: Tuple) -> Result<Arc<Mapping>, Denied> {
         let own = self.options.allow(self.own).then_some(self.own);
-        let class = ports::class(&reply);
         let ranges = match &self.options.to_ports {
             Some(range) => core::slice::from_ref(range),
-            None => class,
+            None => ports::class(&reply),
         };
-        let others = ranges.iter().flat_map(|range| self.candidates(*range));
-        let mut candidates = Iterator::chain(own.into_iter(), others);
+        let mut search = Search::new(own, ranges);
         loop {
             let Given { mapping, new } = self.tables.find_or_make(
                 self.inside,
                 self.filtering,
                 self.device,
                 now(),
-                &mut candidates,
+                &mut search,
             )?;
             if new {
+                ports::set_held(true);
                 look_after_mappings();
             }
             reply.set_nat_port(mapping.port());
@@ -217,27 +217,6 @@ impl<F: Family> Request<'_, '_, F> {
             }
             self.tables.remove_unless(&mapping, Mapping::has_flow);
         }
-    }
-
-    /// Returns the ports of a range in the order in which they are tried; none, if all were found taken before.
-    fn candidates(&self, range: PortRange) -> impl Iterator<Item = u16> + '_ {
-        let ports = self.tables.fullness(&self.inside, range);
-        let count = range.count();
-        let tries = if self.tables.is_full(ports) {
-            0
-        } else {
-            RANDOM_TRIES.min(count.get())
-        };
-        let at_random = (0..tries).map(move |_| range.nth(random::below(count)));
-        let first = random::below(count);
-        let rest = if tries == 0 { 0 } else { count.get() };
-        let one_by_one = (0..rest).map(move |step| range.nth(first.wrapping_add(step)));
-        let full = core::iter::from_fn(move || {
-            self.tables.note_full(ports);
-            None
-        });
-        let all = Iterator::chain(at_random, one_by_one);
-        Iterator::chain(all, full)
     }
 }
 
@@ -257,6 +236,9 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
         if let Some(mapping) = tables.of_outside(&outside(destination_of(&original))) {
             if mapping.inside().end.address == answered.source.address {
                 mapping.end_flow_from_outside();
+                if inbound_refreshes_mappings() {
+                    mapping.refresh(now());
+                }
             }
         }
         if let Some(mapping) = tables.of_outside(&outside(answered.destination)) {
@@ -352,7 +334,8 @@ fn destination_of(original: &Tuple) -> End {
 pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessContext) {
     mappings.maintain(now(), |mappings| {
         let note = |conn: &ConfirmedConn<'_>| {
-            if let Some((original, zone)) = conn.answered_translation() {
+            let wanted = conn.is_answered() || inbound_refreshes_mappings();
+            if let Some((original, zone)) = conn.translated_destination().filter(|_| wanted) {
                 let outside = Outside {
                     end: destination_of(&original),
                     zone,
@@ -360,7 +343,7 @@ pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessCont
                 };
                 mappings.with(|tables| {
                     if let Some(mapping) = tables.of_outside(&outside) {
-                        mapping.note_answered(now());
+                        mapping.refresh(now());
                     }
                 });
             }
@@ -372,24 +355,28 @@ pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessCont
 
 /// Returns whether a flow with this original tuple may be led to the inside endpoint of a mapping.
 ///
-/// One from inside may: the mapping's filtering is for those that come by the mapping's device.
+/// With a filtering, one that comes by another device than the mapping's may, if its source has a mapping itself: it is an
+/// inside endpoint then, and no stranger that comes by another uplink.
 fn may_come_in(net: &Net, mapping: &Mapping, tuple: &Tuple, input: &Device) -> bool {
-    if input.index() != mapping.device() {
+    let filtering = mapping.filtering();
+    if filtering == Filtering::EndpointIndependent {
         return true;
     }
-    match mapping.filtering() {
-        Filtering::EndpointIndependent => true,
-        Filtering::AddressDependent => {
-            let source = tuple.ends().source.address;
-            State::of(net)
-                .and_then(|state| {
-                    let speaks = |tables: &Tables| tables.speaks_to(mapping, source);
-                    state.mappings.with(speaks)
-                })
-                .unwrap_or(false)
+    let Some(state) = State::of(net) else {
+        return false;
+    };
+    let source = tuple.ends().source;
+    let may = state.mappings.with(|tables| {
+        if input.index() != mapping.device() {
+            tables.has_inside(&Inside {
+                end: source,
+                ..*mapping.inside()
+            })
+        } else {
+            filtering == Filtering::AddressDependent && tables.speaks_to(mapping, source.address)
         }
-        Filtering::AddressAndPortDependent => false,
-    }
+    });
+    may.unwrap_or(false)
 }
 
 /// Returns the mapping that a packet with this original tuple goes to, if there is one. A hook.
@@ -401,6 +388,30 @@ fn mapping_of(net: &Net, tuple: &Tuple, zone: Zone) -> Option<Arc<Mapping>> {
         protocol: tuple.protocol(),
     };
     state.mappings.with(|tables| tables.of_outside(&outside))?
+}
+
+/// Returns whether the outside port of the flow, if its reply tuple is `reply`, belongs to the mapping of another inside
+/// endpoint. A hook.
+pub(super) fn has_mapping_of_another<F: Family>(
+    flow: &UnsettledFlow<'_, F>,
+    reply: &Tuple,
+) -> bool {
+    let (Some(port), Some(State { mappings, .. })) = (reply.nat_port(), State::of(flow.net()))
+    else {
+        return false;
+    };
+    let outside = Outside {
+        end: End {
+            address: reply.ends().destination.address,
+            port,
+        },
+        zone: flow.zone_of_both(),
+        protocol: reply.protocol(),
+    };
+    let own = flow.tuple(Direction::Original).ends().source;
+    let is_another = |mapping: Arc<Mapping>| mapping.inside().end != own;
+    let found = mappings.with(|tables| tables.of_outside(&outside).is_some_and(is_another));
+    found.unwrap_or(false)
 }
 
 /// Sets up the source NAT of a flow by its mapping. A hook.

@@ -59,6 +59,8 @@ pub(super) enum Counter {
     RacesAvoided,
     /// Pools that were not to be had.
     PoolsDenied,
+    /// Flows whose inside endpoints got no mapping, although a port was free.
+    MappingsDenied,
     /// Flows that the flush removed.
     Flushed,
     /// Packets that were dropped because there was no address.
@@ -123,6 +125,7 @@ impl NetFileContent for CountersFile {
         let kept = at_once + counted(Counter::Kept);
         let moved = counted(Counter::Moved);
         let pools = State::of(net).map_or((0, 0), |state| state.pools.numbers());
+        let mappings = State::of(net).map_or(0, |state| state.mappings.count());
         let values = [
             (
                 "flows_masqueraded",
@@ -136,6 +139,8 @@ impl NetFileContent for CountersFile {
             ("pools", pools.0.into()),
             ("pools_most", pools.1.into()),
             ("pools_denied", counted(Counter::PoolsDenied)),
+            ("mappings", mappings.into()),
+            ("mappings_denied", counted(Counter::MappingsDenied)),
             ("flows_flushed", counted(Counter::Flushed)),
             ("no_address", counted(Counter::NoAddress)),
         ];

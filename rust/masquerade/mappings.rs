@@ -2,17 +2,23 @@
 
 //! The mappings of a namespace: which outside port belongs to an inside endpoint, whatever it talks to.
 //!
-//! A mapping is in two tables, by its inside endpoint and by its outside one. Each table is cut into parts with a lock of
-//! their own. Who needs a part of both takes that of the inside endpoint first.
+//! A mapping is in two tables, by its inside endpoint and by its outside one. A third table has the ports that mappings use,
+//! by outside address. Each table is cut into parts with a lock of their own. Who needs a part of several takes that of the
+//! inside endpoint first, and of the others one at a time.
 
 use super::{
     cone,
-    per_net::State, //
+    per_net::State,
+    used_ports::{
+        Search,
+        UsedPorts, //
+    },
 };
 use crate::{
     net::{
         context::BottomHalvesOff,
         namespace::Net,
+        parameters::mappings_max,
         proc::{
             NetFile,
             NetFileContent, //
@@ -27,7 +33,6 @@ use crate::{
     },
     netfilter::{
         conntrack::Zone,
-        nat::PortRange,
         tuple::End, //
     },
 };
@@ -88,6 +93,33 @@ pub(super) struct Outside {
     pub(super) protocol: u8,
 }
 
+/// An outside address, for which ports are given.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct OutsideAddress {
+    address: AnyAddress,
+    zone: Zone,
+    protocol: u8,
+}
+
+/// The ports of an outside address.
+struct Ports {
+    outside_address: OutsideAddress,
+    used: UsedPorts,
+}
+
+impl Key for OutsideAddress {
+    type Item = Ports;
+
+    fn of(ports: &Ports) -> Self {
+        ports.outside_address
+    }
+
+    fn hash(&self, hash: &KeyedHash) -> u32 {
+        let [a, b] = self.address.words();
+        hash.hash(&[a, b, rest(0, self.zone, self.protocol)])
+    }
+}
+
 /// An outside address that the inside endpoint of a mapping speaks to.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Peer {
@@ -129,12 +161,35 @@ pub(super) struct Mapping {
     filtering: Atomic<u32>,
     /// The index of the device that it leaves by.
     device: c_int,
-    /// The number of its flows from inside that live, and of those from outside.
+    /// The number of its flows from inside that live, and of those from outside; some of these may have been dropped.
     flows: Atomic<u32>,
     flows_from_outside: Atomic<u32>,
     /// When it was made, and when a flow of it began or ended last that the inside endpoint wanted; in seconds.
     made: u32,
     used: Atomic<u32>,
+}
+
+impl Inside {
+    /// Returns the outside address together with whose ports it is.
+    fn outside_address(&self) -> OutsideAddress {
+        OutsideAddress {
+            address: self.outside_address,
+            zone: self.zone,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Returns the outside end with a port.
+    fn outside(&self, port: u16) -> Outside {
+        Outside {
+            end: End {
+                address: self.outside_address,
+                port,
+            },
+            zone: self.zone,
+            protocol: self.protocol,
+        }
+    }
 }
 
 impl Mapping {
@@ -208,14 +263,7 @@ impl Mapping {
 
     /// Returns the outside end.
     pub(super) fn outside(&self) -> Outside {
-        Outside {
-            end: End {
-                address: self.inside.outside_address,
-                port: self.port,
-            },
-            zone: self.inside.zone,
-            protocol: self.inside.protocol,
-        }
+        self.inside.outside(self.port)
     }
 
     /// Counts a flow that begins.
@@ -239,8 +287,8 @@ impl Mapping {
         count_down(&self.flows_from_outside);
     }
 
-    /// Notes that a flow from outside lives that the inside endpoint has answered.
-    pub(super) fn note_answered(&self, now: u32) {
+    /// Notes that a flow from outside keeps the mapping.
+    pub(super) fn refresh(&self, now: u32) {
         self.used.store(now, Relaxed);
     }
 
@@ -444,23 +492,22 @@ pub(super) struct Tables {
     hash: KeyedHash,
     inside: Table<Inside>,
     outside: Table<Outside>,
+    ports: Table<OutsideAddress>,
     peers: Table<Peer>,
     count: Atomic<u32>,
     /// The number of peers that are known.
     conversations: Atomic<u32>,
     /// The part that is looked through next.
     turn: Atomic<u32>,
-    /// The ports of which all were found taken ([`fullness`](Self::fullness)), if no mapping has gone since, or 0.
-    full: Atomic<u64>,
 }
 
 /// The reason why an inside endpoint gets no mapping.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Denied {
-    /// Its candidates are taken.
+    /// The ports that it may get are taken.
     Full,
-    /// There is no memory, or there are too many mappings.
-    Memory,
+    /// There are too many mappings, or there is no memory.
+    TooMany,
 }
 
 /// A mapping that was found or made.
@@ -478,17 +525,17 @@ impl Tables {
                 // Each table's locks are a class of their own: one may be taken while one of another is held.
                 inside: Table::new(|| new_spinlock!(Part::new()))?,
                 outside: Table::new(|| new_spinlock!(Part::new()))?,
+                ports: Table::new(|| new_spinlock!(Part::new()))?,
                 peers: Table::new(|| new_spinlock!(Part::new()))?,
                 count: Atomic::new(0),
                 conversations: Atomic::new(0),
                 turn: Atomic::new(0),
-                full: Atomic::new(0),
             },
             GFP_KERNEL,
         )?))
     }
 
-    /// Returns the mapping of an inside endpoint, or makes one with the first candidate that no other mapping has.
+    /// Returns the mapping of an inside endpoint, or makes one with the next port of a search.
     ///
     /// `now` is the time in seconds. Any context.
     pub(super) fn find_or_make(
@@ -497,7 +544,7 @@ impl Tables {
         filtering: Filtering,
         device: c_int,
         now: u32,
-        mut candidates: impl Iterator<Item = u16>,
+        search: &mut Search<'_>,
     ) -> Result<Given, Denied> {
         let no_softirq = BottomHalvesOff::new();
         let hash = inside.hash(&self.hash);
@@ -510,73 +557,93 @@ impl Tables {
                         new: false,
                     });
                 }
-                part.reserve(&self.hash).map_err(|_| Denied::Memory)?;
-                let make = |port| self.make(inside, filtering, device, now, port, &no_softirq);
-                let mapping = candidates.find_map(|port| make(port).transpose());
-                let mapping = mapping.ok_or(Denied::Full)??;
+                if self.count.load(Relaxed) >= mappings_max() {
+                    return Err(Denied::TooMany);
+                }
+                part.reserve(&self.hash).map_err(|_| Denied::TooMany)?;
+                let port = self.take_port(&inside, search, &no_softirq)?;
+                let mapping = Mapping {
+                    inside,
+                    port,
+                    // CAST: The number of a variant.
+                    filtering: Atomic::new(filtering as u32),
+                    device,
+                    flows: Atomic::new(0),
+                    flows_from_outside: Atomic::new(0),
+                    made: now,
+                    used: Atomic::new(now),
+                };
+                let mapping = self.publish(mapping, &no_softirq).inspect_err(|_| {
+                    self.release_port(&inside, port, &no_softirq);
+                })?;
                 part.put(mapping.clone(), hash);
                 part.count += 1;
                 self.count.fetch_add(1_u32, Relaxed);
                 Ok(Given { mapping, new: true })
             })
-            .unwrap_or(Err(Denied::Memory))
+            .unwrap_or(Err(Denied::TooMany))
     }
 
-    /// Makes a mapping with the port, and puts it into the table by outside ends, unless another one has the port.
-    fn make(
+    /// Takes the next port of the search that no mapping uses.
+    fn take_port(
         &self,
-        inside: Inside,
-        filtering: Filtering,
-        device: c_int,
-        now: u32,
-        port: u16,
+        inside: &Inside,
+        search: &mut Search<'_>,
         no_softirq: &BottomHalvesOff,
-    ) -> Result<Option<Arc<Mapping>>, Denied> {
-        let mapping = Mapping {
-            inside,
-            port,
-            // CAST: The number of a variant.
-            filtering: Atomic::new(filtering as u32),
-            device,
-            flows: Atomic::new(0),
-            flows_from_outside: Atomic::new(0),
-            made: now,
-            used: Atomic::new(now),
-        };
+    ) -> Result<u16, Denied> {
+        let address = inside.outside_address();
+        let hash = address.hash(&self.hash);
+        let flags = GFP_ATOMIC | __GFP_NOWARN;
+        let taken = self.ports.with(hash, no_softirq, |part| {
+            if part.find(&address, hash).is_none() {
+                part.reserve(&self.hash)?;
+                let ports = Ports {
+                    outside_address: address,
+                    used: UsedPorts::new(flags)?,
+                };
+                part.put(Arc::new(ports, flags)?, hash);
+                part.count += 1;
+            }
+            let used = &part.get(&address, hash).ok_or(ENOENT)?.used;
+            Ok::<_, Error>(search.next(used).inspect(|port| used.take(*port)))
+        });
+        match taken {
+            Some(Ok(port)) => port.ok_or(Denied::Full),
+            _ => Err(Denied::TooMany),
+        }
+    }
+
+    /// Gives a port back that was taken for an inside endpoint.
+    fn release_port(&self, inside: &Inside, port: u16, no_softirq: &BottomHalvesOff) {
+        let address = inside.outside_address();
+        let hash = address.hash(&self.hash);
+        let unused = self.ports.with(hash, no_softirq, |part| {
+            let place = part.find(&address, hash)?;
+            let ports = part.places.get(place)?.as_ref()?;
+            if !ports.used.release(port) {
+                return None;
+            }
+            part.take(place, &self.hash)
+        });
+        drop(unused);
+    }
+
+    /// Puts a mapping, whose port was taken for it, into the table by outside ends.
+    fn publish(
+        &self,
+        mapping: Mapping,
+        no_softirq: &BottomHalvesOff,
+    ) -> Result<Arc<Mapping>, Denied> {
         let outside = mapping.outside();
         let hash = outside.hash(&self.hash);
-        self.outside
-            .with(hash, no_softirq, |part| {
-                if part.find(&outside, hash).is_some() {
-                    return Ok(None);
-                }
-                part.reserve(&self.hash).map_err(|_| Denied::Memory)?;
-                let mapping =
-                    Arc::new(mapping, GFP_ATOMIC | __GFP_NOWARN).map_err(|_| Denied::Memory)?;
-                part.put(mapping.clone(), hash);
-                part.count += 1;
-                Ok(Some(mapping))
-            })
-            .unwrap_or(Err(Denied::Memory))
-    }
-
-    /// Notes that all of the outside ports were found taken which `ports` tells from others. Any context.
-    pub(super) fn note_full(&self, ports: u64) {
-        self.full.store(ports, Relaxed);
-    }
-
-    /// Returns whether they were, and no mapping has gone since. Any context.
-    pub(super) fn is_full(&self, ports: u64) -> bool {
-        self.full.load(Relaxed) == ports
-    }
-
-    /// Returns a number that tells the outside ports of a range, for an inside endpoint, from others.
-    pub(super) fn fullness(&self, inside: &Inside, range: PortRange) -> u64 {
-        let [a, b] = inside.outside_address.words();
-        let ports = u64::from(range.first()) << 16 | u64::from(range.last());
-        let rest = rest(0, inside.zone, inside.protocol);
-        let hash = self.hash.hash(&[a, b, ports, rest]);
-        u64::from(hash) << 32 | ports | 1 << 63
+        let published = self.outside.with(hash, no_softirq, |part| {
+            part.reserve(&self.hash)?;
+            let mapping = Arc::new(mapping, GFP_ATOMIC | __GFP_NOWARN)?;
+            part.put(mapping.clone(), hash);
+            part.count += 1;
+            Ok::<_, Error>(mapping)
+        });
+        published.and_then(Result::ok).ok_or(Denied::TooMany)
     }
 
     /// Returns the mapping of an outside end. Any context.
@@ -585,6 +652,16 @@ impl Tables {
         let hash = outside.hash(&self.hash);
         self.outside
             .with(hash, &no_softirq, |part| part.get(outside, hash).cloned())?
+    }
+
+    /// Returns whether an inside endpoint has a mapping. Any context.
+    pub(super) fn has_inside(&self, inside: &Inside) -> bool {
+        let no_softirq = BottomHalvesOff::new();
+        let hash = inside.hash(&self.hash);
+        let found = self
+            .inside
+            .with(hash, &no_softirq, |part| part.find(inside, hash).is_some());
+        found.unwrap_or(false)
     }
 
     /// Counts a flow to a peer that begins. Any context.
@@ -669,7 +746,7 @@ impl Tables {
         drop(gone);
     }
 
-    /// Removes a mapping from the table by outside ends, as the first step to its end.
+    /// Removes a mapping from the table by outside ends, and frees its port, as the first step to its end.
     fn forget(&self, mapping: &Mapping, no_softirq: &BottomHalvesOff) {
         let outside = mapping.outside();
         let hash = outside.hash(&self.hash);
@@ -677,8 +754,8 @@ impl Tables {
             part.take(part.find(&outside, hash)?, &self.hash)
         });
         drop(taken);
+        self.release_port(mapping.inside(), mapping.port(), no_softirq);
         self.count.fetch_sub(1_u32, Relaxed);
-        self.full.store(0, Relaxed);
     }
 
     /// Removes the mappings that are over from some parts, or those from all parts for which `is_stale` returns true.
@@ -754,8 +831,8 @@ impl Mappings {
 
     /// Removes mappings that are over, those of all parts in [`ROUND`] calls. Only one thread calls it at a time.
     ///
-    /// A mapping that only has flows from outside is over as well, unless the inside endpoint has answered one: `look` notes
-    /// on all mappings whether it has. It is called if there is such a mapping.
+    /// A mapping that only has flows from outside is over as well, unless one of them keeps it: `look` refreshes all such
+    /// mappings. It is called if there is one that may be.
     pub(super) fn maintain(&self, now: u32, look: impl FnOnce(&Self)) {
         let parts = self.with(|tables| {
             let first = tables.turn.load(Relaxed);
@@ -820,7 +897,11 @@ impl NetFileContent for MappingsFile {
 #[kunit_tests(rustmasq_mappings)]
 mod tests {
     use super::*;
-    use core::net::Ipv4Addr;
+    use crate::netfilter::nat::PortRange;
+    use core::{
+        net::Ipv4Addr,
+        num::NonZeroU16, //
+    };
 
     const OUTSIDE: AnyAddress = AnyAddress::V4(Ipv4Addr::new(203, 0, 113, 1));
     const UDP: u8 = 17;
@@ -849,33 +930,45 @@ mod tests {
         }
     }
 
-    fn give(tables: &Tables, host: u16, candidates: &[u16]) -> Result<(u16, bool), Denied> {
-        let candidates = candidates.iter().copied();
+    /// Asks for a mapping, with the port `own` or one of the range from `first` to `last`.
+    fn ask(
+        tables: &Tables,
+        host: u16,
+        own: u16,
+        [first, last]: [u16; 2],
+    ) -> Result<(u16, bool), Denied> {
+        let port = |port| NonZeroU16::new(port).unwrap_or(NonZeroU16::MIN);
+        let range = PortRange::new(port(first), port(last)).unwrap_or(PortRange::UNPRIVILEGED);
         tables
             .find_or_make(
                 inside(host, 5000),
                 Filtering::EndpointIndependent,
                 7,
                 100,
-                candidates,
+                &mut Search::new(Some(own), &[range]),
             )
             .map(|given| (given.mapping.port(), given.new))
+    }
+
+    /// Asks for a mapping with this port.
+    fn give(tables: &Tables, host: u16, port: u16) -> Result<(u16, bool), Denied> {
+        ask(tables, host, port, [port, port])
     }
 
     #[test]
     fn an_endpoint_keeps_its_port() -> Result {
         let tables = Tables::new()?;
-        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
-        assert_eq!(give(&tables, 1, &[6000]), Ok((5000, false)));
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        assert_eq!(give(&tables, 1, 6000), Ok((5000, false)));
         Ok(())
     }
 
     #[test]
     fn no_two_endpoints_have_a_port() -> Result {
         let tables = Tables::new()?;
-        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
-        assert_eq!(give(&tables, 2, &[5000, 5001]), Ok((5001, true)));
-        assert_eq!(give(&tables, 3, &[5000, 5001]), Err(Denied::Full));
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        assert_eq!(ask(&tables, 2, 5000, [5000, 5001]), Ok((5001, true)));
+        assert_eq!(ask(&tables, 3, 5000, [5000, 5001]), Err(Denied::Full));
         Ok(())
     }
 
@@ -883,7 +976,7 @@ mod tests {
     fn a_mapping_is_found_from_outside() -> Result {
         let tables = Tables::new()?;
         assert!(tables.of_outside(&outside(5000)).is_none());
-        assert_eq!(give(&tables, 1, &[5000]), Ok((5000, true)));
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
         let found = tables.of_outside(&outside(5000)).ok_or(ENOENT)?;
         assert!(*found.inside() == inside(1, 5000));
         Ok(())
@@ -892,16 +985,8 @@ mod tests {
     #[test]
     fn a_mapping_lives_as_long_as_its_flows_and_its_lifetime() -> Result {
         let tables = Tables::new()?;
-        let given = tables
-            .find_or_make(
-                inside(1, 5000),
-                Filtering::EndpointIndependent,
-                7,
-                100,
-                [5000].into_iter(),
-            )
-            .map_err(|_| EINVAL)?;
-        let mapping = given.mapping;
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        let mapping = tables.of_outside(&outside(5000)).ok_or(ENOENT)?;
         assert!(!mapping.is_over(399));
         assert!(mapping.is_over(400));
         mapping.begin_flow();
@@ -919,13 +1004,10 @@ mod tests {
     #[test]
     fn an_endpoint_speaks_to_a_peer_as_long_as_a_flow_to_it_lives() -> Result {
         let tables = Tables::new()?;
-        let given = |port| {
-            let filtering = Filtering::AddressDependent;
-            let candidates = [port].into_iter();
-            tables.find_or_make(inside(port, 5000), filtering, 7, 100, candidates)
-        };
-        let mapping = given(5000).map_err(|_| EINVAL)?.mapping;
-        let other = given(6000).map_err(|_| EINVAL)?.mapping;
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        assert_eq!(give(&tables, 2, 6000), Ok((6000, true)));
+        let mapping = tables.of_outside(&outside(5000)).ok_or(ENOENT)?;
+        let other = tables.of_outside(&outside(6000)).ok_or(ENOENT)?;
         let peer = AnyAddress::V4(Ipv4Addr::new(192, 0, 2, 1));
         assert!(!tables.speaks_to(&mapping, peer));
         tables.begin_conversation(&mapping, peer);
@@ -963,7 +1045,7 @@ mod tests {
                 }
             } else {
                 let port = host + 1000;
-                assert_eq!(give(&tables, host, &[port]), Ok((port, expected.is_none())));
+                assert_eq!(give(&tables, host, port), Ok((port, expected.is_none())));
                 *expected = Some(port);
             }
         }
@@ -978,6 +1060,34 @@ mod tests {
         tables.for_each(|_| left += 1);
         assert_eq!(left, 0);
         assert_eq!(tables.count.load(Relaxed), 0);
+        // The ports are free again, and their bitmap is gone.
+        let address = inside(1, 5000).outside_address();
+        let hash = address.hash(&tables.hash);
+        let no_softirq = BottomHalvesOff::new();
+        let count = tables.ports.with(hash, &no_softirq, |part| part.count);
+        assert_eq!(count, Some(0));
         Ok(())
+    }
+
+    #[test]
+    fn a_port_is_given_again_when_its_mapping_has_gone() -> Result {
+        let tables = Tables::new()?;
+        for host in 0..10 {
+            assert!(ask(&tables, host, 5000, [5000, 5009]).is_ok());
+        }
+        assert_eq!(ask(&tables, 10, 5000, [5000, 5009]), Err(Denied::Full));
+        let mapping = tables.of_outside(&outside(5003)).ok_or(ENOENT)?;
+        tables.remove_unless(&mapping, |_| false);
+        assert_eq!(ask(&tables, 10, 5000, [5000, 5009]), Ok((5003, true)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mapping_takes_at_most_128_bytes_in_large_tables() {
+        // `Arc` counts its references. The allocator has pieces of 96 bytes.
+        assert!(size_of::<Mapping>() + size_of::<u64>() <= 96);
+        // At most 12/7 places for each item in two tables of pointers (after growth by half).
+        let places = size_of::<usize>() * 2 * 12 / 7;
+        assert!(96 + places <= 128);
     }
 }

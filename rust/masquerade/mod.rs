@@ -16,6 +16,7 @@ mod pools;
 mod port_states;
 mod ports;
 mod source;
+mod used_ports;
 
 pub(crate) use flush::Flush;
 pub(crate) use per_net::{

@@ -151,14 +151,13 @@ impl work::Handler for Maintenance {
         let wanted = |net: &Net| {
             State::of(net).is_some_and(|state| !state.pools.is_empty() || !state.mappings.is_off())
         };
-        let mut crowded = false;
         while let Some(net) = Net::next_after(last, wanted, context) {
             last = Some(net.id());
             if let Some(state) = State::of(&net) {
                 // Without memory, the next run does it.
-                crowded |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
+                any |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
                 cone::maintain(&net, &state.mappings, context);
-                any |= crowded || state.mappings.count() > 0;
+                any |= state.mappings.count() > 0;
             }
         }
         if !any && RULES.load(Relaxed) == 0 {
@@ -168,7 +167,7 @@ impl work::Handler for Maintenance {
                 FLOW_END.listen();
             }
         }
-        ports::set_crowded(crowded);
+        ports::set_held(any);
         any.then_some(PERIOD)
     }
 }

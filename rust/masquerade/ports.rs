@@ -19,6 +19,7 @@ use super::{
         Claims,
         Rests, //
     },
+    cone,
     counters::{
         self,
         Counter, //
@@ -81,8 +82,8 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 pub(super) static CLAIMS: Claims = Claims::new();
 static MOVED: Moved = Moved::new();
 static SECRETS: SetOnce<Secrets> = SetOnce::new();
-/// There is a pool somewhere. While it is false, a flow that keeps its port does not look for one.
-static CROWDED: AtomicFlag = AtomicFlag::new(false);
+/// There is a pool or a mapping somewhere. While it is false, a flow that keeps its port does not look for one.
+static HELD: AtomicFlag = AtomicFlag::new(false);
 
 /// Random numbers that the choices depend on, the same as long as the module is loaded.
 struct Secrets {
@@ -106,9 +107,11 @@ pub(super) fn pools_key() -> Option<u64> {
     SECRETS.as_ref().map(|secrets| secrets.pools)
 }
 
-/// Says whether there is a pool in any namespace.
-pub(super) fn set_crowded(crowded: bool) {
-    CROWDED.store(crowded, Relaxed);
+/// Says whether there is a pool or a mapping in any namespace. Any context.
+pub(super) fn set_held(held: bool) {
+    if HELD.load(Relaxed) != held {
+        HELD.store(held, Relaxed);
+    }
 }
 
 /// Lets a flow have its own port, if that is simple, and returns the port.
@@ -138,17 +141,23 @@ pub(super) fn keep_own<F: Family>(
 /// Returns whether no other port may be better than the flow's own.
 #[inline(always)]
 fn is_simple<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple, tags: FlowTags) -> bool {
-    !(MOVED.has(tags.endpoint) || CROWDED.load(Relaxed) && may_be_crowded(flow, reply))
+    !(MOVED.has(tags.endpoint) || HELD.load(Relaxed) && may_be_held(flow, reply))
 }
 
-/// Returns whether the destination may have a pool. Context: a hook.
+/// Returns whether the destination may have a pool, or the port a mapping of another endpoint. Context: a hook.
 #[inline(never)]
-fn may_be_crowded<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) -> bool {
+fn may_be_held<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) -> bool {
     let (Some(State { pools, .. }), Some(secrets)) = (State::of(flow.net()), SECRETS.as_ref())
     else {
         return false;
     };
-    !pools.is_empty() && pools.may_have(&Destination::of(reply, flow.zone_of_both()), secrets.pools)
+    let has_pool = || pools.may_have(&Destination::of(reply, flow.zone_of_both()), secrets.pools);
+    !pools.is_empty() && has_pool() || is_mapped(flow, reply)
+}
+
+/// Returns whether the port belongs to a mapping of another inside endpoint, by a rule that makes such.
+fn is_mapped<F: Family>(flow: &UnsettledFlow<'_, F>, reply: &Tuple) -> bool {
+    HELD.load(Relaxed) && cone::has_mapping_of_another(flow, reply)
 }
 
 /// The outcome of an attempt to have a reply tuple.
@@ -339,7 +348,7 @@ fn crowd<F: Family>(
             )
             .is_ok();
     if made {
-        CROWDED.store(true, Relaxed);
+        set_held(true);
         look_after_pools();
     } else {
         attempt.count(Counter::PoolsDenied);
@@ -419,6 +428,9 @@ impl<F: Family> Attempt<'_, '_, F> {
     /// Makes the attempt with the port.
     fn succeeds_with(&mut self, port: u16, rests: Rests) -> bool {
         self.reply.set_nat_port(port);
+        if is_mapped(self.flow, &self.reply) {
+            return false;
+        }
         let outcome = attempt(self.flow, &self.reply, self.tags, rests);
         self.look_ups += u32::from(outcome != Outcome::Claimed);
         outcome == Outcome::Free
@@ -488,6 +500,9 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Returns whether the flow can have the port, which was free as far as the pool knows.
     fn is_free_for(&mut self, pool: &Pool, taken: &Taken) -> bool {
+        if is_mapped(self.flow, &self.reply) {
+            return false;
+        }
         // A pool that knows all flows needs no claim: its states tell who has a port.
         let knows_all = pool.is_complete() && pool.is_settled();
         if !knows_all && !self.claims_from(pool, taken) {

@@ -16,6 +16,18 @@ pub(crate) fn masquerade_cone() -> u32 {
     unsafe { bindings::rustmasq_masquerade_cone }
 }
 
+/// Returns the module parameter `mappings_max`. Any context.
+pub(crate) fn mappings_max() -> u32 {
+    // SAFETY: The variable is always there. It is written before the module's init alone.
+    unsafe { bindings::rustmasq_mappings_max }
+}
+
+/// Returns the module parameter `mappings_refresh_inbound`. Any context.
+pub(crate) fn inbound_refreshes_mappings() -> bool {
+    // SAFETY: The variable is always there. It is written before the module's init alone.
+    unsafe { bindings::rustmasq_mappings_refresh_inbound }
+}
+
 /// Returns the module parameter `masquerade`. Any context.
 pub(crate) fn serves_masquerade() -> bool {
     // SAFETY: The variable is always there. It is written before the module's init alone.

@@ -766,20 +766,24 @@ impl ConfirmedConn<'_> {
         Some(unsafe { (&raw const (*nat).masq_index).read_volatile() }).filter(|index| *index != 0)
     }
 
-    /// Returns the original tuple and the zone, if the flow's destination is translated and it was answered.
-    pub(crate) fn answered_translation(&self) -> Option<(Tuple, Zone)> {
-        const ANSWERED: c_uint = bindings::ip_conntrack_status_IPS_SEEN_REPLY
-            | bindings::ip_conntrack_status_IPS_DST_NAT;
+    /// Returns the original tuple and the zone, if the flow's destination is translated.
+    pub(crate) fn translated_destination(&self) -> Option<(Tuple, Zone)> {
         // SAFETY: The entry is valid by the type's invariant, and conntrack zeroed the tuple before it filled it in, so all
         // bytes are initialised.
         unsafe {
-            (status(self.ct) & ANSWERED == ANSWERED).then(|| {
+            (status(self.ct) & bindings::ip_conntrack_status_IPS_DST_NAT != 0).then(|| {
                 (
                     Tuple::from_raw(&raw const (*self.ct.as_ptr()).tuplehash[0].tuple),
                     Zone::of_raw(self.ct.as_ptr()),
                 )
             })
         }
+    }
+
+    /// Returns whether the flow was answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        // SAFETY: The entry is valid by the type's invariant.
+        unsafe { status(self.ct) & bindings::ip_conntrack_status_IPS_SEEN_REPLY != 0 }
     }
 
     /// Returns the ends of the reply tuple.

@@ -93,6 +93,12 @@ impl PortRange {
         self.first.wrapping_add((place % self.count()) as u16)
     }
 
+    /// Returns the part of the range behind a port, if there is one.
+    pub(crate) fn behind(self, port: u16) -> Option<Self> {
+        let first = port.checked_add(1)?.max(self.first);
+        (first <= self.last).then_some(Self { first, ..self })
+    }
+
     /// Returns whether the range has the port.
     pub(crate) fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)

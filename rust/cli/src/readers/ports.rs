@@ -33,7 +33,7 @@ const fn gauge(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The numbers, in the file's order.
-pub const FIELDS: [Field; 11] = [
+pub const FIELDS: [Field; 13] = [
     counter("flows_masqueraded", "flows that RUSTMASQ gave a source"),
     counter("ports_kept", "of these, flows that kept their port"),
     counter("ports_moved", "of these, flows that got another port"),
@@ -43,6 +43,8 @@ pub const FIELDS: [Field; 11] = [
     gauge("pools", "crowded destinations with a pool of ports"),
     gauge("pools_most", "the most pools at any time"),
     counter("pools_denied", "pools that were not to be had"),
+    gauge("mappings", "mappings of inside addresses and ports"),
+    counter("mappings_denied", "flows that got a port, but no mapping"),
     counter("flows_flushed", "flows forgotten: address or device gone"),
     counter("no_address", "packets dropped: no address to leave with"),
 ];
@@ -167,7 +169,9 @@ races_avoided 6
 pools 7
 pools_most 8
 pools_denied 9
-flows_flushed 10
+mappings 10
+mappings_denied 11
+flows_flushed 12
 no_address 18446744073709551615
 ";
 
@@ -181,7 +185,10 @@ protocol=tcp destination=203.0.113.2 port=80 source=203.0.113.1 zone=0 range=600
     #[test]
     fn counters_by_their_names() {
         let counters = Counters::parse(COUNTERS).unwrap();
-        assert_eq!(counters.0, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, u64::MAX]);
+        assert_eq!(
+            counters.0,
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, u64::MAX]
+        );
         let names: Vec<_> = COUNTERS
             .lines()
             .map(|line| line.split(' ').next().unwrap())
