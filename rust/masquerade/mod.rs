@@ -129,9 +129,22 @@ fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_
         }
         return Verdict::Drop;
     };
-    if let Some(filtering) = options.mapping {
-        return leave_by_mapping(options, filtering, source, flow, packet, input, out);
+    match options.mapping {
+        None => leave_by_port(options, source, flow, packet, input, out),
+        Some(filtering) => leave_by_mapping(options, filtering, source, flow, packet, input, out),
     }
+}
+
+/// Masquerades a flow with a port that is free towards its destination, or drops its packet.
+#[inline(always)]
+fn leave_by_port<F: SelectSource>(
+    options: &Options,
+    source: F::Address,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
     match ports::keep_own(&flow, &flow.reply_to(source), options) {
         Some(port) => {
             counters::count_kept_at_once(out.net(), &packet);
@@ -158,7 +171,7 @@ fn leave_by_mapping<F: SelectSource>(
             counters::count(out.net(), Counter::Refused);
             refuse(options, flow, packet, input, out)
         }
-        Port::Unmapped => choose_port(options, source, flow, packet, input, out),
+        Port::Unmapped => leave_by_port(options, source, flow, packet, input, out),
     }
 }
 
