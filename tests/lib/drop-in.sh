@@ -69,14 +69,16 @@ unload_masquerades() {
 	[[ $(users rustmasq)$(users xt_MASQUERADE)$(users nft_masq) == --- ]]
 }
 
-# check_served WHAT OURS IPV: checks that a new flow is masqueraded to a port of 7000 to 7009, and whether our counter
-# counts it (1 or 0).
-check_served() {
+# check_source WHAT OURS PATTERN COMMAND...: checks that the command, which makes a flow, prints a source that matches the
+# pattern, as the server saw it, and whether our counter counts the flow (1 or 0).
+check_source() {
 	local before after
 	ns_exec router conntrack -F 2> /dev/null
 	[[ ! -e /sys/module/rustmasq ]] && before=0 || before=$(masqueraded)
-	check_match "$1, IPv$3: the server sees a port of the range" ':700[0-9]$' \
-		"$(probe_ip lan "$3")"
+	check_match "$1: the server sees the source that it should" "$3" "$("${@:4}" 2> /dev/null)"
 	[[ ! -e /sys/module/rustmasq ]] && after=0 || after=$(masqueraded)
-	check_equal "$1, IPv$3: RUSTMASQ's counter counts $2" "$2" $((after - before))
+	check_equal "$1: RUSTMASQ's counter counts $2" "$2" $((after - before))
 }
+
+# check_served WHAT OURS IPV: does so for a flow that is masqueraded to a port of 7000 to 7009.
+check_served() { check_source "$1, IPv$3" "$2" ':700[0-9]$' probe_ip lan "$3"; }
