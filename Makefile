@@ -133,6 +133,10 @@ stage: all ## build everything that the guest needs
 		touch $(stage)$(modules_dir)/.complete; }
 	@$(MAKE) --silent install-files DESTDIR=$(stage) INSTALL_MOD_STRIP=1 > /dev/null
 	@depmod -b $(stage) $(release)
+	@# The kernel's own test of port shadowing, for a scenario. Header packages have no tests.
+	@tests=$(kernel)/source/tools/testing/selftests/net; test ! -e $$tests/netfilter/nft_nat.sh || { \
+		mkdir -p $(stage)$(modules_dir)/selftests; \
+		cd $$tests && cp --parents lib.sh lib/sh/defer.sh netfilter/{lib,nft_nat}.sh $(stage)$(modules_dir)/selftests; }
 	@scripts/image > /dev/null
 
 ifeq ($(KDIR)$(origin KERNEL),file)
