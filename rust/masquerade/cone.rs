@@ -11,21 +11,19 @@ use super::{
         self,
         Counter, //
     },
+    endpoint::Endpoint,
     mappings::{
         Denied,
         Filtering,
+        Gap,
         Given,
         Inside,
         Mapping,
         Mappings,
-        Outside,
         Tables, //
     },
     options::Options,
-    per_net::{
-        look_after_mappings,
-        State, //
-    },
+    per_net::State,
     ports,
     used_ports::Search, //
 };
@@ -35,6 +33,7 @@ use crate::{
         device::Device,
         namespace::Net,
         parameters::inbound_refreshes_mappings,
+        skb::Packet,
         Family,
         ProcessContext, //
     },
@@ -42,8 +41,7 @@ use crate::{
         conntrack::{
             self,
             ConfirmedConn,
-            UnsettledFlow,
-            Zone, //
+            UnsettledFlow, //
         },
         flow_end::EndedFlow,
         nat::{
@@ -57,10 +55,8 @@ use crate::{
         },
         tuple::{
             Direction,
-            End,
             Tuple, //
         },
-        xtables::TargetContext,
         Verdict, //
     },
 };
@@ -114,108 +110,163 @@ pub(super) enum Port {
 pub(super) struct Mapped {
     mapping: Arc<Mapping>,
     range: NatRange,
-    /// The counter of the flow.
-    counter: Counter,
+    /// The flow keeps its own port.
+    kept: bool,
 }
 
-/// Returns the port that a flow from inside leaves by, with the source address `source` and by the device with the index
-/// `out`. A hook.
+/// A rule's wishes for a mapping.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub(super) options: &'a Options,
+    pub(super) filtering: Filtering,
+    /// The index of the device that the mapping leaves by.
+    pub(super) device: c_int,
+}
+
+/// Returns the port that a flow from inside leaves by, with the source address `source`. A hook.
+#[inline(always)]
 pub(super) fn port_of<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
-    options: &Options,
-    filtering: Filtering,
-    out: c_int,
+    wish: Wish<'_>,
 ) -> Port {
     let reply = flow.reply_to(source);
     let (Some(own), Some(State { mappings, .. })) = (reply.nat_port(), State::of(flow.net()))
     else {
         return Port::Unmapped;
     };
-    let inside = Inside {
-        end: flow.tuple(Direction::Original).ends().source,
-        outside_address: F::any(source),
-        zone: flow.zone_of_both(),
-        protocol: reply.protocol(),
+    let request = Request {
+        flow,
+        source,
+        wish,
+        own,
+        inside: Inside {
+            endpoint: Endpoint::source_of(&flow.tuple(Direction::Original), flow.zone_of_both()),
+            outside_address: F::to_raw(source).words(),
+        },
     };
-    let given = mappings.with(|tables| {
-        let request = Request {
-            flow,
-            tables,
-            inside,
-            filtering,
-            device: out,
-            options,
-            own,
-        };
-        request.give(reply)
-    });
-    match given {
-        None => Port::Unmapped,
-        Some(Err(Denied::Full)) => Port::Refused,
-        Some(Err(Denied::TooMany)) => {
-            counters::count(flow.net(), Counter::MappingsDenied);
-            Port::Unmapped
-        }
-        Some(Ok(mapping)) => {
-            let port = mapping.port();
-            let (range, counter) = if port == own {
-                (NatRange::own(port), Counter::Kept)
-            } else {
-                (NatRange::other(flow, source, port), Counter::Moved)
-            };
-            Port::Mapped(Mapped {
-                mapping,
-                range,
-                counter,
-            })
-        }
-    }
+    mappings
+        .with(|tables| request.find_port(tables, reply))
+        .unwrap_or(Port::Unmapped)
 }
 
-/// A flow that asks for the port of its endpoint's mapping.
+/// A flow that asks for its port.
 struct Request<'a, 'hook, F: Family> {
     flow: &'a UnsettledFlow<'hook, F>,
-    tables: &'a Tables,
-    inside: Inside,
-    filtering: Filtering,
-    device: c_int,
-    options: &'a Options,
+    source: F::Address,
+    wish: Wish<'a>,
+    /// The flow's own port.
     own: u16,
+    inside: Inside,
 }
 
 impl<F: Family> Request<'_, '_, F> {
-    /// Returns the endpoint's mapping, or makes one.
-    fn give(&self, mut reply: Tuple) -> Result<Arc<Mapping>, Denied> {
-        let own = self.options.allow(self.own).then_some(self.own);
-        let ranges = match &self.options.to_ports {
-            Some(range) => core::slice::from_ref(range),
-            None => ports::class(&reply),
+    /// Returns the port; `reply` is the reply tuple that the flow would have with its own one.
+    #[inline(always)]
+    fn find_port(&self, tables: &Tables, mut reply: Tuple) -> Port {
+        let make = |gap: Gap<'_>| self.make(gap, &reply);
+        let given = tables.find_or_else(&self.inside, self.wish.filtering, now(), make);
+        let Given { mapping, new } = match given {
+            Ok(given) => given,
+            Err(denied) => return self.nothing(denied),
         };
-        let mut search = Search::new(own, ranges);
-        loop {
-            let Given { mapping, new } = self.tables.find_or_make(
-                self.inside,
-                self.filtering,
-                self.device,
-                now(),
-                &mut search,
-            )?;
-            if new {
-                ports::set_held(true);
-                look_after_mappings();
+        let port = mapping.port();
+        let range = self.wish.options.to_ports;
+        if !new && range.is_some_and(|range| !range.contains(port)) {
+            // The endpoint has its port by another rule.
+            return Port::Unmapped;
+        }
+        if port != self.own {
+            reply.set_nat_port(port);
+        }
+        if self.is_free(&reply, new) {
+            self.mapped(mapping)
+        } else {
+            self.try_others(tables, reply, Given { mapping, new })
+        }
+    }
+
+    /// Returns whether the flow can have the reply tuple, by a mapping that is new or not.
+    #[inline(always)]
+    fn is_free(&self, reply: &Tuple, new: bool) -> bool {
+        // A mapping that is older than a socket stays: who answers has been spoken to.
+        !(self.flow.is_taken(reply) || new && self.flow.shadows_socket(reply))
+    }
+
+    /// Makes the mapping.
+    #[inline(never)]
+    fn make(&self, gap: Gap<'_>, reply: &Tuple) -> Result<Given, Denied> {
+        ports::set_held(true);
+        self.fill(
+            gap,
+            &mut self.search(reply, self.wish.options.allow(self.own)),
+        )
+    }
+
+    fn fill(&self, gap: Gap<'_>, search: &mut Search<'_>) -> Result<Given, Denied> {
+        let Wish {
+            filtering, device, ..
+        } = self.wish;
+        gap.fill(&self.inside, filtering, device, now(), search)
+    }
+
+    /// Returns the search for a port.
+    fn search(&self, reply: &Tuple, may_keep_own: bool) -> Search<'_> {
+        let ranges = match &self.wish.options.to_ports {
+            Some(range) => core::slice::from_ref(range),
+            None => ports::class(self.own, reply.is_icmp()),
+        };
+        Search::new(may_keep_own.then_some(self.own), ranges)
+    }
+
+    /// Makes mappings until one has a port that no flow without a mapping has to this destination, and no socket.
+    #[cold]
+    fn try_others(&self, tables: &Tables, mut reply: Tuple, mut given: Given) -> Port {
+        let mut search = self.search(&reply, false);
+        // If the mapping is not new, a flow to this destination has its port that is none of the mapping's.
+        while given.new {
+            tables.remove_unless(&given.mapping, Mapping::has_flow);
+            let filtering = self.wish.filtering;
+            let made = tables.find_or_else(&self.inside, filtering, now(), |gap| {
+                self.fill(gap, &mut search)
+            });
+            given = match made {
+                Ok(given) => given,
+                Err(denied) => return self.nothing(denied),
+            };
+            reply.set_nat_port(given.mapping.port());
+            if self.is_free(&reply, given.new) {
+                return self.mapped(given.mapping);
             }
-            reply.set_nat_port(mapping.port());
-            // A mapping that is older than a socket stays: who answers has been spoken to.
-            let taken = self.flow.is_taken(&reply) || new && self.flow.shadows_socket(&reply);
-            if !taken {
-                return Ok(mapping);
+        }
+        Port::Refused
+    }
+
+    #[inline(always)]
+    fn mapped(&self, mapping: Arc<Mapping>) -> Port {
+        let port = mapping.port();
+        let kept = port == self.own;
+        let range = if kept {
+            NatRange::own(port)
+        } else {
+            NatRange::other(self.flow, self.source, port)
+        };
+        Port::Mapped(Mapped {
+            mapping,
+            range,
+            kept,
+        })
+    }
+
+    /// Returns what becomes of a flow without a mapping.
+    #[cold]
+    fn nothing(&self, denied: Denied) -> Port {
+        match denied {
+            Denied::Full => Port::Refused,
+            Denied::TooMany => {
+                counters::count(self.flow.net(), Counter::MappingsDenied);
+                Port::Unmapped
             }
-            if !new {
-                // A flow to this destination has the port that is none of the mapping's.
-                return Err(Denied::Full);
-            }
-            self.tables.remove_unless(&mapping, Mapping::has_flow);
         }
     }
 }
@@ -226,25 +277,23 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
         return;
     };
     let (original, zone) = (flow.original(), flow.zone());
-    let outside = |end| Outside {
-        end,
-        zone,
-        protocol: reply.protocol(),
-    };
-    let (sent, answered) = (original.ends(), reply.ends());
+    let called = Endpoint::destination_of(&original, zone);
+    let source = Endpoint::source_of(&original, zone);
+    let outside = Endpoint::destination_of(reply, zone);
     state.mappings.with(|tables| {
-        if let Some(mapping) = tables.of_outside(&outside(destination_of(&original))) {
-            if mapping.inside().end.address == answered.source.address {
-                mapping.end_flow_from_outside();
-                if inbound_refreshes_mappings() {
-                    mapping.refresh(now());
-                }
-            }
+        if inbound_refreshes_mappings() && tables.may_have(called.address_words()) {
+            tables.with_outside(&called, |mapping| mapping.refresh(now()));
         }
-        if let Some(mapping) = tables.of_outside(&outside(answered.destination)) {
-            if mapping.inside().end == sent.source {
-                mapping.end_flow(now());
-                tables.end_conversation(&mapping, sent.destination.address);
+        if tables.may_have(outside.address_words()) {
+            let is_of_mapping = tables.with_outside(&outside, |mapping| {
+                let is_inside = mapping.inside().endpoint == source;
+                if is_inside {
+                    mapping.end_flow(now());
+                }
+                is_inside
+            });
+            if is_of_mapping == Some(true) {
+                tables.end_conversation(&outside, called.address_words());
             }
         }
     });
@@ -254,79 +303,160 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
 struct Cone;
 
 impl NatFunctions for Cone {
+    #[inline(always)]
     fn incoming<F: Family>(context: IncomingContext<'_, F>) -> Verdict {
-        let Some(flow) = context.flow else {
+        let IncomingContext { flow, input } = context;
+        let Some(flow) = flow else {
+            return Verdict::Accept;
+        };
+        let Some(State { mappings, .. }) = State::of(flow.net()) else {
             return Verdict::Accept;
         };
         let tuple = flow.tuple(Direction::Original);
-        let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
-            return Verdict::Accept;
-        };
-        if !may_come_in(flow.net(), &mapping, &tuple, context.input)
-            || flow.has_receiver(&tuple, context.input.index())
-        {
-            return Verdict::Accept;
-        }
-        let end = mapping.inside().end;
-        let port = (!tuple.is_icmp()).then_some(end.port);
-        match F::of_any(end.address) {
-            Some(address) => {
-                let verdict = nat::translate_destination(flow, address, port);
-                if verdict == Verdict::Accept {
-                    mapping.begin_flow_from_outside();
-                }
-                verdict
+        let found = mappings.with(|tables| {
+            let [low, high, _] = tuple.destination_words();
+            if !tables.may_have([low, high]) {
+                return None;
             }
-            None => Verdict::Accept,
+            let outside = Endpoint::destination_of(&tuple, flow.zone_of_both());
+            let way = tables.with_outside(&outside, Way::to)?;
+            let is_outside = tables.leave_by(input.index());
+            let may_come_in = !is_outside
+                || match way.filtering {
+                    Filtering::EndpointIndependent => true,
+                    Filtering::AddressDependent => {
+                        let [low, high, _] = tuple.source_words();
+                        tables.speaks_to(&outside, [low, high])
+                    }
+                    Filtering::AddressAndPortDependent => false,
+                };
+            may_come_in.then_some((way, is_outside))
+        });
+        let Some((way, is_outside)) = found.flatten() else {
+            return Verdict::Accept;
+        };
+        if flow.has_receiver(&tuple, input.index()) {
+            return Verdict::Accept;
         }
-    }
-
-    fn leaving<F: Family>(context: TargetContext<'_, F>) -> Verdict {
-        let TargetContext {
-            flow, input, out, ..
-        } = context;
-        let (Some(flow), Some(input)) = (flow, input) else {
+        let inside = way.mapping.inside().endpoint;
+        let Some(address) = F::of_any(inside.address()) else {
             return Verdict::Accept;
         };
-        let tuple = flow.tuple(Direction::Original);
-        let Some(mapping) = mapping_of(flow.net(), &tuple, flow.zone_of_both()) else {
-            return Verdict::Accept;
+        let port = (!tuple.is_icmp()).then_some(inside.port());
+        let Some(flow) = nat::translate_destination(flow, address, port, way.device) else {
+            return Verdict::Drop;
         };
-        // A flow from outside keeps its source.
-        if input.index() == mapping.device() {
-            return Verdict::Accept;
-        }
-        let Some(source) = F::of_any(mapping.inside().outside_address) else {
-            return Verdict::Accept;
-        };
-        let port = port_of(
-            &flow,
-            source,
-            &Options::default(),
-            mapping.filtering(),
-            mapping.device(),
-        );
-        match port {
-            Port::Mapped(mapped) => leave(flow, source, mapped, out),
-            Port::Refused => {
-                counters::count(out.net(), Counter::Refused);
-                Verdict::Drop
-            }
-            Port::Unmapped => Verdict::Accept,
+        way.mapping.count_inbound();
+        if is_outside {
+            Verdict::Accept
+        } else {
+            hairpin(flow, &way, input)
         }
     }
 }
 
-/// Returns the end that an original tuple goes to; its port is a query's identifier, as that is the mapping's.
-fn destination_of(original: &Tuple) -> End {
-    let ends = original.ends();
-    if original.is_icmp() {
-        End {
-            address: ends.destination.address,
-            port: ends.source.port,
+/// The way in to an inside endpoint.
+struct Way {
+    mapping: Arc<Mapping>,
+    filtering: Filtering,
+    device: c_int,
+}
+
+impl Way {
+    /// Returns the way to the inside endpoint of a mapping.
+    #[inline(always)]
+    fn to(mapping: &Arc<Mapping>) -> Self {
+        Self {
+            filtering: mapping.filtering(),
+            device: mapping.device(),
+            mapping: mapping.clone(),
         }
-    } else {
-        ends.destination
+    }
+}
+
+/// Gives a flow from inside to a mapping the source that it would have outside. A hook.
+#[cold]
+#[inline(never)]
+fn hairpin<F: Family>(flow: UnsettledFlow<'_, F>, way: &Way, input: &Device) -> Verdict {
+    let Some(source) = F::of_any(way.mapping.outside_address()) else {
+        return Verdict::Accept;
+    };
+    let wish = Wish {
+        options: &Options::default(),
+        filtering: way.filtering,
+        device: way.device,
+    };
+    match port_of(&flow, source, wish) {
+        Port::Mapped(mapped) => {
+            let peer = mapped.peer(&flow);
+            // It does not leave by the mapping's device, which NAT would insist on.
+            let verdict = nat::translate_source(flow, source, mapped.range);
+            if verdict == Verdict::Accept {
+                mapped.begin(input.net(), peer);
+                counters::count(input.net(), mapped.counter());
+                counters::count(input.net(), Counter::LookUps);
+            }
+            verdict
+        }
+        Port::Refused => {
+            counters::count(input.net(), Counter::Refused);
+            Verdict::Drop
+        }
+        Port::Unmapped => Verdict::Accept,
+    }
+}
+
+/// Sets up the source NAT of a flow by its mapping. A hook.
+#[inline(always)]
+pub(super) fn leave<F: Family>(
+    flow: UnsettledFlow<'_, F>,
+    source: F::Address,
+    mapped: Mapped,
+    packet: &Packet<'_, F>,
+    out: &Device,
+) -> Verdict {
+    let peer = mapped.peer(&flow);
+    let verdict = nat::masquerade(flow, source, mapped.range, out);
+    if verdict == Verdict::Accept {
+        mapped.begin(out.net(), peer);
+        if mapped.kept {
+            counters::count_kept_at_once(out.net(), packet);
+        } else {
+            counters::count(out.net(), mapped.counter());
+            counters::count(out.net(), Counter::LookUps);
+        }
+    }
+    verdict
+}
+
+impl Mapped {
+    /// Returns the address that a flow goes to, if that may answer from another port then.
+    #[inline(always)]
+    fn peer<F: Family>(&self, flow: &UnsettledFlow<'_, F>) -> Option<[u64; 2]> {
+        let may_answer = self.mapping.filtering() == Filtering::AddressDependent;
+        may_answer.then(|| {
+            let [low, high, _] = flow.tuple(Direction::Original).destination_words();
+            [low, high]
+        })
+    }
+
+    /// Counts a flow that begins, to the address `peer` if it is given.
+    #[inline(always)]
+    fn begin(&self, net: &Net, peer: Option<[u64; 2]>) {
+        self.mapping.begin_flow();
+        if let (Some(peer), Some(state)) = (peer, State::of(net)) {
+            let begin = |tables: &Tables| tables.begin_conversation(&self.mapping, peer);
+            state.mappings.with(begin);
+        }
+    }
+
+    /// Returns the counter of a flow that has begun.
+    fn counter(&self) -> Counter {
+        if self.kept {
+            Counter::Kept
+        } else {
+            Counter::Moved
+        }
     }
 }
 
@@ -336,15 +466,9 @@ pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessCont
         let note = |conn: &ConfirmedConn<'_>| {
             let wanted = conn.is_answered() || inbound_refreshes_mappings();
             if let Some((original, zone)) = conn.translated_destination().filter(|_| wanted) {
-                let outside = Outside {
-                    end: destination_of(&original),
-                    zone,
-                    protocol: original.protocol(),
-                };
+                let outside = Endpoint::destination_of(&original, zone);
                 mappings.with(|tables| {
-                    if let Some(mapping) = tables.of_outside(&outside) {
-                        mapping.refresh(now());
-                    }
+                    tables.with_outside(&outside, |mapping| mapping.refresh(now()));
                 });
             }
             false
@@ -353,86 +477,25 @@ pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessCont
     });
 }
 
-/// Returns whether a flow with this original tuple may be led to the inside endpoint of a mapping.
-///
-/// With a filtering, one that comes by another device than the mapping's may, if its source has a mapping itself: it is an
-/// inside endpoint then, and no stranger that comes by another uplink.
-fn may_come_in(net: &Net, mapping: &Mapping, tuple: &Tuple, input: &Device) -> bool {
-    let filtering = mapping.filtering();
-    if filtering == Filtering::EndpointIndependent {
-        return true;
-    }
-    let Some(state) = State::of(net) else {
-        return false;
-    };
-    let source = tuple.ends().source;
-    let may = state.mappings.with(|tables| {
-        if input.index() != mapping.device() {
-            tables.has_inside(&Inside {
-                end: source,
-                ..*mapping.inside()
-            })
-        } else {
-            filtering == Filtering::AddressDependent && tables.speaks_to(mapping, source.address)
-        }
-    });
-    may.unwrap_or(false)
-}
-
-/// Returns the mapping that a packet with this original tuple goes to, if there is one. A hook.
-fn mapping_of(net: &Net, tuple: &Tuple, zone: Zone) -> Option<Arc<Mapping>> {
-    let state = State::of(net)?;
-    let outside = Outside {
-        end: destination_of(tuple),
-        zone,
-        protocol: tuple.protocol(),
-    };
-    state.mappings.with(|tables| tables.of_outside(&outside))?
-}
-
 /// Returns whether the outside port of the flow, if its reply tuple is `reply`, belongs to the mapping of another inside
 /// endpoint. A hook.
 pub(super) fn has_mapping_of_another<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     reply: &Tuple,
 ) -> bool {
-    let (Some(port), Some(State { mappings, .. })) = (reply.nat_port(), State::of(flow.net()))
+    let Some(State { mappings, .. }) =
+        State::of(flow.net()).filter(|state| !state.mappings.is_off())
     else {
         return false;
     };
-    let outside = Outside {
-        end: End {
-            address: reply.ends().destination.address,
-            port,
-        },
-        zone: flow.zone_of_both(),
-        protocol: reply.protocol(),
-    };
-    let own = flow.tuple(Direction::Original).ends().source;
-    let is_another = |mapping: Arc<Mapping>| mapping.inside().end != own;
-    let found = mappings.with(|tables| tables.of_outside(&outside).is_some_and(is_another));
-    found.unwrap_or(false)
-}
-
-/// Sets up the source NAT of a flow by its mapping. A hook.
-pub(super) fn leave<F: Family>(
-    flow: UnsettledFlow<'_, F>,
-    source: F::Address,
-    mapped: Mapped,
-    out: &Device,
-) -> Verdict {
-    let peer = flow.tuple(Direction::Original).ends().destination.address;
-    let verdict = nat::masquerade(flow, source, mapped.range, out);
-    if verdict == Verdict::Accept {
-        mapped.mapping.begin_flow();
-        if mapped.mapping.filtering() == Filtering::AddressDependent {
-            if let Some(state) = State::of(out.net()) {
-                let begin = |tables: &Tables| tables.begin_conversation(&mapped.mapping, peer);
-                state.mappings.with(begin);
-            }
+    let found = mappings.with(|tables| {
+        let zone = flow.zone_of_both();
+        let outside = Endpoint::destination_of(reply, zone);
+        if !tables.may_have(outside.address_words()) {
+            return None;
         }
-        counters::count(out.net(), Counter::LookUps);
-        counters::count(out.net(), mapped.counter);
-    }
-    verdict
+        let own = Endpoint::source_of(&flow.tuple(Direction::Original), zone);
+        tables.with_outside(&outside, |mapping| mapping.inside().endpoint != own)
+    });
+    found.flatten().unwrap_or(false)
 }

@@ -310,7 +310,7 @@ impl Pending {
             conntrack::cleanup(&net, is_stale, context);
             if let Some(state) = State::of(&net) {
                 state.mappings.remove(|mapping| {
-                    let address = mapping.inside().outside_address;
+                    let address = mapping.outside_address();
                     let flow = MasqueradedFlow {
                         device: mapping.device(),
                         address,

@@ -6,6 +6,7 @@ mod claims;
 mod cone;
 mod counters;
 pub(crate) mod drop_in;
+mod endpoint;
 mod flush;
 mod mappings;
 mod moved;
@@ -16,6 +17,8 @@ mod pools;
 mod port_states;
 mod ports;
 mod source;
+mod table;
+mod uplinks;
 mod used_ports;
 
 pub(crate) use flush::Flush;
@@ -50,7 +53,10 @@ use crate::{
     },
     uapi, //
 };
-use cone::Port;
+use cone::{
+    Port,
+    Wish, //
+};
 use core::marker::PhantomData;
 use counters::Counter;
 use kernel::prelude::*;
@@ -129,9 +135,12 @@ fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_
         }
         return Verdict::Drop;
     };
-    match options.mapping {
-        None => leave_by_port(options, source, flow, packet, input, out),
-        Some(filtering) => leave_by_mapping(options, filtering, source, flow, packet, input, out),
+    match (options.mapping, input) {
+        (Some(filtering), Some(_)) => {
+            leave_by_mapping(options, filtering, source, flow, packet, input, out)
+        }
+        // Flows of this host need no mapping: their sockets hear who sends to their ports.
+        _ => leave_by_port(options, source, flow, packet, input, out),
     }
 }
 
@@ -165,8 +174,13 @@ fn leave_by_mapping<F: SelectSource>(
     input: Option<&Device>,
     out: &Device,
 ) -> Verdict {
-    match cone::port_of(&flow, source, options, filtering, out.index()) {
-        Port::Mapped(mapped) => cone::leave(flow, source, mapped, out),
+    let wish = Wish {
+        options,
+        filtering,
+        device: out.index(),
+    };
+    match cone::port_of(&flow, source, wish) {
+        Port::Mapped(mapped) => cone::leave(flow, source, mapped, &packet, out),
         Port::Refused => {
             counters::count(out.net(), Counter::Refused);
             refuse(options, flow, packet, input, out)

@@ -241,7 +241,7 @@ pub(super) fn choose<F: Family>(
             look_ups: 0,
         };
     };
-    let class = class(&reply);
+    let class = class(own_port, reply.is_icmp());
     let mut attempt = Attempt {
         flow,
         reply,
@@ -578,16 +578,16 @@ impl Secrets {
 /// Returns the ports that a flow may get without `--to-ports`: those of its own port's class, and the classes above.
 ///
 /// Follows `nf_nat_l4proto_unique_tuple`, which stays in the class.
-pub(super) fn class(reply: &Tuple) -> &'static [PortRange] {
+pub(super) fn class(own: u16, is_icmp: bool) -> &'static [PortRange] {
     const CLASSES: [PortRange; 3] = [
         PortRange::BELOW_512,
         PortRange::BELOW_1024,
         PortRange::UNPRIVILEGED,
     ];
-    match reply.nat_port() {
-        _ if reply.is_icmp() => &[PortRange::IDENTIFIERS],
-        Some(..512) => &CLASSES,
-        Some(512..FIRST_UNPRIVILEGED_PORT) => &CLASSES[1..],
+    match own {
+        _ if is_icmp => &[PortRange::IDENTIFIERS],
+        ..512 => &CLASSES,
+        512..FIRST_UNPRIVILEGED_PORT => &CLASSES[1..],
         _ => &CLASSES[2..],
     }
 }

@@ -72,15 +72,25 @@ pub(crate) enum AnyAddress {
 }
 
 impl AnyAddress {
-    /// Returns the address as words, for a hash.
+    /// Returns the address that C stores as these words, of IPv6 or IPv4.
+    pub(crate) fn from_words(words: [u64; 2], is_ipv6: bool) -> Self {
+        let mut octets = [0; 16];
+        for (octets, word) in octets.chunks_exact_mut(8).zip(words) {
+            octets.copy_from_slice(&word.to_ne_bytes());
+        }
+        if is_ipv6 {
+            AnyAddress::V6(Ipv6Addr::from(octets))
+        } else {
+            let [a, b, c, d, ..] = octets;
+            AnyAddress::V4(Ipv4Addr::new(a, b, c, d))
+        }
+    }
+
+    /// Returns the words that C stores the address as.
     pub(crate) fn words(self) -> [u64; 2] {
         match self {
-            AnyAddress::V4(address) => [u32::from(address).into(), 0],
-            AnyAddress::V6(address) => {
-                let bits = u128::from(address);
-                // CAST: The two halves.
-                [bits as u64, (bits >> 64) as u64]
-            }
+            AnyAddress::V4(address) => Ipv4::to_raw(address).words(),
+            AnyAddress::V6(address) => Ipv6::to_raw(address).words(),
         }
     }
 }
@@ -135,6 +145,13 @@ impl RawAddress {
     /// Returns C's form.
     pub(crate) fn into_raw(self) -> bindings::nf_inet_addr {
         self.0
+    }
+
+    /// Returns the words that it consists of, in network order. They are cheaper to compare and to hash.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> [u64; 2] {
+        // SAFETY: The union has 16 bytes, which the compiler checks, and all are initialised by the type's invariant.
+        unsafe { core::mem::transmute::<bindings::nf_inet_addr, [u64; 2]>(self.0) }
     }
 }
 

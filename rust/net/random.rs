@@ -42,3 +42,36 @@ impl KeyedHash {
         unsafe { bindings::rustmasq_hsiphash(words.as_ptr().cast(), size_of_val(words), &self.0) }
     }
 }
+
+/// A hash function of few words, chosen at random.
+///
+/// Two different lists of as many pairs rarely have the same hash, whatever they are, if the function is not known. Follows
+/// NH (Black and others, "UMAC: fast and secure message authentication", 1999), whose 128 bits are folded.
+pub(crate) struct WordsHash([[u64; 2]; Self::MOST]);
+
+impl WordsHash {
+    /// The most pairs of words.
+    const MOST: usize = 3;
+
+    /// Returns a random function.
+    pub(crate) fn random() -> Self {
+        Self(core::array::from_fn(|_| [number(), number()]))
+    }
+
+    /// Returns the hash of some pairs of words, of which `rest` is often 0. Any context.
+    #[inline(always)]
+    pub(crate) fn hash<const COUNT: usize>(&self, pairs: [[u64; 2]; COUNT], rest: [u64; 2]) -> u32 {
+        const { assert!(COUNT < Self::MOST) };
+        let add = |sum: u128, ([a, b], [key_a, key_b]): ([u64; 2], &[u64; 2])| {
+            let product = u128::from(a.wrapping_add(*key_a)) * u128::from(b.wrapping_add(*key_b));
+            sum.wrapping_add(product)
+        };
+        let mut sum = core::iter::zip(pairs, &self.0).fold(0, add);
+        if let ([_, _, last], true) = (&self.0, rest != [0, 0]) {
+            sum = add(sum, (rest, last));
+        }
+        // CAST: The two halves, and the highest bits.
+        let folded = sum as u64 ^ (sum >> 64) as u64;
+        (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+}

@@ -424,6 +424,11 @@ impl Zone {
         self.id
     }
 
+    /// Returns the bits of the directions that the zone is for.
+    pub(crate) fn directions(self) -> u8 {
+        self.directions
+    }
+
     fn to_raw(self) -> bindings::nf_conntrack_zone {
         bindings::nf_conntrack_zone {
             id: self.id,
@@ -543,7 +548,7 @@ impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
 /// # Invariants
 ///
 /// The entry was neither confirmed nor had its source NAT set up when the value was made, by a target in
-/// the table `nat`, chain POSTROUTING. There is one such value for a call of the target.
+/// the table `nat`, chain POSTROUTING, or by a function that NAT calls at PRE_ROUTING. There is one such value for a call.
 pub(crate) struct UnsettledFlow<'hook, F: Family> {
     conn: Conn<'hook, F>,
     /// The index of the device that the packet is forwarded by; `None` if this host sent it.
@@ -659,13 +664,13 @@ fn has_receiver(net: &Net, tuple: &Tuple, device: c_int, reader: &impl ReadLocke
 ///
 /// # Invariants
 ///
-/// The entry was neither confirmed nor had its destination NAT set up when the value was made, by a function that NAT
-/// calls at PRE_ROUTING. There is one such value for a call of the function.
+/// The entry was neither confirmed nor had any NAT set up when the value was made, by a function that NAT calls at
+/// PRE_ROUTING. There is one such value for a call of the function.
 pub(crate) struct IncomingFlow<'hook, F: Family>(Conn<'hook, F>);
 
 impl<'hook, F: Family> IncomingFlow<'hook, F> {
-    /// Returns the packet's flow, unless it has none, or its destination NAT is set up or can no longer be, because the
-    /// entry is in conntrack's table.
+    /// Returns the packet's flow, unless it has none, or its NAT is set up or can no longer be, because the entry is in
+    /// conntrack's table.
     ///
     /// # Safety
     ///
@@ -673,12 +678,23 @@ impl<'hook, F: Family> IncomingFlow<'hook, F> {
     /// only while destination NAT is not set up.
     pub(super) unsafe fn of_packet(packet: &Packet<'hook, F>) -> Option<Self> {
         const SETTLED: c_uint = bindings::ip_conntrack_status_IPS_CONFIRMED
-            | bindings::ip_conntrack_status_IPS_DST_NAT_DONE;
+            | bindings::ip_conntrack_status_IPS_NAT_DONE_MASK;
         // INVARIANT: Neither bit was set, and the caller is such a function.
         CtInfo::without(packet, SETTLED).conn.map(Self)
     }
 
+    /// Returns the flow for source NAT, whose destination NAT has been set up. Answers come by the device with the index
+    /// `device`.
+    pub(super) fn unsettled(self, device: c_int) -> UnsettledFlow<'hook, F> {
+        // INVARIANT: By that of this value, which is gone.
+        UnsettledFlow {
+            conn: self.0,
+            forwarded_by: Some(device),
+        }
+    }
+
     /// Returns whether a socket of this host receives the flow, which comes by the device with the index `device`.
+    #[inline(always)]
     pub(crate) fn has_receiver(&self, tuple: &Tuple, device: c_int) -> bool {
         has_receiver(self.net(), tuple, device, self)
     }

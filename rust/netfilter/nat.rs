@@ -337,23 +337,38 @@ pub(crate) fn masquerade<F: Family>(
         // A clone of the packet could write the same word, so the write is volatile.
         unsafe { (&raw mut (*nat).masq_index).write_volatile(out.index()) };
     }
+    translate_source(flow, source, range)
+}
+
+/// Sets up the flow's source NAT: the address `source` and a port of `range`, whatever device its packets leave by.
+///
+/// Returns [`Verdict::Drop`] if memory ran out. Context: a target in the table `nat`, chain POSTROUTING, or a function of
+/// NAT at PRE_ROUTING.
+#[inline(always)]
+pub(crate) fn translate_source<F: Family>(
+    flow: UnsettledFlow<'_, F>,
+    source: F::Address,
+    range: NatRange,
+) -> Verdict {
     let range = range.into_raw::<F>(source);
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_SRC;
     // SAFETY: The entry is valid, and its source NAT is not set up: `flow` says so and is consumed. If a
     // clone of the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or
     // warns and drops the packet (set up). It reads `range` during the call only, all bytes of which are
-    // initialised. A target runs in an RCU read-side section, which the function needs.
+    // initialised. Both contexts are in an RCU read-side section, which the function needs.
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 
 /// Sets up the flow's destination NAT: its packets go to the address, and to the port, in host order, if there is one.
 ///
-/// Returns [`Verdict::Drop`] if memory ran out. Context: a function of NAT at PRE_ROUTING.
-pub(crate) fn translate_destination<F: Family>(
-    flow: IncomingFlow<'_, F>,
+/// Returns the flow for source NAT, whose answers come by the device with the index `device`, or `None` if memory ran
+/// out: then the packet must be dropped. Context: a function of NAT at PRE_ROUTING.
+pub(crate) fn translate_destination<'hook, F: Family>(
+    flow: IncomingFlow<'hook, F>,
     address: F::Address,
     port: Option<u16>,
-) -> Verdict {
+    device: c_int,
+) -> Option<UnsettledFlow<'hook, F>> {
     let range = match port {
         Some(port) => NatRange::own(port),
         None => NatRange::new(None, false),
@@ -364,7 +379,8 @@ pub(crate) fn translate_destination<F: Family>(
     // the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or warns and drops the
     // packet (set up). It reads `range` during the call only, all bytes of which are initialised. A hook runs in an RCU
     // read-side section, which the function needs.
-    Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
+    let verdict = unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) };
+    (Verdict::from_raw(verdict) == Verdict::Accept).then(|| flow.unsettled(device))
 }
 
 #[kunit_tests(rustmasq_nat)]

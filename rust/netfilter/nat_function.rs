@@ -9,8 +9,7 @@
 
 use super::{
     conntrack::IncomingFlow,
-    verdict::Verdict,
-    xtables::TargetContext, //
+    verdict::Verdict, //
 };
 use crate::{
     bindings,
@@ -47,16 +46,11 @@ pub(crate) trait NatFunctions: 'static {
     ///
     /// Returns the packet's verdict. Softirq or process context; must not sleep.
     fn incoming<F: Family>(context: IncomingContext<'_, F>) -> Verdict;
-
-    /// Called for the first packet of a flow as it leaves, if no rule has set up source NAT.
-    ///
-    /// Returns the packet's verdict. Softirq or process context; must not sleep.
-    fn leaving<F: Family>(context: TargetContext<'_, F>) -> Verdict;
 }
 
 /// A table of functions, for statics: NAT keeps pointers to its entries.
 pub(crate) struct Functions<N> {
-    entries: [bindings::nf_hook_ops; 4],
+    entries: [bindings::nf_hook_ops; 2],
     functions: PhantomData<fn() -> N>,
 }
 
@@ -67,13 +61,10 @@ impl<N: NatFunctions> Functions<N> {
     /// Returns the table for `N`.
     pub(crate) const fn new() -> Self {
         let pre = bindings::nf_inet_hooks_NF_INET_PRE_ROUTING;
-        let post = bindings::nf_inet_hooks_NF_INET_POST_ROUTING;
         Self {
             entries: [
                 entry::<Ipv4>(pre, incoming::<Ipv4, N>),
-                entry::<Ipv4>(post, leaving::<Ipv4, N>),
                 entry::<Ipv6>(pre, incoming::<Ipv6, N>),
-                entry::<Ipv6>(post, leaving::<Ipv6, N>),
             ],
             functions: PhantomData,
         }
@@ -170,23 +161,4 @@ unsafe extern "C" fn incoming<F: Family, N: NatFunctions>(
         }
     };
     N::incoming(context).into_raw()
-}
-
-/// Calls [`NatFunctions::leaving`] with borrows of C's pointers.
-///
-/// # Safety
-///
-/// Called by NAT at POST_ROUTING, in an RCU read-side section, for a packet of `F` and its hook's state.
-unsafe extern "C" fn leaving<F: Family, N: NatFunctions>(
-    _private: *mut c_void,
-    skb: *mut bindings::sk_buff,
-    state: *const bindings::nf_hook_state,
-) -> c_uint {
-    let Some(skb) = NonNull::new(skb) else {
-        return Verdict::Drop.into_raw();
-    };
-    // SAFETY: NAT calls this as it calls a chain at POST_ROUTING, with a packet of `F`. This is the only place that asks
-    // for the context, once for a call.
-    let context = unsafe { TargetContext::<F>::of_hook(skb, state) };
-    N::leaving(context).into_raw()
 }

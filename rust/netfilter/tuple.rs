@@ -277,8 +277,12 @@ impl Tuple {
     }
 
     /// Returns whether the protocol is ICMP or ICMPv6.
+    #[inline(always)]
     pub(crate) fn is_icmp(&self) -> bool {
-        self.icmp().is_some()
+        matches!(
+            c_uint::from(self.protocol()),
+            bindings::IPPROTO_ICMP | bindings::IPPROTO_ICMPV6
+        )
     }
 
     /// Returns whether the protocol is TCP.
@@ -395,18 +399,65 @@ impl Tuple {
 
     /// Returns the two ends.
     pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            source: self.source(),
+            destination: self.destination(),
+        }
+    }
+
+    /// Returns the end that packets come from.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> End {
+        let (source, _) = self.ports();
+        self.end(self.0.src.u3, source)
+    }
+
+    /// Returns the end that packets go to.
+    #[inline(always)]
+    pub(crate) fn destination(&self) -> End {
+        let (_, destination) = self.ports();
+        self.end(self.0.dst.u3, destination)
+    }
+
+    /// Returns the end that packets come from, as words: its address as C stores it; then, from the lowest bit, the port
+    /// in network order (16), the family (16) and the protocol (8).
+    #[inline(always)]
+    pub(crate) fn source_words(&self) -> [u64; 3] {
+        // SAFETY: `all` is an integer, and the type's invariant says that its bytes are initialised.
+        self.end_words(self.0.src.u3, unsafe { self.0.src.u.all })
+    }
+
+    /// Returns the end that packets go to, as words like those of [`source_words`](Self::source_words).
+    ///
+    /// For ICMP the port is the query's identifier, which C stores with the source in both directions.
+    #[inline(always)]
+    pub(crate) fn destination_words(&self) -> [u64; 3] {
+        // SAFETY: `all` is an integer in both unions, and the type's invariant says that its bytes are initialised.
+        let (source, destination) = unsafe { (self.0.src.u.all, self.0.dst.u.all) };
+        let port = if self.is_icmp() { source } else { destination };
+        self.end_words(self.0.dst.u3, port)
+    }
+
+    #[inline(always)]
+    fn end_words(&self, address: bindings::nf_inet_addr, port: bindings::__be16) -> [u64; 3] {
+        // SAFETY: `address` is part of a tuple whose bytes are initialised, by the type's invariant.
+        let [low, high] = unsafe { RawAddress::from_raw(address) }.words();
+        let family = u64::from(self.0.src.l3num);
+        let protocol = u64::from(self.protocol());
+        [low, high, u64::from(port) | family << 16 | protocol << 32]
+    }
+
+    /// Returns the ports of the source and of the destination.
+    #[inline(always)]
+    fn ports(&self) -> (bindings::__be16, bindings::__be16) {
         // SAFETY: `all` is an integer in both unions, and the type's invariant says that its bytes are
         // initialised.
         let (source, destination) = unsafe { (self.0.src.u.all, self.0.dst.u.all) };
-        let (source, destination) = match self.icmp() {
+        match self.icmp() {
             None => (source, destination),
             Some(Icmp::Query) => (source, 0),
             Some(Icmp::Answer) => (0, source),
             Some(Icmp::Other) => (0, 0),
-        };
-        Ends {
-            source: self.end(self.0.src.u3, source),
-            destination: self.end(self.0.dst.u3, destination),
         }
     }
 
@@ -422,6 +473,7 @@ impl Tuple {
     }
 
     /// Returns the kind of an ICMP message, or `None` for other protocols.
+    #[inline(always)]
     fn icmp(&self) -> Option<Icmp> {
         // SAFETY: `type_` is an integer, and the type's invariant says that its byte is initialised. For
         // other protocols it is a part of the port, and not used.
@@ -436,6 +488,7 @@ impl Tuple {
         }
     }
 
+    #[inline(always)]
     fn end(&self, address: bindings::nf_inet_addr, port: bindings::__be16) -> End {
         // SAFETY: `address` is part of a tuple whose bytes are initialised, by the type's invariant.
         let raw = unsafe { RawAddress::from_raw(address) };

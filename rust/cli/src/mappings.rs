@@ -75,7 +75,7 @@ fn table(mappings: &[Mapping], width: Option<usize>) -> String {
             printable(&mapping.device).into_owned(),
             printable(&mapping.cone).into_owned(),
             mapping.flows.to_string(),
-            mapping.flows_from_outside.to_string(),
+            mapping.inbound.to_string(),
             format!("{} s", mapping.age),
             format!("{} s", mapping.unused),
         ]);

@@ -127,7 +127,7 @@ for v in 4 6; do
 	[[ $(seen $v 2 2 "$port") == 4000 ]] || bail "a mapping"
 	other=$(seen $v 3 2 "$port")
 	check_match "$what: the mapping is listed" \
-		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] from_outside=0 " \
+		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] inbound=0 " \
 		"$(mappings | grep "inside=$(client $v 2) ")"
 
 	check_match "$what: rustmasq lists it" \

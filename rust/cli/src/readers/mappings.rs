@@ -23,8 +23,8 @@ pub struct Mapping {
     pub cone: String,
     /// The number of flows from inside.
     pub flows: u32,
-    /// The number of flows from outside.
-    pub flows_from_outside: u32,
+    /// The number of flows from outside that were led in so far.
+    pub inbound: u32,
     /// The number of seconds since it was made.
     pub age: u32,
     /// The number of seconds since it was used from inside.
@@ -64,7 +64,7 @@ impl Mapping {
             device: device(index).unwrap_or_else(|| index.to_string()),
             cone: value("cone")?.to_owned(),
             flows: value("flows")?.parse().ok()?,
-            flows_from_outside: value("from_outside")?.parse().ok()?,
+            inbound: value("inbound")?.parse().ok()?,
             age: value("age")?.parse().ok()?,
             unused: value("unused")?.parse().ok()?,
         })
@@ -77,8 +77,8 @@ pub(crate) mod tests {
 
     /// The content of the file, with two mappings.
     pub const MAPPINGS: &str = "\
-protocol=17 inside=172.18.0.2 port=4000 outside=203.0.113.1 outside_port=4001 zone=0 device=7 cone=full flows=2 from_outside=1 age=9 unused=3
-protocol=6 inside=fd00:18::2 port=4000 outside=2001:db8:1::1 outside_port=4000 zone=5 device=8 cone=port flows=0 from_outside=0 age=400 unused=200
+protocol=17 inside=172.18.0.2 port=4000 outside=203.0.113.1 outside_port=4001 zone=0 device=7 cone=full flows=2 inbound=1 age=9 unused=3
+protocol=6 inside=fd00:18::2 port=4000 outside=2001:db8:1::1 outside_port=4000 zone=5 device=8 cone=port flows=0 inbound=0 age=400 unused=200
 ";
 
     /// Returns the name of device 7 alone.
@@ -95,7 +95,7 @@ protocol=6 inside=fd00:18::2 port=4000 outside=2001:db8:1::1 outside_port=4000 z
         assert_eq!(first.protocol, "udp");
         assert_eq!(first.inside, "172.18.0.2:4000".parse().unwrap());
         assert_eq!(first.outside, "203.0.113.1:4001".parse().unwrap());
-        assert_eq!((first.flows, first.flows_from_outside), (2, 1));
+        assert_eq!((first.flows, first.inbound), (2, 1));
         assert_eq!((first.age, first.unused), (9, 3));
         assert_eq!(first.device, "wan0");
         assert_eq!(second.inside, "[fd00:18::2]:4000".parse().unwrap());

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Addresses with ports as keys: words, which take few instructions to compare and to hash.
+
+use crate::{
+    net::AnyAddress,
+    netfilter::{
+        conntrack::Zone,
+        tuple::Tuple, //
+    },
+};
+use kernel::prelude::*;
+
+/// An address with a port, of a protocol, in a zone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Endpoint {
+    /// As C stores it.
+    address: [u64; 2],
+    /// What [`Tuple::source_words`] says of port, family and protocol; above that the zone (16), and its directions (8).
+    rest: u64,
+}
+
+impl Endpoint {
+    const FAMILY: u32 = 16;
+    const PROTOCOL: u32 = 32;
+    const ZONE: u32 = 40;
+    const DIRECTIONS: u32 = 56;
+    const IPV6: u16 = 10;
+
+    #[inline(always)]
+    fn new([low, high, rest]: [u64; 3], zone: Zone) -> Self {
+        Self {
+            address: [low, high],
+            rest: rest
+                | u64::from(zone.id()) << Self::ZONE
+                | u64::from(zone.directions()) << Self::DIRECTIONS,
+        }
+    }
+
+    /// Returns where a flow with this original tuple comes from.
+    #[inline(always)]
+    pub(super) fn source_of(original: &Tuple, zone: Zone) -> Self {
+        Self::new(original.source_words(), zone)
+    }
+
+    /// Returns where packets with this tuple go to; the port is a query's identifier, as that is a mapping's.
+    #[inline(always)]
+    pub(super) fn destination_of(tuple: &Tuple, zone: Zone) -> Self {
+        Self::new(tuple.destination_words(), zone)
+    }
+
+    /// Returns the address as words.
+    pub(super) fn address_words(&self) -> [u64; 2] {
+        self.address
+    }
+
+    /// Returns the address.
+    pub(super) fn address(&self) -> AnyAddress {
+        // CAST: These bits alone.
+        let is_ipv6 = (self.rest >> Self::FAMILY) as u16 == Self::IPV6;
+        AnyAddress::from_words(self.address, is_ipv6)
+    }
+
+    /// Returns the port, in host order.
+    pub(super) fn port(&self) -> u16 {
+        // CAST: The lowest bits.
+        u16::from_be(self.rest as u16)
+    }
+
+    /// Returns the protocol's number.
+    pub(super) fn protocol(&self) -> u8 {
+        // CAST: These bits alone.
+        (self.rest >> Self::PROTOCOL) as u8
+    }
+
+    /// Returns the zone's number.
+    pub(super) fn zone_id(&self) -> u16 {
+        // CAST: These bits alone.
+        (self.rest >> Self::ZONE) as u16
+    }
+
+    /// Returns the endpoint with another port, in host order.
+    #[inline(always)]
+    pub(super) fn with_port(self, port: u16) -> Self {
+        Self {
+            rest: self.rest & !0xffff | u64::from(port.to_be()),
+            ..self
+        }
+    }
+
+    /// Returns the endpoint with another address of the same family.
+    #[inline(always)]
+    pub(super) fn with_address(self, address: [u64; 2]) -> Self {
+        Self { address, ..self }
+    }
+
+    /// Returns all of it as words, for a hash.
+    #[inline(always)]
+    pub(super) fn words(&self) -> [u64; 3] {
+        let [low, high] = self.address;
+        [low, high, self.rest]
+    }
+
+    /// Returns an endpoint of UDP, for tests.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn of_udp(address: AnyAddress, port: u16) -> Self {
+        const UDP: u64 = 17;
+        let family = match address {
+            AnyAddress::V4(_) => 2,
+            AnyAddress::V6(_) => u64::from(Self::IPV6),
+        };
+        let [low, high] = address.words();
+        let rest = u64::from(port.to_be()) | family << Self::FAMILY | UDP << Self::PROTOCOL;
+        Self::new([low, high, rest], Zone::DEFAULT)
+    }
+}
+
+#[kunit_tests(rustmasq_endpoint)]
+mod tests {
+    use super::*;
+    use core::net::{
+        Ipv4Addr,
+        Ipv6Addr, //
+    };
+
+    const ADDRESSES: [AnyAddress; 4] = [
+        AnyAddress::V4(Ipv4Addr::new(203, 0, 113, 1)),
+        AnyAddress::V6(Ipv6Addr::new(0xcb00, 0x7101, 0, 0, 0, 0, 0, 0)),
+        AnyAddress::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0xcb00, 0x7101)),
+        AnyAddress::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6)),
+    ];
+
+    #[test]
+    fn parts_come_out_as_they_went_in() {
+        for address in ADDRESSES {
+            for port in [0, 80, 65535] {
+                let endpoint = Endpoint::of_udp(address, port);
+                assert_eq!(endpoint.address(), address);
+                assert_eq!((endpoint.port(), endpoint.protocol()), (port, 17));
+                assert_eq!(endpoint.zone_id(), 0);
+                let other = endpoint.with_port(7);
+                assert_eq!((other.port(), other.protocol()), (7, 17));
+                assert_eq!(other.address(), address);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_and_families_differ() {
+        for (number, one) in ADDRESSES.into_iter().enumerate() {
+            for (other_number, other) in ADDRESSES.into_iter().enumerate() {
+                let are_equal = Endpoint::of_udp(one, 80) == Endpoint::of_udp(other, 80);
+                assert_eq!(are_equal, number == other_number);
+            }
+        }
+    }
+}
