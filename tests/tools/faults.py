@@ -9,9 +9,11 @@ Usage: tests/tools/faults.py PART...
   rules      rules of iptables and ip6tables, legacy and nft, are added and removed
   packets    target, hooks and helper handle packets that the router sends itself and that it forwards; then the flush
   pools      a destination is crowded, so that the module makes a pool of ports for it
+  mappings   a rule with --full-cone is added, of whose many allocations some fail; with --address-restricted-cone a
+             client begins a flow, which makes a mapping, and is spoken to
   pulls      no allocation fails, but packets' data moves whenever code calls pskb_may_pull()
 
-The parts packets, pools and pulls need the network of setup_lan with IPv6. Prints TAP.
+The parts packets, pools, mappings and pulls need the network of setup_lan with IPv6. Prints TAP.
 
 An allocation is one of the module's if the module's code is on the stack, also if it is further up. While the module is
 being loaded, do_one_initcall is looked for instead, because the address of the module's code is not known before.
@@ -216,11 +218,14 @@ class Faults:
         self.slab = Failslab()
         self.total = 0
 
-    def by_thread(self, attempt):
-        """Returns the outcomes of the attempts in which an allocation failed, then that of the one without failure."""
+    def by_thread(self, attempt, step=1):
+        """Returns the outcomes of the attempts in which an allocation failed, then that of the one without failure.
+
+        Every `step`-th allocation fails.
+        """
         outcomes = [attempt(1)]
         while self.slab.failed():
-            outcomes.append(attempt(len(outcomes) + 1))
+            outcomes.append(attempt(len(outcomes) * step + 1))
         return outcomes
 
     def by_all(self, attempt, before=lambda: None):
@@ -527,20 +532,20 @@ def unused():
     return wait_until(lambda: users() == 0)
 
 
-def adding(front):
-    """Returns an attempt that adds a rule, in a new namespace.
+def adding(front, *options):
+    """Returns an attempt that adds a rule with these options, in a new namespace.
 
     The namespace is new because conntrack keeps defragmentation enabled when its own hooks fail.
     """
     def attempt(n):
         with namespace_restored():
             os.unshare(os.CLONE_NEWNET)
-            error = rule(n, front, "-A", "POSTROUTING", "-j", "RUSTMASQ")
+            error = rule(n, front, "-A", "POSTROUTING", "-j", "RUSTMASQ", *options)
             if not error:
                 return ""
             if users():
                 return f"{error}, but {users()} users are left"
-            again = rule(0, front, "-A", "POSTROUTING", "-j", "RUSTMASQ")
+            again = rule(0, front, "-A", "POSTROUTING", "-j", "RUSTMASQ", *options)
             if again:
                 return f"{error}, and a second try: {again}"
             require("" if users() == 1 else f"a rule makes {users()} users")
@@ -710,6 +715,15 @@ def reasons_logged():
 # --- Pools of ports
 
 
+def load_with_rule(front, *options):
+    """Loads the module anew, with one rule on the router."""
+    with Inside("router"):
+        require(rule(0, front, "-F", "POSTROUTING"))
+        require("" if not os.path.exists(OURS) or wait_until(lambda: not unload()) else "the module stays")
+        require(load(0))
+        require(rule(0, front, "-A", "POSTROUTING", "-o", "wan0", "-p", "udp", "-j", "RUSTMASQ", *options))
+
+
 class Crowd:
     """A rule with one port and, in each attempt, three clients for it. Without memory there is no pool of ports.
 
@@ -728,12 +742,7 @@ class Crowd:
                 write(f"/proc/sys/net/{limit}", 0)
 
     def prepare(self):
-        with Inside("router"):
-            require(rule(0, self.front, "-F", "POSTROUTING"))
-            require("" if not os.path.exists(OURS) or wait_until(lambda: not unload()) else "the module stays")
-            require(load(0))
-            require(rule(0, self.front, "-A", "POSTROUTING", "-o", "wan0", "-p", "udp", "-j", "RUSTMASQ",
-                         "--to-ports", str(self.PORT), "--when-full", "reject"))
+        load_with_rule(self.front, "--to-ports", str(self.PORT), "--when-full", "reject")
         self.slab.only(*our_text())
         self.router.forget()
 
@@ -785,6 +794,69 @@ def part_pools(faults):
         faults.all_at_once(what, crowd.attempt, crowd.SILENT, before=crowd.prepare)
         with Inside("router"):
             require(rule(0, crowd.front, "-F", "POSTROUTING"))
+
+
+class Endpoint:
+    """A client behind --address-restricted-cone, which begins a flow in each attempt, and is spoken to.
+
+    The module is loaded anew for each attempt, because a mapping stays for a while.
+    """
+
+    REFUSED = "refused and counted, without a mapping"
+    UNKNOWN = "whom the client speaks to may not begin a flow"
+    PORT, PEER = 20001, 20002
+
+    def __init__(self, faults, version):
+        self.slab, self.router = faults.slab, Conntrack("router")
+        self.front = "iptables-legacy" if version == 4 else "ip6tables-legacy"
+        self.client, _, self.outside, self.server = ADDRESSES[version]
+
+    def prepare(self):
+        load_with_rule(self.front, "--address-restricted-cone")
+        self.slab.only(*our_text())
+        self.router.forget()
+
+    def attempt(self):
+        drops = Network.drops()
+        with bound("lan", self.client, self.PORT) as sock:
+            sock.sendto(REQUEST, (self.server, DISCARD))
+            wait_until(lambda: self.has_flow() or Network.drops() > drops)
+            mapped = self.count_mapped()
+            if not self.has_flow():
+                counted = Network.drops() > drops
+                return self.REFUSED if counted and not mapped else f"refused, counted: {counted}, mappings: {mapped}"
+            if mapped != 1:
+                return f"{mapped} mappings"
+            with bound("server", self.server, self.PEER) as peer:
+                peer.sendto(REQUEST, (self.outside, self.PORT))
+            return "" if select.select([sock], [], [], 1)[0] else self.UNKNOWN
+
+    def has_flow(self):
+        """Returns whether the client's flow is in the table, by its mapping."""
+        return any(f":{self.PORT}>" in line.split()[0] and self.outside in line.split()[1]
+                   for line in self.router.flows())
+
+    @staticmethod
+    def count_mapped():
+        with Inside("router"), open("/proc/thread-self/net/rustmasq_mappings", encoding="ascii") as file:
+            return len(file.readlines())
+
+
+def part_mappings(faults):
+    require(load(0))
+    faults.slab.only(*our_text())
+    # Hundreds of allocations are for the parts of the tables, which are all alike.
+    faults.each("iptables-legacy: a rule with --full-cone is added",
+                faults.by_thread(adding("iptables-legacy", "--full-cone"), step=97), NO_MEMORY, least=4)
+    for version in ADDRESSES:
+        endpoint = Endpoint(faults, version)
+        what = f"IPv{version}: a mapping is made"
+        # The places in two tables, and the mapping; then a place for whom the client speaks to, and that.
+        faults.each(what, faults.by_all(endpoint.attempt, endpoint.prepare),
+                    f"|{endpoint.REFUSED}|{endpoint.UNKNOWN}", least=5)
+        faults.all_at_once(what, endpoint.attempt, endpoint.REFUSED, before=endpoint.prepare)
+        with Inside("router"):
+            require(rule(0, endpoint.front, "-F", "POSTROUTING"))
 
 
 # --- The flush, in notifiers and a worker
@@ -907,7 +979,7 @@ def fragments(network, client, server):
 
 
 PARTS = {"module": part_module, "rules": part_rules, "packets": part_packets, "pools": part_pools,
-         "pulls": part_pulls}
+         "mappings": part_mappings, "pulls": part_pulls}
 
 
 def main():

@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Each allocation of the module fails once: while the module is loaded and unloaded, the watch is turned on, namespaces
-# and rules are added and removed, packets pass, and a destination is crowded. Then the operation fails as a whole, or a packet is dropped, or it
-# passes without the part that needed memory. Nothing leaks. Packet data also moves wherever the kernel may move it.
-# This needs fault injection, which only the debug kernel has.
+# Each allocation of the module fails once: while the module is loaded and unloaded, the watch is turned on,
+# namespaces and rules are added and removed, packets pass, a destination is crowded, and a mapping is made. Then the
+# operation fails as a whole, or a packet is dropped, or it passes without the part that needed memory. Nothing leaks.
+# Packet data also moves wherever the kernel may move it. This needs fault injection, which only the debug kernel has.
 . "$(dirname "$0")/../../lib/lib.sh"
 
 if [[ ! -e /sys/kernel/debug/failslab/require-start || ! -e /sys/kernel/debug/fail_skb_realloc ]]; then
@@ -40,6 +40,10 @@ check "the module can be unloaded after the faults" wait_until unload_module
 run_tap "faults with pools of ports" "$tools/faults.py" pools
 flush_rules
 check "the module can be unloaded after the faults with pools" wait_until unload_module
+
+run_tap "faults with mappings" "$tools/faults.py" mappings
+flush_rules
+check "the module can be unloaded after the faults with mappings" wait_until unload_module
 
 run_tap "packet data that moves" "$tools/faults.py" pulls
 flush_rules

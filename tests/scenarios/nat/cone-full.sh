@@ -12,7 +12,7 @@ rule=(RUSTMASQ --full-cone --to-ports 6000-6009)
 declare -A inside_of=([4]=172.18.0.1 [6]=fd00:18::1) kind_of=([4]="3 13" [6]="1 1") name_of=([4]=EHOSTUNREACH [6]=EACCES)
 declare -A number_of=([udp]=17 [tcp]=6 [4icmp]=1 [6icmp]=58) length_of=([4]=24 [6]=64)
 
-what() { echo "IPv$v, $protocol"; }
+of_step() { echo "IPv$v, $protocol"; }
 counter_of_refused() { ns_exec router grep -w ports_refused /proc/net/rustmasq | tr -dc 0-9; }
 
 # mapped: prints the mappings of the family and the protocol: INSIDE PORT, a line each, in the order of the ports.
@@ -28,16 +28,16 @@ nothing_mapped() { [[ ! $(mapped) ]]; }
 new_rule_of_cone() {
 	local address=${router_of[$v]}/${length_of[$v]}
 	ip -n router addr del "$address" dev wan0
-	wait_until nothing_mapped || not_ok "$(what): mappings end with their address" "$(mapped)"
+	wait_until nothing_mapped || not_ok "$(of_step): mappings end with their address" "$(mapped)"
 	setup_device router wan0 "$address"
 	crowd_rule "${rule[@]}"
 }
 
-# check_refused WHAT CLIENT [OPTION...]: checks that the client's packet is dropped and counted, and that all mappings are
+# check_no_port WHAT CLIENT [OPTION...]: checks that the client's packet is dropped and counted, and that all mappings are
 # as they were. OPTIONs are those of flows.py.
-check_refused() {
+check_no_port() {
 	local what dropped refused before
-	what="$(what): $1"
+	what="$(of_step): $1"
 	dropped=$(losses) refused=$(counter_of_refused) before=$(mapped)
 	send_crowd "$2" "$2" "${@:3}"
 	check_equal "$what: dropped, and counted as refused" "$((${dropped% *} + 1)) ${dropped#* } $((refused + 1))" \
@@ -50,11 +50,11 @@ check_ten() {
 	local refused
 	refused=$(counter_of_refused)
 	send_crowd "$1" $(($1 + 9))
-	check_equal "$(what): the clients from $1 on have all ten ports" "$(seq -s ' ' 6000 6009)" \
+	check_equal "$(of_step): the clients from $1 on have all ten ports" "$(seq -s ' ' 6000 6009)" \
 		"$(mapped | awk '{ print $2 }' | paste -s -d ' ')"
-	check_equal "$(what): ... one each" "$(for ((n = $1; n < $1 + 10; n++)); do client_number $n; done | sort)" \
+	check_equal "$(of_step): ... one each" "$(for ((n = $1; n < $1 + 10; n++)); do client_number $n; done | sort)" \
 		"$(mapped | awk '{ print $1 }' | sort)"
-	check_equal "$(what): ... and none is refused" "$refused" "$(counter_of_refused)"
+	check_equal "$(of_step): ... and none is refused" "$refused" "$(counter_of_refused)"
 }
 
 setup_crowd
@@ -62,26 +62,26 @@ for step in "4 udp" "6 udp" "4 tcp" "6 icmp"; do
 	read -r v protocol <<< "$step"
 	new_rule_of_cone
 	check_ten 1
-	check_refused "an eleventh client" 11
+	check_no_port "an eleventh client" 11
 	if [[ $protocol != icmp ]]; then
-		check_refused "... also towards another port" 11 --to-port 10
+		check_no_port "... also towards another port" 11 --to-port 10
 		before=$(mapped)
 		send_crowd 1 10 --to-port 10
-		check_equal "$(what): ten clients begin another flow each, by the same mappings" "20 $before" \
+		check_equal "$(of_step): ten clients begin another flow each, by the same mappings" "20 $before" \
 			"$(crowd_flows | wc -l) $(mapped)"
-		check_equal "$(what): ... with the same ports" 10 "$(crowd_flows | sort -u | wc -l)"
+		check_equal "$(of_step): ... with the same ports" 10 "$(crowd_flows | sort -u | wc -l)"
 	fi
 	forget_all
 	if [[ $protocol == udp ]]; then
 		crowd_rule "${rule[@]}" --when-full reject
 		before=$(mapped)
 		ns_exec lan "$tools/refused.py" udp "$(client_number 11)" 5000 "${server_of[$v]}" > "$scratch/refused"
-		check_equal "$(what), --when-full reject: an eleventh client is told, also while no mapping has a flow" \
+		check_equal "$(of_step), --when-full reject: an eleventh client is told, also while no mapping has a flow" \
 			"${inside_of[$v]} ${kind_of[$v]} udp $(client_number 11):5000>${server_of[$v]};told ${name_of[$v]}" \
 			"$(paste -s -d ';' "$scratch/refused")"
-		check_equal "$(what): ... and nobody's mapping is taken" "$before" "$(mapped)"
+		check_equal "$(of_step): ... and nobody's mapping is taken" "$before" "$(mapped)"
 	else
-		check_refused "an eleventh client, while no mapping has a flow" 11
+		check_no_port "an eleventh client, while no mapping has a flow" 11
 	fi
 	new_rule_of_cone
 	check_ten 11

@@ -26,15 +26,15 @@ ns_exec lan "$IPTABLES-restore" -w <<-END || bail "the counters"
 	COMMIT
 END
 # from_strangers, from_scanner: print how many packets reached the LAN's host.
-received() { ns_exec lan "$IPTABLES" -w -t raw -L PREROUTING -vxn | awk -v row="$1" 'NR == row + 2 { print $1 }'; }
-from_strangers() { received 1; }
-from_scanner() { received 2; }
+counted_at() { ns_exec lan "$IPTABLES" -w -t raw -L PREROUTING -vxn | awk -v row="$1" 'NR == row + 2 { print $1 }'; }
+from_strangers() { counted_at 1; }
+from_scanner() { counted_at 2; }
 
 # mapping_of_client: prints the mapping of port 4000 of the LAN's host, as lines of NAME=VALUE.
 mapping_of_client() { ns_exec router grep 'inside=172.18.0.2 port=4000 ' /proc/net/rustmasq_mappings | tr ' ' '\n'; }
-# value NAME: prints one of its values.
-value() { mapping_of_client | sed -n "s/^$1=//p"; }
-is_unused_for() { (($(value unused) >= $1)); }
+# value_of NAME: prints one of its values.
+value_of() { mapping_of_client | sed -n "s/^$1=//p"; }
+is_unused_for() { (($(value_of unused) >= $1)); }
 # all_mapped: prints all mappings, without what changes by itself.
 all_mapped() { ns_exec router sed -E 's/ (age|unused|flows|from_outside)=.*//' /proc/net/rustmasq_mappings; }
 
@@ -65,8 +65,8 @@ generate() {
 		kpktgend_0 rem_device_all
 	END
 }
-# flood COUNT: sends from so many sources to the port of the mapping.
-flood() {
+# flood_mapping COUNT: sends from so many sources to the port of the mapping.
+flood_mapping() {
 	generate "$1" "src_min 198.51.100.1" "src_max 198.51.100.251" "udp_src_min 1000" "udp_src_max 60999" \
 		"udp_dst_min 4000" "udp_dst_max 4000"
 }
@@ -78,24 +78,24 @@ lines=$(logged_lines) by_module=$(logged_by_module)
 
 ns_exec router conntrack -F 2> /dev/null
 check "the mapping stays without a flow, and is unused for a while" wait_until is_unused_for 2
-mapped=$(all_mapped) unused=$(value unused)
+mapped=$(all_mapped) unused=$(value_of unused)
 echo $capacity > $limit
-flood $flood
+flood_mapping $flood
 reached=$(from_strangers)
 flows=$(ns_exec router cat /proc/sys/net/netfilter/nf_conntrack_count)
 echo "# of $flood packets, $reached came in; $flows flows"
 check "a flood: some of it comes in" test "$reached" -ge $((capacity / 2))
 check "... it is bounded by conntrack's table" test "$flows" -le $((capacity + 10))
-check "... all flows from outside that are counted are there" test "$(value from_outside)" -le "$flows"
-check_equal "... and are none of the client's" 0 "$(value flows)"
+check "... all flows from outside that are counted are there" test "$(value_of from_outside)" -le "$flows"
+check_equal "... and are none of the client's" 0 "$(value_of flows)"
 check_equal "... no mapping is made or lost" "$mapped" "$(all_mapped)"
 check "... it does not refresh the mapping" is_unused_for "$unused"
 check_log "a flood"
 ns_exec router conntrack -F 2> /dev/null
 echo 262144 > $limit
-check_equal "... with their flows gone, none is counted" 0 "$(value from_outside)"
+check_equal "... with their flows gone, none is counted" 0 "$(value_of from_outside)"
 check_equal "the client still has its port" 203.0.113.1:4000 "$(client_asks)"
-check "... which refreshes its mapping" test "$(value unused)" -le $((3 * slow))
+check "... which refreshes its mapping" test "$(value_of unused)" -le $((3 * slow))
 
 # --- A scan
 
@@ -113,10 +113,10 @@ ns_exec router conntrack -F 2> /dev/null
 flush_rules
 add_rule -o wan0 -j RUSTMASQ --address-restricted-cone || bail "the rule"
 check_equal "--address-restricted-cone: the client has its port" 203.0.113.1:4000 "$(client_asks)"
-mapped=$(all_mapped) reached=$(from_strangers)
-flood $capacity
+mapped=$(all_mapped) reached=$(from_strangers) counted=$(value_of from_outside)
+flood_mapping $capacity
 check_equal "... no stranger reaches it" "$reached" "$(from_strangers)"
-check_equal "... no flow of theirs is counted" 0 "$(value from_outside)"
+check_equal "... no flow of theirs is counted" "$counted" "$(value_of from_outside)"
 check_equal "... no mapping is made or lost" "$mapped" "$(all_mapped)"
 check_log "a flood of strangers"
 
