@@ -20,7 +20,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Inside, place
-from peers import SLOW, Peers, enable_errors, icmp_error
+from peers import SLOW, Peers, enable_errors, family, icmp_error
 
 # A number of Linux that the module socket does not define.
 SO_RCVBUFFORCE = 33
@@ -29,9 +29,13 @@ KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 PATIENT, VAIN = 10 * SLOW, 0.7 * SLOW
 
 
-def make_socket(host, kind, protocol=0):
+def make_socket(host, kind, protocol=0, address=""):
+    """Returns a socket of that kind on the host, for the address's family. Without an address, it is IPv4's."""
     with Inside(host):
-        return socket.socket(socket.AF_INET, kind, protocol)
+        sock = socket.socket(family(address), kind, protocol)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
 
 
 def where(peer):
@@ -39,9 +43,9 @@ def where(peer):
 
 
 def pair(text):
-    """Returns (address, port) for bind(), from ADDRESS:PORT, :PORT or None."""
+    """Returns (address, port) for bind(), from ADDRESS:PORT, [ADDRESS]:PORT, :PORT or None."""
     address, _, port = (text or ":0").rpartition(":")
-    return address, int(port)
+    return address.strip("[]"), int(port)
 
 
 def why(sock, error):
@@ -53,8 +57,8 @@ def why(sock, error):
 class Conversation:
     """The client's side of a conversation."""
 
-    def __init__(self, host, protocol, source):
-        self.sock = make_socket(host, KINDS[protocol])
+    def __init__(self, host, protocol, source, address):
+        self.sock = make_socket(host, KINDS[protocol], address=address)
         self.protocol, self.buffer, self.lines = protocol, b"", []
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         enable_errors(self.sock)
@@ -159,7 +163,7 @@ class ConversationPeers(Peers):
 
     def serve(self, host, protocol, address, port, *banner):
         """serve HOST PROTOCOL ADDRESS PORT [BANNER...]: starts a server. With "mute" as banner, it sends nothing."""
-        sock = make_socket(host, KINDS[protocol])
+        sock = make_socket(host, KINDS[protocol], address=address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Room for hundreds of datagrams, which come at once when this process has to wait for a processor.
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
@@ -187,7 +191,7 @@ class ConversationPeers(Peers):
 
     def open(self, name, host, protocol, address, port, source=None):
         """open NAME HOST PROTOCOL ADDRESS PORT [SOURCE]: starts a conversation. Returns "connected", or why not."""
-        self.conversations[name] = conversation = Conversation(host, protocol, source)
+        self.conversations[name] = conversation = Conversation(host, protocol, source, address)
         return [conversation.connect(address, port, self.patience)]
 
     def say(self, name, *words):
@@ -227,7 +231,7 @@ class ConversationPeers(Peers):
         for word in ports:
             first, _, last = word.partition("-")
             for port in range(int(first), int(last or first) + 1):
-                conversation = Conversation(host, protocol, None)
+                conversation = Conversation(host, protocol, None, address)
                 outcome = conversation.connect(address, port, self.patience)
                 if protocol == "UDP":
                     conversation.say("knock")
@@ -260,7 +264,7 @@ class ConversationPeers(Peers):
         question = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
         query = struct.pack("!6H", 4711, 0x0100, 1, 0, 0, 0) + question + b"\0\0\1\0\1"
         self.unnamed += 1
-        self.conversations[f"({self.unnamed})"] = conversation = Conversation(host, protocol, source)
+        self.conversations[f"({self.unnamed})"] = conversation = Conversation(host, protocol, source, address)
         opened = conversation.connect(address, port, self.patience)
         if opened != "connected":
             return [opened]
