@@ -28,6 +28,7 @@
 #include <net/icmp.h>
 #include <net/if_inet6.h>
 #include <net/inet_hashtables.h>
+#include <net/l3mdev.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
 #include <net/netfilter/nf_conntrack_seqadj.h>
@@ -257,6 +258,11 @@ __rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, wor
 __rustmasq_helper bool rustmasq_ipv6_mod_enabled(void)
 {
 	return ipv6_mod_enabled();
+}
+
+__rustmasq_helper int rustmasq_l3mdev_master_ifindex_by_index(struct net *net, int ifindex)
+{
+	return l3mdev_master_ifindex_by_index(net, ifindex);
 }
 
 __rustmasq_helper void rustmasq_local_bh_disable(void)

@@ -76,6 +76,14 @@ fn has_socket(
 ) -> bool {
     let (net, skb) = (net.as_raw(), core::ptr::null_mut());
     let (from, port) = (remote.1.to_be(), local.1);
+    // In a VRF, the VRF device receives what its member does.
+    // SAFETY: The namespace is valid by its type's invariant.
+    let master = unsafe { bindings::rustmasq_l3mdev_master_ifindex_by_index(net, device) };
+    let (device, member) = if master == 0 {
+        (device, 0)
+    } else {
+        (master, device)
+    };
     // SAFETY: The namespace is valid by its type's invariant, and the addresses live for the call. The reader is evidence of
     // the RCU read lock, under which a socket that is found stays valid; only whether it is null matters. Without a packet
     // the functions use none.
@@ -83,26 +91,28 @@ fn has_socket(
         match (protocol, remote.0, local.0) {
             (Protocol::Tcp, AnyAddress::V4(remote), AnyAddress::V4(local)) => {
                 let (remote, local) = (ipv4_to_be32(remote), ipv4_to_be32(local));
-                !bindings::__inet_lookup_listener(net, skb, 0, remote, from, local, port, device, 0)
-                    .is_null()
+                !bindings::__inet_lookup_listener(
+                    net, skb, 0, remote, from, local, port, device, member,
+                )
+                .is_null()
             }
             (Protocol::Udp, AnyAddress::V4(remote), AnyAddress::V4(local)) => {
                 let (remote, local) = (ipv4_to_be32(remote), ipv4_to_be32(local));
                 let port = port.to_be();
-                !bindings::__udp4_lib_lookup(net, remote, from, local, port, device, 0, skb)
+                !bindings::__udp4_lib_lookup(net, remote, from, local, port, device, member, skb)
                     .is_null()
             }
             (Protocol::Tcp, AnyAddress::V6(remote), AnyAddress::V6(local)) => {
                 let (remote, local) = (ipv6_to_raw(remote), ipv6_to_raw(local));
                 !bindings::inet6_lookup_listener(
-                    net, skb, 0, &remote, from, &local, port, device, 0,
+                    net, skb, 0, &remote, from, &local, port, device, member,
                 )
                 .is_null()
             }
             (Protocol::Udp, AnyAddress::V6(remote), AnyAddress::V6(local)) => {
                 let (remote, local) = (ipv6_to_raw(remote), ipv6_to_raw(local));
                 let port = port.to_be();
-                !bindings::__udp6_lib_lookup(net, &remote, from, &local, port, device, 0, skb)
+                !bindings::__udp6_lib_lookup(net, &remote, from, &local, port, device, member, skb)
                     .is_null()
             }
             _ => false,
