@@ -84,9 +84,11 @@ each_kind_of_NAT() {
 	check_every_way "SNAT with ports" 50000-50099 "${r2[4]}" "${to[@]}" -p tcp -j SNAT --to-source ADDRESS:50000-50099
 	check_every_way "RUSTMASQ" 40001-40001 "${r2[4]}" "${to[@]}" -j RUSTMASQ
 	check_every_way "RUSTMASQ with ports" 50000-50099 "${r2[4]}" "${to[@]}" -j RUSTMASQ "${ports[@]}"
+	check_every_way "RUSTMASQ with mappings" 40001-40001 "${r2[4]}" "${to[@]}" -j RUSTMASQ --full-cone
 	v=6 to=("${server[6]}" 21)
 	check_every_way "no NAT" 40001-40001 "${client[6]}" "${to[@]}" none
 	check_every_way "RUSTMASQ with ports" 50000-50099 "${r2[6]}" "${to[@]}" -j RUSTMASQ "${ports[@]}"
+	check_every_way "RUSTMASQ with mappings" 40001-40001 "${r2[6]}" "${to[@]}" -j RUSTMASQ --port-restricted-cone
 	rules_of=r1
 	v=4 to=("${server[4]}" 21)
 	check_every_way "RUSTMASQ at r1 alone" 40001-40001 "${r1[4]}" "${to[@]}" -j RUSTMASQ

@@ -413,10 +413,12 @@ each_kind_of_NAT() {
 	check_translation "MASQUERADE with ports" 50000-50099 "${to[@]}" -j MASQUERADE "${ports[@]}"
 	check_translation "RUSTMASQ" 40001-40001 "${to[@]}" -j RUSTMASQ
 	check_translation "RUSTMASQ with ports" 50000-50099 "${to[@]}" -j RUSTMASQ "${ports[@]}"
+	check_translation "RUSTMASQ with mappings" 40001-40001 "${to[@]}" -j RUSTMASQ --full-cone
 	v=6 to=("${server[6]}" 69)
 	check_translation "no NAT" 40001-40001 "${to[@]}" none
 	check_translation "SNAT with ports" 50000-50099 "${to[@]}" -p udp -j SNAT --to-source ADDRESS:50000-50099
 	check_translation "RUSTMASQ with ports" 50000-50099 "${to[@]}" -j RUSTMASQ "${ports[@]}"
+	check_translation "RUSTMASQ with mappings" 40001-40001 "${to[@]}" -j RUSTMASQ --port-restricted-cone
 	masquerade
 }
 
