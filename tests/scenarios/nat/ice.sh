@@ -50,12 +50,12 @@ add_client() {
 }
 
 # Pairs of peers by their routers' options, and if they find a path.
-pairs=() whats=() expected=()
+pairs=() titles=() expected=()
 # expect_path WHAT FIRST SECOND yes|no ADDRESS: notes what two peers should say. ADDRESS is that of the second mapping.
 expect_path() {
 	local first="heard hello from $3" second="heard hello from $2"
 	[[ $4 == yes ]] || first="no path" second="no path"
-	pairs+=("$2=$3") whats+=("$1")
+	pairs+=("$2=$3") titles+=("$1")
 	expected+=("$2, mapping 203.0.113.1, $first; $3, mapping $5, $second")
 }
 while IFS=/ read -r first second answer; do
@@ -89,7 +89,7 @@ for n in "${!pairs[@]}"; do
 	pair=${pairs[$n]}
 	answer="they connect"
 	[[ ${expected[$n]} != *"no path"* ]] || answer="they find no path"
-	check_equal "${whats[$n]}: $answer" "${expected[$n]}" "$(said_by "${pair%=*}"); $(said_by "${pair#*=}")"
+	check_equal "${titles[$n]}: $answer" "${expected[$n]}" "$(said_by "${pair%=*}"); $(said_by "${pair#*=}")"
 done
 
 done_testing
