@@ -80,8 +80,8 @@ fish_dir ?= /usr/share/fish/vendor_completions.d
 zsh_dir ?= /usr/share/zsh/vendor-completions
 
 .PHONY: all module extension extension-test program program-test setup kernel stage demo test test-debug test-packages \
-	test-tools soak bench check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean help install \
-	install-files install-programs uninstall
+	test-tools soak bench scorecard check check-kernels doc module-doc extension-doc program-doc rust-analyzer deb clean \
+	help install install-files install-programs uninstall
 
 all: module extension program ## build the module, the iptables extension and the program
 
@@ -176,6 +176,9 @@ bench: stage ## count instructions beside the kernel's own code (tests/bench/res
 	@$(MAKE) KDIR= KERNEL=stock stage
 	@scripts/setup --bench
 	@tests/bench/run --output tests/bench/results/$$(sed -n 's/^version := //p' rust/Kbuild)
+
+scorecard: stage ## test what NAT must do by RFC 4787, 5382 and 5508, beside MASQUERADE (tests/rfc)
+	@tests/rfc/run
 
 extension-test:
 	@$(CARGO) test --quiet --locked --manifest-path rust/libxt/Cargo.toml --target-dir build/libxt -- --format=pretty
