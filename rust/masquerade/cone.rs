@@ -135,14 +135,16 @@ pub(super) fn port_of<F: Family>(
     else {
         return Port::Unmapped;
     };
+    let zone = flow.zone_of_both();
     let request = Request {
         flow,
         source,
         wish,
         own,
         inside: Inside {
-            endpoint: Endpoint::source_of(&flow.tuple(Direction::Original), flow.zone_of_both()),
+            endpoint: Endpoint::source_of(&flow.tuple(Direction::Original), zone),
             outside_address: F::to_raw(source).words(),
+            outside_zone: zone.id_in(Direction::Reply),
         },
     };
     mappings
@@ -277,9 +279,9 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
         return;
     };
     let (original, zone) = (flow.original(), flow.zone());
-    let called = Endpoint::destination_of(&original, zone);
+    let called = Endpoint::destination_of(&original, zone, Direction::Original);
     let source = Endpoint::source_of(&original, zone);
-    let outside = Endpoint::destination_of(reply, zone);
+    let outside = Endpoint::destination_of(reply, zone, Direction::Reply);
     state.mappings.with(|tables| {
         if inbound_refreshes_mappings() && tables.may_have(called.address_words()) {
             tables.with_outside(&called, |mapping| mapping.refresh(now()));
@@ -318,7 +320,8 @@ impl NatFunctions for Cone {
             if !tables.may_have([low, high]) {
                 return None;
             }
-            let outside = Endpoint::destination_of(&tuple, flow.zone_of_both());
+            let zone = flow.zone_of_both();
+            let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
             let way = tables.with_outside(&outside, Way::to)?;
             let is_outside = tables.leave_by(input.index());
             let may_come_in = !is_outside
@@ -330,13 +333,16 @@ impl NatFunctions for Cone {
                     }
                     Filtering::AddressAndPortDependent => false,
                 };
-            may_come_in.then_some((way, is_outside))
+            Some((way, is_outside, may_come_in))
         });
-        let Some((way, is_outside)) = found.flatten() else {
+        let Some((way, is_outside, may_come_in)) = found.flatten() else {
             return Verdict::Accept;
         };
         if flow.has_receiver(&tuple, input.index()) {
             return Verdict::Accept;
+        }
+        if !may_come_in {
+            return filter(input.net(), &tuple);
         }
         let inside = way.mapping.inside().endpoint;
         let Some(address) = F::of_any(inside.address()) else {
@@ -353,6 +359,19 @@ impl NatFunctions for Cone {
             hairpin(flow, &way, input)
         }
     }
+}
+
+/// Returns the verdict for a packet of one who may not come in to a mapping.
+///
+/// Nobody answers, as the endpoint may be about to speak to the sender: an answer of this host, or a flow of conntrack's,
+/// would be in the way of that (RFC 5382, REQ-4). This host answers echo requests itself.
+#[cold]
+fn filter(net: &Net, tuple: &Tuple) -> Verdict {
+    if tuple.is_icmp() {
+        return Verdict::Accept;
+    }
+    counters::count(net, Counter::Filtered);
+    Verdict::Drop
 }
 
 /// The way in to an inside endpoint.
@@ -466,7 +485,7 @@ pub(super) fn maintain(net: &Net, mappings: &Mappings, context: &mut ProcessCont
         let note = |conn: &ConfirmedConn<'_>| {
             let wanted = conn.is_answered() || inbound_refreshes_mappings();
             if let Some((original, zone)) = conn.translated_destination().filter(|_| wanted) {
-                let outside = Endpoint::destination_of(&original, zone);
+                let outside = Endpoint::destination_of(&original, zone, Direction::Original);
                 mappings.with(|tables| {
                     tables.with_outside(&outside, |mapping| mapping.refresh(now()));
                 });
@@ -490,7 +509,7 @@ pub(super) fn has_mapping_of_another<F: Family>(
     };
     let found = mappings.with(|tables| {
         let zone = flow.zone_of_both();
-        let outside = Endpoint::destination_of(reply, zone);
+        let outside = Endpoint::destination_of(reply, zone, Direction::Reply);
         if !tables.may_have(outside.address_words()) {
             return None;
         }

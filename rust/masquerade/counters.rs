@@ -61,6 +61,8 @@ pub(super) enum Counter {
     PoolsDenied,
     /// Flows whose inside endpoints got no mapping, although a port was free.
     MappingsDenied,
+    /// Packets to mappings that were dropped because their senders may not come in.
+    Filtered,
     /// Flows that the flush removed.
     Flushed,
     /// Packets that were dropped because there was no address.
@@ -141,6 +143,7 @@ impl NetFileContent for CountersFile {
             ("pools_denied", counted(Counter::PoolsDenied)),
             ("mappings", mappings.into()),
             ("mappings_denied", counted(Counter::MappingsDenied)),
+            ("inbound_filtered", counted(Counter::Filtered)),
             ("flows_flushed", counted(Counter::Flushed)),
             ("no_address", counted(Counter::NoAddress)),
         ];

@@ -6,17 +6,20 @@ use crate::{
     net::AnyAddress,
     netfilter::{
         conntrack::Zone,
-        tuple::Tuple, //
+        tuple::{
+            Direction,
+            Tuple, //
+        },
     },
 };
 use kernel::prelude::*;
 
-/// An address with a port, of a protocol, in a zone.
+/// An address with a port, of a protocol, in a zone: that of the direction of packets that come from there, or go there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Endpoint {
     /// As C stores it.
     address: [u64; 2],
-    /// What [`Tuple::source_words`] says of port, family and protocol; above that the zone (16), and its directions (8).
+    /// What [`Tuple::source_words`] says of port, family and protocol; above that the zone (16).
     rest: u64,
 }
 
@@ -24,29 +27,26 @@ impl Endpoint {
     const FAMILY: u32 = 16;
     const PROTOCOL: u32 = 32;
     const ZONE: u32 = 40;
-    const DIRECTIONS: u32 = 56;
     const IPV6: u16 = 10;
 
     #[inline(always)]
-    fn new([low, high, rest]: [u64; 3], zone: Zone) -> Self {
+    fn new([low, high, rest]: [u64; 3], zone: u16) -> Self {
         Self {
             address: [low, high],
-            rest: rest
-                | u64::from(zone.id()) << Self::ZONE
-                | u64::from(zone.directions()) << Self::DIRECTIONS,
+            rest: rest | u64::from(zone) << Self::ZONE,
         }
     }
 
     /// Returns where a flow with this original tuple comes from.
     #[inline(always)]
     pub(super) fn source_of(original: &Tuple, zone: Zone) -> Self {
-        Self::new(original.source_words(), zone)
+        Self::new(original.source_words(), zone.id_in(Direction::Original))
     }
 
     /// Returns where packets with this tuple go to; the port is a query's identifier, as that is a mapping's.
     #[inline(always)]
-    pub(super) fn destination_of(tuple: &Tuple, zone: Zone) -> Self {
-        Self::new(tuple.destination_words(), zone)
+    pub(super) fn destination_of(tuple: &Tuple, zone: Zone, direction: Direction) -> Self {
+        Self::new(tuple.destination_words(), zone.id_in(direction))
     }
 
     /// Returns the address as words.
@@ -88,10 +88,13 @@ impl Endpoint {
         }
     }
 
-    /// Returns the endpoint with another address of the same family.
+    /// Returns the endpoint with another address of the same family, and in another zone.
     #[inline(always)]
-    pub(super) fn with_address(self, address: [u64; 2]) -> Self {
-        Self { address, ..self }
+    pub(super) fn with_address(self, address: [u64; 2], zone: u16) -> Self {
+        Self {
+            address,
+            rest: self.rest & !(0xffff << Self::ZONE) | u64::from(zone) << Self::ZONE,
+        }
     }
 
     /// Returns all of it as words, for a hash.
@@ -111,7 +114,7 @@ impl Endpoint {
         };
         let [low, high] = address.words();
         let rest = u64::from(port.to_be()) | family << Self::FAMILY | UDP << Self::PROTOCOL;
-        Self::new([low, high, rest], Zone::DEFAULT)
+        Self::new([low, high, rest], 0)
     }
 }
 

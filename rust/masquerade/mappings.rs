@@ -85,13 +85,15 @@ pub(super) struct Inside {
     pub(super) endpoint: Endpoint,
     /// The address, of the same family, as words.
     pub(super) outside_address: [u64; 2],
+    /// The zone of replies. That of the endpoint may be for the other direction alone.
+    pub(super) outside_zone: u16,
 }
 
 impl Inside {
     /// Returns the outside end with a port, in host order.
     fn outside(&self, port: u16) -> Endpoint {
         self.endpoint
-            .with_address(self.outside_address)
+            .with_address(self.outside_address, self.outside_zone)
             .with_port(port)
     }
 }
@@ -725,6 +727,7 @@ impl Mappings {
     }
 
     /// Calls `f` with the tables, if they are there. Any context.
+    #[inline(always)]
     pub(super) fn with<R>(&self, f: impl FnOnce(&Tables) -> R) -> Option<R> {
         let guard = rcu::read_lock();
         let tables = self.0.get(&guard)?;
@@ -822,6 +825,7 @@ mod tests {
         Inside {
             endpoint: Endpoint::of_udp(address, port),
             outside_address: OUTSIDE.words(),
+            outside_zone: 0,
         }
     }
 

@@ -397,13 +397,6 @@ pub(crate) struct Zone {
 }
 
 impl Zone {
-    /// The zone of flows without one (`NF_CT_DEFAULT_ZONE_ID`), for both directions.
-    pub(crate) const DEFAULT: Self = Self {
-        id: 0,
-        flags: 0,
-        directions: 3,
-    };
-
     /// Returns an entry's zone.
     ///
     /// # Safety
@@ -424,9 +417,14 @@ impl Zone {
         self.id
     }
 
-    /// Returns the bits of the directions that the zone is for.
-    pub(crate) fn directions(self) -> u8 {
-        self.directions
+    /// Returns the zone's number in a direction, 0 if it is not for that (`nf_ct_zone_id`).
+    #[inline(always)]
+    pub(crate) fn id_in(self, direction: Direction) -> u16 {
+        if self.directions >> direction.as_raw() & 1 != 0 {
+            self.id
+        } else {
+            0
+        }
     }
 
     fn to_raw(self) -> bindings::nf_conntrack_zone {

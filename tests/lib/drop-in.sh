@@ -69,9 +69,9 @@ unload_masquerades() {
 	[[ $(users rustmasq)$(users xt_MASQUERADE)$(users nft_masq) == --- ]]
 }
 
-# check_source WHAT OURS PATTERN COMMAND...: checks that the command, which makes a flow, prints a source that matches the
+# check_seen_source WHAT OURS PATTERN COMMAND...: checks that the command, which makes a flow, prints a source that matches the
 # pattern, as the server saw it, and whether our counter counts the flow (1 or 0).
-check_source() {
+check_seen_source() {
 	local before after
 	ns_exec router conntrack -F 2> /dev/null
 	[[ ! -e /sys/module/rustmasq ]] && before=0 || before=$(masqueraded)
@@ -81,4 +81,4 @@ check_source() {
 }
 
 # check_served WHAT OURS IPV: does so for a flow that is masqueraded to a port of 7000 to 7009.
-check_served() { check_source "$1, IPv$3" "$2" ':700[0-9]$' probe_ip lan "$3"; }
+check_served() { check_seen_source "$1, IPv$3" "$2" ':700[0-9]$' probe_ip lan "$3"; }

@@ -29,8 +29,8 @@ start_dbus() {
 	dbus-daemon --system --fork --nopidfile || bail "dbus"
 }
 
-# check_masqueraded WHAT PATTERN COMMAND...: does what `check_source` does, for a flow that our module masquerades.
-check_masqueraded() { check_source "$1" 1 "${@:2}"; }
+# check_masqueraded WHAT PATTERN COMMAND...: does what `check_seen_source` does, for a flow that our module masquerades.
+check_masqueraded() { check_seen_source "$1" 1 "${@:2}"; }
 
 # check_rules WHAT: checks that our module serves rules, and the kernel's own none.
 check_rules() {

@@ -265,7 +265,8 @@ pools_most                            8  the most pools at any time
 pools_denied                          9  pools that were not to be had
 mappings                             10  mappings of inside addresses and ports
 mappings_denied                      11  flows that got a port, but no mapping
-flows_flushed                        12  flows forgotten: address or device gone
+inbound_filtered                     12  packets dropped: not spoken to
+flows_flushed                        13  flows forgotten: address or device gone
 no_address         18446744073709551615  packets dropped: no address to leave with
 ";
         let pools = "
@@ -346,7 +347,7 @@ icmpv6  2001:db8:1::2 zone 7  2001:db8:1::1  0-65535          1        0  65535
         json::append_line(&mut text, &stat()).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["counters"]["no_address"], u64::MAX);
-        assert_eq!(value["counters"].as_object().map(|map| map.len()), Some(13));
+        assert_eq!(value["counters"].as_object().map(|map| map.len()), Some(14));
         assert_eq!(value["pools"][0]["range"], "6000-6019");
         assert_eq!(value["pools"][2]["destination"], "2001:db8:1::2");
         assert!(text.starts_with(b"{\"counters\": {\"flows_masqueraded\": 1, \"ports_kept\": 2, "));

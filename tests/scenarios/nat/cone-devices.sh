@@ -44,16 +44,16 @@ for v in 4 6; do
 	peers serve lan UDP "${any[$v]}" 4000
 done
 
-# set_rules RULE...: replaces the router's rules of both families.
-set_rules() {
+# set_rules_of_both RULE...: replaces the router's rules of both families.
+set_rules_of_both() {
 	for program in "$IPTABLES" "$IP6TABLES"; do
 		printf '%s\n' '*nat' "${@/#/-A POSTROUTING }" COMMIT | ns_exec router "$program-restore" -w || bail "rules: $*"
 	done
 	end_conversations
 }
 
-# mapped PORT: prints the outside ends and devices of the mappings of the inside host's port, a line each.
-mapped() {
+# left_by PORT: prints the outside ends and devices of the mappings of the inside host's port, a line each.
+left_by() {
 	ns_exec router rustmasq mappings --json | python3 -I -S -c '
 import json, sys
 for mapping in map(json.loads, sys.stdin):
@@ -63,7 +63,7 @@ for mapping in map(json.loads, sys.stdin):
 
 # --- Two uplinks
 
-set_rules "-o wan0 -j RUSTMASQ --full-cone" "-o wan1 -j RUSTMASQ --full-cone"
+set_rules_of_both "-o wan0 -j RUSTMASQ --full-cone" "-o wan1 -j RUSTMASQ --full-cone"
 for v in 4 6; do
 	for n in 0 1; do
 		check_said "IPv$v, uplink $n: an inside endpoint keeps its port" "$(place $v "${net[$v$n]}1"):4000 hello" \
@@ -75,15 +75,15 @@ for v in 4 6; do
 			ask server UDP "${net[$v$n]}1" 4000 "$stranger" knock
 	done
 	check_equal "IPv$v: the endpoint has a mapping at each" \
-		"$(for n in 0 1; do echo "$(place $v "${net[$v$n]}1"):4000 wan$n"; done | sort)" "$(mapped 4000)"
+		"$(for n in 0 1; do echo "$(place $v "${net[$v$n]}1"):4000 wan$n"; done | sort)" "$(left_by 4000)"
 	# An address that goes takes its mappings with it, but not those of the other uplink.
 	length=24
 	[[ $v == 4 ]] || length=64
 	ip -n router addr del "${net[${v}1]}1/$length" dev wan1
 	left="$(place $v "${net[${v}0]}1"):4000 wan0"
-	one_is_left() { [[ $(mapped 4000) == "$left" ]]; }
+	one_is_left() { [[ $(left_by 4000) == "$left" ]]; }
 	wait_until one_is_left
-	check_equal "IPv$v: without the second uplink's address it has that of the first" "$left" "$(mapped 4000)"
+	check_equal "IPv$v: without the second uplink's address it has that of the first" "$left" "$(left_by 4000)"
 done
 
 # --- Ranges of ports
@@ -114,7 +114,7 @@ done
 # --- A rule of the user leads a flow to another host than the mapping does, by a device without a rule: it keeps its
 # source
 
-set_rules "-o wan0 -j RUSTMASQ --full-cone"
+set_rules_of_both "-o wan0 -j RUSTMASQ --full-cone"
 ip -n router addr add 198.51.100.1/24 dev wan1
 ip -n server route add 172.18.0.0/16 via 198.51.100.1
 ns_exec router "$IPTABLES" -w -t nat -A PREROUTING -i lan0 -p udp --dport 4050 -j DNAT --to-destination 198.51.100.2:7 ||
@@ -125,7 +125,7 @@ check_said "a flow to the mapping's port that DNAT leads elsewhere keeps its sou
 
 # --- A VRF with the inside and the outside device
 
-set_rules "-o wan0 -j RUSTMASQ --address-restricted-cone"
+set_rules_of_both "-o wan0 -j RUSTMASQ --address-restricted-cone"
 ip -n router link add red type vrf table 10 || bail "VRF"
 ip -n router -batch - <<-END || bail "the VRF's devices"
 	link set red up

@@ -15,20 +15,20 @@ declare -A number_of=([udp]=17 [tcp]=6 [4icmp]=1 [6icmp]=58) length_of=([4]=24 [
 of_step() { echo "IPv$v, $protocol"; }
 counter_of_refused() { ns_exec router grep -w ports_refused /proc/net/rustmasq | tr -dc 0-9; }
 
-# mapped: prints the mappings of the family and the protocol: INSIDE PORT, a line each, in the order of the ports.
-mapped() {
+# all_mappings: prints the mappings of the family and the protocol: INSIDE PORT, a line each, in the order of the ports.
+all_mappings() {
 	local number=${number_of[$protocol]:-${number_of[$v$protocol]}}
 	# shellcheck disable=SC2016 # awk's
 	ns_exec router awk -F '[ =]' -v protocol="$number" -v outside="${router_of[$v]}" \
 		'$2 == protocol && $8 == outside { print $4, $10 }' /proc/net/rustmasq_mappings | sort -k 2n
 }
-nothing_mapped() { [[ ! $(mapped) ]]; }
+nothing_mapped() { [[ ! $(all_mappings) ]]; }
 
 # new_rule_of_cone: replaces the rule, and ends all mappings: their address goes and comes back.
 new_rule_of_cone() {
 	local address=${router_of[$v]}/${length_of[$v]}
 	ip -n router addr del "$address" dev wan0
-	wait_until nothing_mapped || not_ok "$(of_step): mappings end with their address" "$(mapped)"
+	wait_until nothing_mapped || not_ok "$(of_step): mappings end with their address" "$(all_mappings)"
 	setup_device router wan0 "$address"
 	crowd_rule "${rule[@]}"
 }
@@ -38,11 +38,11 @@ new_rule_of_cone() {
 check_no_port() {
 	local what dropped refused before
 	what="$(of_step): $1"
-	dropped=$(losses) refused=$(counter_of_refused) before=$(mapped)
+	dropped=$(losses) refused=$(counter_of_refused) before=$(all_mappings)
 	send_crowd "$2" "$2" "${@:3}"
 	check_equal "$what: dropped, and counted as refused" "$((${dropped% *} + 1)) ${dropped#* } $((refused + 1))" \
 		"$(losses) $(counter_of_refused)"
-	check_equal "$what: ... and nobody's mapping is taken" "$before" "$(mapped)"
+	check_equal "$what: ... and nobody's mapping is taken" "$before" "$(all_mappings)"
 }
 
 # check_ten FIRST: checks that ten clients from the number FIRST on get all ports, one each.
@@ -51,9 +51,9 @@ check_ten() {
 	refused=$(counter_of_refused)
 	send_crowd "$1" $(($1 + 9))
 	check_equal "$(of_step): the clients from $1 on have all ten ports" "$(seq -s ' ' 6000 6009)" \
-		"$(mapped | awk '{ print $2 }' | paste -s -d ' ')"
+		"$(all_mappings | awk '{ print $2 }' | paste -s -d ' ')"
 	check_equal "$(of_step): ... one each" "$(for ((n = $1; n < $1 + 10; n++)); do client_number $n; done | sort)" \
-		"$(mapped | awk '{ print $1 }' | sort)"
+		"$(all_mappings | awk '{ print $1 }' | sort)"
 	check_equal "$(of_step): ... and none is refused" "$refused" "$(counter_of_refused)"
 }
 
@@ -65,21 +65,21 @@ for step in "4 udp" "6 udp" "4 tcp" "6 icmp"; do
 	check_no_port "an eleventh client" 11
 	if [[ $protocol != icmp ]]; then
 		check_no_port "... also towards another port" 11 --to-port 10
-		before=$(mapped)
+		before=$(all_mappings)
 		send_crowd 1 10 --to-port 10
 		check_equal "$(of_step): ten clients begin another flow each, by the same mappings" "20 $before" \
-			"$(crowd_flows | wc -l) $(mapped)"
+			"$(crowd_flows | wc -l) $(all_mappings)"
 		check_equal "$(of_step): ... with the same ports" 10 "$(crowd_flows | sort -u | wc -l)"
 	fi
 	forget_all
 	if [[ $protocol == udp ]]; then
 		crowd_rule "${rule[@]}" --when-full reject
-		before=$(mapped)
+		before=$(all_mappings)
 		ns_exec lan "$tools/refused.py" udp "$(client_number 11)" 5000 "${server_of[$v]}" > "$scratch/refused"
 		check_equal "$(of_step), --when-full reject: an eleventh client is told, also while no mapping has a flow" \
 			"${inside_of[$v]} ${kind_of[$v]} udp $(client_number 11):5000>${server_of[$v]};told ${name_of[$v]}" \
 			"$(paste -s -d ';' "$scratch/refused")"
-		check_equal "$(of_step): ... and nobody's mapping is taken" "$before" "$(mapped)"
+		check_equal "$(of_step): ... and nobody's mapping is taken" "$before" "$(all_mappings)"
 	else
 		check_no_port "an eleventh client, while no mapping has a flow" 11
 	fi

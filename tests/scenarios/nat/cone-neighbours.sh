@@ -62,10 +62,10 @@ mapping() {
 
 is_mapping() { [[ $(mapping "$1") == "$2" ]]; }
 
-# check_mapping_of WHAT PORT FLOWS FROM-OUTSIDE: checks the mapping of the inside endpoint. Flows end soon after they
+# check_mapping_of WHAT PORT FLOWS INBOUND: checks the mapping of the inside endpoint. Flows end soon after they
 # are deleted.
 check_mapping_of() {
-	local expected="outside=${outside[$v]} outside_port=$2 flows=$3 from_outside=$4"
+	local expected="outside=${outside[$v]} outside_port=$2 flows=$3 inbound=$4"
 	wait_until is_mapping "$2" "$expected"
 	check_equal "IPv$v: $1" "$expected" "$(mapping "$2")"
 }
@@ -81,8 +81,8 @@ event_is_shown() {
 	grep -q sport=3999 "$scratch/events"
 }
 check "conntrack -E shows flows" wait_until event_is_shown
-# check_event WHAT PATTERN: checks that conntrack -E shows such an event.
-check_event() { check "IPv$v: $1" wait_until grep -qE "$2" "$scratch/events"; }
+# check_ct_event WHAT PATTERN: checks that conntrack -E shows such an event.
+check_ct_event() { check "IPv$v: $1" wait_until grep -qE "$2" "$scratch/events"; }
 # delete_flows ARGUMENT...: deletes flows of the family.
 delete_flows() { ns_exec router conntrack -D -f "ipv$v" -p udp "$@" > /dev/null 2>&1; }
 
@@ -91,24 +91,24 @@ for v in 4 6; do
 	in="src=${stranger_address[$v]} dst=${outside[$v]} sport=7777 dport=4000 .*"
 	in+="src=${inside[$v]} dst=${stranger_address[$v]} sport=4000 dport=7777"
 	check_goes_out "an inside endpoint keeps its port" 4000
-	check_event "conntrack -E shows its flow" "\[NEW\] udp .*$out"
+	check_ct_event "conntrack -E shows its flow" "\[NEW\] udp .*$out"
 	check_comes_in "a stranger reaches it"
-	check_event "conntrack -E shows the stranger's flow" "\[NEW\] udp .*$in"
+	check_ct_event "conntrack -E shows the stranger's flow" "\[NEW\] udp .*$in"
 	check_mapping_of "the mapping has both flows" 4000 1 1
 
 	delete_flows --orig-port-src 4000
-	check_event "conntrack -D ends the flow" "\[DESTROY\] udp .*$out"
+	check_ct_event "conntrack -D ends the flow" "\[DESTROY\] udp .*$out"
 	check_mapping_of "... and the mapping has one from outside" 4000 0 1
 	delete_flows --orig-port-src 7777
-	check_event "conntrack -D ends the stranger's flow" "\[DESTROY\] udp .*$in"
-	check_mapping_of "... and the mapping has none" 4000 0 0
+	check_ct_event "conntrack -D ends the stranger's flow" "\[DESTROY\] udp .*$in"
+	check_mapping_of "... and the mapping has none" 4000 0 1
 	check_comes_in "a stranger reaches the endpoint without a flow of its own"
 	go_out 4000 "${other_inside[$v]}"
 	check_match "IPv$v: another endpoint with the same port gets a port" "^${shown[$v]//[\[\]]/.}:[0-9]+\$" "$said"
 	check_fails "IPv$v: ... but not the mapping's" test "$said" == "${shown[$v]}:4000"
 	check_goes_out "the endpoint gets its port again" 4000
 	ns_exec router conntrack -F 2> /dev/null
-	check_mapping_of "conntrack -F leaves the mapping without flows" 4000 0 0
+	check_mapping_of "conntrack -F leaves the mapping without flows" 4000 0 2
 	check_comes_in "... by which a stranger still comes in"
 done
 
@@ -158,7 +158,7 @@ done
 check_equal "the packets bypass the hook forward" "$before" "$(slow_packets)"
 for v in 4 6; do
 	check_equal "IPv$v: the mappings of UDP and TCP have their flows" \
-		"$(printf 'outside=%s outside_port=4001 flows=1 from_outside=1\n' "${outside[$v]}" "${outside[$v]}")" \
+		"$(printf 'outside=%s outside_port=4001 flows=1 inbound=1\n' "${outside[$v]}" "${outside[$v]}")" \
 		"$(mapping 4001)"
 done
 peers hang_up
@@ -255,7 +255,7 @@ for v in 4 6; do
 		check_heard "IPv$v, zones: ... that of lan$n" "${stranger[$v]}:7003 server$n" lan$n UDP 4003
 	done
 	check_equal "IPv$v, zones: the endpoints have a mapping each" \
-		"$(printf "outside=${outside[$v]} outside_port=4003 zone=%d flows=1 from_outside=1\n" 1 2)" "$(mapping 4003)"
+		"$(printf "outside=${outside[$v]} outside_port=4003 zone=%d flows=1 inbound=1\n" 1 2)" "$(mapping 4003)"
 done
 
 done_testing

@@ -119,7 +119,7 @@ done
 # --- With --full-cone
 
 set_cone --full-cone
-mappings() { ns_exec router cat /proc/net/rustmasq_mappings; }
+list_mappings() { ns_exec router cat /proc/net/rustmasq_mappings; }
 
 for v in 4 6; do
 	what="IPv$v, --full-cone"
@@ -127,11 +127,11 @@ for v in 4 6; do
 	[[ $(seen $v 2 2 "$port") == 4000 ]] || bail "a mapping"
 	other=$(seen $v 3 2 "$port")
 	check_match "$what: the mapping is listed" \
-		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] inbound=0 " \
-		"$(mappings | grep "inside=$(client $v 2) ")"
+		"^protocol=17 inside=$(client $v 2) port=4000 outside=${router[$v]} outside_port=4000 zone=0 device=[0-9]+ cone=full flows=[1-9] inbound=[0-9]+ " \
+		"$(list_mappings | grep "inside=$(client $v 2) ")"
 
 	check_match "$what: rustmasq lists it" \
-		"^udp +$(addr_pattern $v "$(client $v 2)"):4000 +$(addr_pattern $v "${router[$v]}"):4000 +wan0 +full +[0-9]+ +0 +[0-9]+ s +[0-9]+ s\$" \
+		"^udp +$(addr_pattern $v "$(client $v 2)"):4000 +$(addr_pattern $v "${router[$v]}"):4000 +wan0 +full +[0-9]+ +[0-9]+ +[0-9]+ s +[0-9]+ s\$" \
 		"$(ns_exec router rustmasq mappings | grep -F "$(addr $v "$(client $v 2)"):4000 ")"
 	check_equal "$what: ... also as JSON" "wan0 full" "$(ns_exec router rustmasq mappings --json | python3 -I -S -c '
 import json, sys
@@ -171,7 +171,7 @@ check_equal "TCP: a stranger connects to the mapping" 203.0.113.3:7777 \
 # The address goes, and its mappings with it.
 ip -n router addr add 203.0.113.9/24 dev wan0
 ip -n router addr del 203.0.113.1/24 dev wan0
-has_none() { ! mappings | grep -q outside=203.0.113.1; }
+has_none() { ! list_mappings | grep -q outside=203.0.113.1; }
 check "mappings go with their address" wait_until has_none
 
 # Rules that are gone leave the mappings; the module goes with them.

@@ -29,8 +29,6 @@ for host in r1 r2 server; do enable_forwarding $host; done
 for host in r1 r2; do
 	ns_exec $host "$IPTABLES-restore" -w <<-END || bail "the filter of $host"
 		*filter
-		-A INPUT -i wan0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
-		-A INPUT -i wan0 -j DROP
 		-A FORWARD -i wan0 -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT
 		-A FORWARD -i wan0 -j DROP
 		COMMIT

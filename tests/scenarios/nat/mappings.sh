@@ -17,10 +17,10 @@ delay_sctp_heartbeats lan server
 declare -A client=([4]=172.18.0 [6]="fd00:18:") server_of=([4]=203.0.113.2 [6]=2001:db8:1::2)
 declare -A stranger_of=([4]=203.0.113.3 [6]=2001:db8:1::3) router_of=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
-mappings() { ns_exec router cat /proc/net/rustmasq_mappings; }
-# mapped PROTOCOL-NUMBER CLIENT: prints the mappings of an inside address, as INSIDE-PORT:OUTSIDE-PORT:CONE.
-mapped() {
-	mappings | sed -nE "s/^protocol=$1 inside=$2 port=([0-9]+) .* outside_port=([0-9]+) .* cone=([a-z]+) .*/\1:\2:\3/p"
+# mappings_of PROTOCOL-NUMBER CLIENT: prints the mappings of an inside address, as INSIDE-PORT:OUTSIDE-PORT:CONE.
+mappings_of() {
+	local pattern="^protocol=$1 inside=$2 port=([0-9]+) .* outside_port=([0-9]+) .* cone=([a-z]+) .*"
+	ns_exec router sed -nE "s/$pattern/\1:\2:\3/p" /proc/net/rustmasq_mappings
 }
 # start_anew: removes all rules, flows and mappings.
 start_anew() {
@@ -54,10 +54,10 @@ for v in 4 6; do
 	first=${client[$v]}.2 second=${client[$v]}.3
 	[[ $v == 4 ]] || first=fd00:18::2 second=fd00:18::3
 	check "IPv$v: an echo request of a client is answered" ask_echo lan $v "${server_of[$v]}" $first 1234
-	check_equal "... its identifier is kept" "1234:1234:full" "$(mapped "${icmp[$v]}" $first)"
+	check_equal "... its identifier is kept" "1234:1234:full" "$(mappings_of "${icmp[$v]}" $first)"
 	check "... another client's with the same identifier, too" ask_echo lan $v "${server_of[$v]}" $second 1234
-	check_match "... and has another one outside" '^1234:[0-9]+:full$' "$(mapped "${icmp[$v]}" $second)"
-	check_fails "... another one" test "$(mapped "${icmp[$v]}" $second)" == 1234:1234:full
+	check_match "... and has another one outside" '^1234:[0-9]+:full$' "$(mappings_of "${icmp[$v]}" $second)"
+	check_fails "... another one" test "$(mappings_of "${icmp[$v]}" $second)" == 1234:1234:full
 	check "... a stranger's echo request to the mapping is answered" \
 		ask_echo server $v "${router_of[$v]}" "${stranger_of[$v]}" 1234
 	check_match "... by the client" "src=$first dst=${stranger_of[$v]}" \
@@ -69,7 +69,7 @@ done
 serve server SCTP 5020
 check_equal "SCTP: a client keeps its port" 203.0.113.1:4000 \
 	"$(probe lan SCTP 203.0.113.2 5020 bind=172.18.0.2,sourceport=4000)"
-check_equal "... by a mapping" 4000:4000:full "$(mapped 132 172.18.0.2)"
+check_equal "... by a mapping" 4000:4000:full "$(mappings_of 132 172.18.0.2)"
 serve lan SCTP 4000 172.18.0.2
 check_match "... a stranger reaches it" '^203.0.113.[23]:7777$' \
 	"$(probe server SCTP 203.0.113.1 4000 bind=203.0.113.3,sourceport=7777)"
@@ -110,7 +110,7 @@ check_equal "mappings_max is shown" 2 "$(cat /sys/module/rustmasq/parameters/map
 for port in 4000 4001 4002; do
 	check_equal "mappings_max=2: a flow gets through" $port "$(source_port 4 2 $port)"
 done
-check_equal "... two have mappings" "4000:4000:full 4001:4001:full" "$(mapped 17 172.18.0.2 | sort | paste -sd ' ')"
+check_equal "... two have mappings" "4000:4000:full 4001:4001:full" "$(mappings_of 17 172.18.0.2 | sort | paste -sd ' ')"
 check_equal "... one was denied" "2 1" "$(counter mappings) $(counter mappings_denied)"
 serve lan UDP 4002 172.18.0.2
 check_equal "... and cannot be reached from outside" "" \
@@ -129,7 +129,7 @@ for cone in 1 2 3 0; do
 		expected=4000:4000:${cones[cone]}
 		[[ $cone != 0 ]] || expected=
 		check_equal "... and has such a mapping" "$expected" \
-			"$(mapped 17 "$([[ $v == 4 ]] && echo 172.18.0.2 || echo fd00:18::2)")"
+			"$(mappings_of 17 "$([[ $v == 4 ]] && echo 172.18.0.2 || echo fd00:18::2)")"
 	done
 	start_anew
 done

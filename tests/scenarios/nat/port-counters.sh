@@ -87,7 +87,7 @@ setup_crowd
 
 modprobe rustmasq || bail "the module"
 names="flows_masqueraded ports_kept ports_moved ports_refused lookups races_avoided pools pools_most pools_denied"
-check_equal "there are thirteen counters, all 0" "$names mappings mappings_denied flows_flushed no_address 0" \
+check_equal "there are fourteen counters, all 0" "$names mappings mappings_denied inbound_filtered flows_flushed no_address 0" \
 	"$(ours router | awk '{ printf "%s ", $1; sum += $2 } END { print sum }')"
 check_equal "... and no pool" "" "$(ns_exec router cat /proc/net/rustmasq_pools)"
 check_equal "everybody reads the counters, and root the pools" "444 440" \
@@ -172,7 +172,7 @@ status=$?
 rm /run/rustmasq-copy
 check_match "without privileges it says what is not shown" \
 	"^rustmasq: the pools are not shown: /proc/net/rustmasq_pools: Permission denied: run it as root"$'\n'"COUNTER" "$shown"
-check_equal "... and shows the counters" "0 13" "$status $(grep -c '^[a-z_]* *[0-9]' <<< "$shown")"
+check_equal "... and shows the counters" "0 14" "$status $(grep -c '^[a-z_]* *[0-9]' <<< "$shown")"
 
 ns_exec router timeout --preserve-status --signal INT 3.5 rustmasq stat --watch > "$scratch/watched" &
 watcher=$!

@@ -19,8 +19,8 @@ serve server TCP6 5008
 declare -A server=([UDP]=203.0.113.2 [UDP6]="[2001:db8:1::2]" [TCP]=203.0.113.2 [TCP6]="[2001:db8:1::2]")
 declare -A service=([UDP]=1405 [UDP6]=1406 [TCP]=1407 [TCP6]=1408) port=([UDP]=5000 [UDP6]=5006 [TCP]=5007 [TCP6]=5008)
 
-# set_rules TARGET OPTION...: replaces the rules.
-set_rules() {
+# new_rules_of_both TARGET OPTION...: replaces the rules.
+new_rules_of_both() {
 	flush_rules
 	ns_exec router "$IP6TABLES" -w -t nat -F
 	add_rule -o wan0 -j "$@" || bail "a rule"
@@ -28,8 +28,8 @@ set_rules() {
 	ns_exec router conntrack -F 2> /dev/null
 }
 
-# outside_port PROTOCOL: an inside client sends from the port of the router's service, and prints the port that it gets.
-outside_port() {
+# port_given PROTOCOL: an inside client sends from the port of the router's service, and prints the port that it gets.
+port_given() {
 	local seen
 	seen=$(probe lan "$1" "${server[$1]}" "${port[$1]}" "sourceport=${service[$1]},reuseaddr")
 	echo "${seen##*:}"
@@ -43,22 +43,22 @@ ask_service() {
 }
 
 if compared; then
-	set_rules MASQUERADE
-	check_equal "MASQUERADE gives a client the port of the router's service" 1405 "$(outside_port UDP)"
+	new_rules_of_both MASQUERADE
+	check_equal "MASQUERADE gives a client the port of the router's service" 1405 "$(port_given UDP)"
 	check_equal "... and the service does not hear who the client has spoken to" "" "$(ask_service probe_briefly)"
 fi
 for options in "" "--random-fully" "--full-cone" "--port-restricted-cone"; do
 	# shellcheck disable=SC2086 # words
-	set_rules RUSTMASQ $options
+	new_rules_of_both RUSTMASQ $options
 	for protocol in UDP UDP6 TCP TCP6; do
 		what="RUSTMASQ $options, $protocol"
-		got=$(outside_port $protocol)
+		got=$(port_given $protocol)
 		check_match "$what: a client gets a port" '^[0-9]+$' "$got"
 		check_fails "$what: ... not that of the router's service" test "$got" == "${service[$protocol]}"
 	done
 	check_equal "RUSTMASQ $options: the service hears who the client has spoken to" 203.0.113.2:5009 "$(ask_service probe)"
 done
-set_rules RUSTMASQ --full-cone
+new_rules_of_both RUSTMASQ --full-cone
 check_equal "a port that no socket has is kept" 203.0.113.1:1500 "$(probe lan UDP 203.0.113.2 5000 sourceport=1500,reuseaddr)"
 serve router UDP 1500
 check_equal "a mapping that is older than a socket stays" 203.0.113.1:1500 \
@@ -69,7 +69,7 @@ check_match "... but the socket comes first for who comes from outside" ':7777$'
 check_equal "... and no flow is translated" "" "$(tracked -p udp --orig-port-src 7777 | grep 172.18.0.2)"
 
 # The router's own flows from its own sockets keep their ports.
-set_rules RUSTMASQ
+new_rules_of_both RUSTMASQ
 check_equal "a flow of the router's own socket keeps its port" 203.0.113.1:1600 \
 	"$(probe router UDP 203.0.113.2 5000 sourceport=1600,reuseaddr)"
 

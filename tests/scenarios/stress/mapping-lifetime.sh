@@ -15,8 +15,8 @@ serve server TCP 5001
 add_rule -o wan0 -j RUSTMASQ --full-cone || bail "the rule"
 # listed: prints the inside ports of the mappings.
 listed() { ns_exec router sed -nE 's/.* inside=[^ ]+ port=([0-9]+) .*/\1/p' /proc/net/rustmasq_mappings | sort | paste -sd ' '; }
-# unused PORT: prints for how many seconds the mapping of the inside port has had no use.
-unused() { ns_exec router sed -nE "s/.* port=$1 .* unused=([0-9]+)\$/\1/p" /proc/net/rustmasq_mappings; }
+# idle PORT: prints for how many seconds the mapping of the inside port has had no use.
+idle() { ns_exec router sed -nE "s/.* port=$1 .* unused=([0-9]+)\$/\1/p" /proc/net/rustmasq_mappings; }
 # send_in PORT...: a stranger sends to these ports of the router.
 send_in() {
 	local port
@@ -50,7 +50,7 @@ becomes "the mapping of TCP ends first" "4000 4001 4002" 260
 check "... after 240 s" test $((SECONDS - began)) -ge 238
 becomes "then those end to which nobody inside has sent an answer" 4002 90
 check "... after 300 s" test $((SECONDS - began)) -ge 298
-check "... and the one that answers is fresh" test "$(unused 4002)" -lt 20
+check "... and the one that answers is fresh" test "$(idle 4002)" -lt 20
 
 flush_rules
 stop_servers

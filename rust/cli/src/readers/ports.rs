@@ -33,7 +33,7 @@ const fn gauge(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The numbers, in the file's order.
-pub const FIELDS: [Field; 13] = [
+pub const FIELDS: [Field; 14] = [
     counter("flows_masqueraded", "flows that RUSTMASQ gave a source"),
     counter("ports_kept", "of these, flows that kept their port"),
     counter("ports_moved", "of these, flows that got another port"),
@@ -45,6 +45,7 @@ pub const FIELDS: [Field; 13] = [
     counter("pools_denied", "pools that were not to be had"),
     gauge("mappings", "mappings of inside addresses and ports"),
     counter("mappings_denied", "flows that got a port, but no mapping"),
+    counter("inbound_filtered", "packets dropped: not spoken to"),
     counter("flows_flushed", "flows forgotten: address or device gone"),
     counter("no_address", "packets dropped: no address to leave with"),
 ];
@@ -171,7 +172,8 @@ pools_most 8
 pools_denied 9
 mappings 10
 mappings_denied 11
-flows_flushed 12
+inbound_filtered 12
+flows_flushed 13
 no_address 18446744073709551615
 ";
 
@@ -187,7 +189,7 @@ protocol=tcp destination=203.0.113.2 port=80 source=203.0.113.1 zone=0 range=600
         let counters = Counters::parse(COUNTERS).unwrap();
         assert_eq!(
             counters.0,
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, u64::MAX]
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, u64::MAX]
         );
         let names: Vec<_> = COUNTERS
             .lines()
