@@ -29,10 +29,12 @@ start_anew() {
 	ns_exec router conntrack -F -f ipv6 2> /dev/null
 }
 # counter NAME: prints a counter of the router.
+# shellcheck disable=SC2016 # awk's
 counter() { ns_exec router awk -v name="$1" '$1 == name { print $2 }' /proc/net/rustmasq; }
 # both_rules ARGUMENT...: adds a rule to both families.
 both_rules() {
-	add_rule "$@" && add_rule6 "$@" || bail "a rule"
+	add_rule "$@" || bail "a rule"
+	add_rule6 "$@" || bail "a rule of IPv6"
 }
 # source_port IPV CLIENT PORT: prints the port that the server sees, of a packet from the port of an inside host.
 source_port() {
@@ -53,11 +55,11 @@ declare -A icmp=([4]=1 [6]=58) name=([4]=icmp [6]=icmpv6)
 for v in 4 6; do
 	first=${client[$v]}.2 second=${client[$v]}.3
 	[[ $v == 4 ]] || first=fd00:18::2 second=fd00:18::3
-	check "IPv$v: an echo request of a client is answered" ask_echo lan $v "${server_of[$v]}" $first 1234
-	check_equal "... its identifier is kept" "1234:1234:full" "$(mappings_of "${icmp[$v]}" $first)"
-	check "... another client's with the same identifier, too" ask_echo lan $v "${server_of[$v]}" $second 1234
-	check_match "... and has another one outside" '^1234:[0-9]+:full$' "$(mappings_of "${icmp[$v]}" $second)"
-	check_fails "... another one" test "$(mappings_of "${icmp[$v]}" $second)" == 1234:1234:full
+	check "IPv$v: an echo request of a client is answered" ask_echo lan $v "${server_of[$v]}" "$first" 1234
+	check_equal "... its identifier is kept" "1234:1234:full" "$(mappings_of "${icmp[$v]}" "$first")"
+	check "... another client's with the same identifier, too" ask_echo lan $v "${server_of[$v]}" "$second" 1234
+	check_match "... and has another one outside" '^1234:[0-9]+:full$' "$(mappings_of "${icmp[$v]}" "$second")"
+	check_fails "... another one" test "$(mappings_of "${icmp[$v]}" "$second")" == 1234:1234:full
 	check "... a stranger's echo request to the mapping is answered" \
 		ask_echo server $v "${router_of[$v]}" "${stranger_of[$v]}" 1234
 	check_match "... by the client" "src=$first dst=${stranger_of[$v]}" \
