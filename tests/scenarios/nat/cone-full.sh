@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# Kernels: plain
 #
 # A range of ten ports is used up by ten mappings: the eleventh inside endpoint is refused, towards each place, and that is
 # counted. With --when-full reject it is told. Nobody's mapping is taken for it, also when that has no flow any more. Once

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
+# Front ends: nft
 #
 # Mappings of --full-cone in other protocols than UDP, with --random, beside rules without mappings, by masquerade_cone,
 # and up to mappings_max. The network of setup_lan with IPv6, and further clients 172.18.0.3 and fd00:18::3.
