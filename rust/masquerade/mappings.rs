@@ -3,8 +3,8 @@
 //! The mappings of a namespace: which outside port belongs to an inside endpoint, whatever it talks to.
 //!
 //! A mapping is in two tables, by its inside endpoint and by its outside one. A third table has the ports that mappings
-//! use, by outside address, a fourth one whom they speak to. Who needs parts of several takes that of the inside endpoint
-//! first, and of the others one at a time.
+//! use, by outside address, a fourth one whom they speak to. Of several parts, that of the inside endpoint is locked
+//! first, and the others one at a time.
 
 use super::{
     cone,
@@ -68,18 +68,18 @@ use kernel::{
 /// The number of seconds in which all parts are looked through for mappings that are over.
 const ROUND: u32 = 8;
 
-/// Who may begin a flow to a mapping from outside.
+/// The senders that may begin a flow to a mapping from outside.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Filtering {
     /// Anybody (RFC 4787: endpoint-independent filtering).
     EndpointIndependent,
-    /// Who has an address that the inside endpoint speaks to (address-dependent filtering).
+    /// Those with an address that the inside endpoint speaks to (address-dependent filtering).
     AddressDependent,
     /// Nobody: conntrack lets those answer that the inside endpoint has spoken to (address and port-dependent filtering).
     AddressAndPortDependent,
 }
 
-/// What an outside port is given for: an inside endpoint that leaves with an outside address.
+/// An inside endpoint that leaves with an outside address, for which a port is given.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) struct Inside {
     pub(super) endpoint: Endpoint,
@@ -176,7 +176,7 @@ struct Peer {
     address: [u64; 2],
 }
 
-/// What is known of a peer.
+/// The flows to a peer.
 struct Conversation {
     peer: Peer,
     /// The number of flows to it.

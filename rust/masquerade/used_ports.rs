@@ -32,7 +32,7 @@ const RANDOM_TRIES: u32 = 16;
 /// The number of further ports of a range that a search offers if flows without mappings, or sockets, have those before.
 const MOST_FURTHER: u32 = 512;
 
-/// The ports that are used. Who changes it holds a lock for that.
+/// The ports that are used. A lock is held while it is changed.
 pub(super) struct UsedPorts {
     words: KVec<Atomic<u64>>,
     count: Atomic<u32>,

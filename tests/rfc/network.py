@@ -187,7 +187,7 @@ class Network:
 
     def __init__(self, target, jumps):
         self.target, self.jumps = target, jumps
-        # Whether the remedy of a requirement is in force.
+        # Tells whether the remedy of a requirement is in force.
         self.remedied = False
         # The router's softirqs run on the CPU that sends, one after the other.
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])

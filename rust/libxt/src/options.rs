@@ -36,7 +36,7 @@ pub(crate) enum GivenOption<'a> {
     Cone(Cone),
 }
 
-/// How flows from outside are filtered that go to an inside endpoint's mapping.
+/// The filtering of flows from outside to an inside endpoint's mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cone {
     /// Anybody may begin one.

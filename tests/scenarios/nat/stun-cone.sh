@@ -21,11 +21,11 @@ ip -n server addr add 2001:db8:1::3/64 dev eth0 nodad
 # Client number n has the option n.
 options=([2]="" [3]=--random [4]=--port-restricted-cone [5]=--address-restricted-cone [6]=--full-cone
 	[7]="--full-cone --random")
-# What coturn's client says of the mapping, and of the filtering.
+# The words of coturn's client for the kind of the mapping, and of the filtering.
 independent="Endpoint Independent" both="Address and Port Dependent"
 mapping=([2]=$independent [3]=$both [4]=$independent [5]=$independent [6]=$independent [7]=$independent)
 filtering=([2]=$both [3]=$both [4]=$both [5]="Address Dependent" [6]=$independent [7]=$independent)
-# What the other client says of them. It does not ask for the filtering where the mapping depends on the endpoint.
+# The other client's words of them. It does not ask for the filtering where the mapping depends on the endpoint.
 independent="Independent Mapping,"
 others=([2]="$independent Port Dependent Filter" [3]="Dependent Mapping" [4]="$independent Port Dependent Filter"
 	[5]="$independent Address Dependent Filter" [6]="$independent Independent Filter"

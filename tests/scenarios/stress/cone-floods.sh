@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What anybody outside may send to mappings costs no more than conntrack's table allows: a flood from many sources to a
-# mapping, and a scan of all ports. Neither makes a mapping, keeps one alive or fills the log, and the inside host goes on.
+# Floods to mappings from outside cost no more than conntrack's table allows: one from many sources to a mapping, and a
+# scan of all ports. Neither makes a mapping, keeps one alive or fills the log, and the inside host goes on.
 # The network is that of setup_lan. The full effort is a flood of 100,000 flows.
 . "$(dirname "$0")/../../lib/lib.sh"
 

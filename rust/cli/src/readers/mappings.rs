@@ -19,7 +19,7 @@ pub struct Mapping {
     pub zone: u16,
     /// The name of the device that its flows leave by, or its index if there is no such device here.
     pub device: String,
-    /// Who may begin a flow from outside: full (anybody), address or port (who was spoken to).
+    /// The kind of cone: full, address or port.
     pub cone: String,
     /// The number of flows from inside.
     pub flows: u32,
