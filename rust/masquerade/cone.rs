@@ -25,7 +25,10 @@ use super::{
     options::Options,
     per_net::State,
     ports,
-    used_ports::Search, //
+    used_ports::{
+        Search,
+        UsedPorts, //
+    },
 };
 use crate::{
     net::{
@@ -41,6 +44,7 @@ use crate::{
         conntrack::{
             self,
             ConfirmedConn,
+            IncomingFlow,
             UnsettledFlow, //
         },
         flow_end::EndedFlow,
@@ -182,7 +186,7 @@ impl<F: Family> Request<'_, '_, F> {
             reply.set_nat_port(port);
         }
         if self.is_free(&reply, new) {
-            self.mapped(mapping)
+            self.mapped(Given { mapping, new })
         } else {
             self.try_others(tables, reply, Given { mapping, new })
         }
@@ -199,38 +203,49 @@ impl<F: Family> Request<'_, '_, F> {
     #[inline(never)]
     fn make(&self, gap: Gap<'_>, reply: &Tuple) -> Result<Given, Denied> {
         ports::set_held(true);
-        self.fill(
-            gap,
-            &mut self.search(reply, self.wish.options.allow(self.own)),
-        )
+        let own = self.own;
+        let may_keep_own = self.wish.options.allow(own);
+        self.fill(gap, |used| {
+            if may_keep_own && used.is_free(own) {
+                Some(own)
+            } else {
+                self.search(reply).next(used)
+            }
+        })
     }
 
-    fn fill(&self, gap: Gap<'_>, search: &mut Search<'_>) -> Result<Given, Denied> {
+    #[inline(always)]
+    fn fill(
+        &self,
+        gap: Gap<'_>,
+        choose: impl FnOnce(&UsedPorts) -> Option<u16>,
+    ) -> Result<Given, Denied> {
         let Wish {
             filtering, device, ..
         } = self.wish;
-        gap.fill(&self.inside, filtering, device, now(), search)
+        gap.fill(&self.inside, filtering, device, now(), choose)
     }
 
-    /// Returns the search for a port.
-    fn search(&self, reply: &Tuple, may_keep_own: bool) -> Search<'_> {
+    /// Returns the search for another port than the flow's own.
+    #[cold]
+    fn search(&self, reply: &Tuple) -> Search<'_> {
         let ranges = match &self.wish.options.to_ports {
             Some(range) => core::slice::from_ref(range),
             None => ports::class(self.own, reply.is_icmp()),
         };
-        Search::new(may_keep_own.then_some(self.own), ranges)
+        Search::new(ranges)
     }
 
     /// Makes mappings until one has a port that no flow without a mapping has to this destination, and no socket.
     #[cold]
     fn try_others(&self, tables: &Tables, mut reply: Tuple, mut given: Given) -> Port {
-        let mut search = self.search(&reply, false);
+        let mut search = self.search(&reply);
         // If the mapping is not new, a flow to this destination has its port that is none of the mapping's.
         while given.new {
             tables.remove_unless(&given.mapping, Mapping::has_flow);
             let filtering = self.wish.filtering;
             let made = tables.find_or_else(&self.inside, filtering, now(), |gap| {
-                self.fill(gap, &mut search)
+                self.fill(gap, |used| search.next(used))
             });
             given = match made {
                 Ok(given) => given,
@@ -238,17 +253,19 @@ impl<F: Family> Request<'_, '_, F> {
             };
             reply.set_nat_port(given.mapping.port());
             if self.is_free(&reply, given.new) {
-                return self.mapped(given.mapping);
+                return self.mapped(given);
             }
         }
         Port::Refused
     }
 
     #[inline(always)]
-    fn mapped(&self, mapping: Arc<Mapping>) -> Port {
+    fn mapped(&self, Given { mapping, new }: Given) -> Port {
         let port = mapping.port();
         let kept = port == self.own;
-        let range = if kept {
+        let range = if !new {
+            NatRange::of_endpoint(port)
+        } else if kept {
             NatRange::own(port)
         } else {
             NatRange::other(self.flow, self.source, port)
@@ -317,46 +334,35 @@ impl NatFunctions for Cone {
         let tuple = flow.tuple(Direction::Original);
         let found = mappings.with(|tables| {
             let [low, high, _] = tuple.destination_words();
-            if !tables.may_have([low, high]) {
+            if !tables.may_have([low, high]) || flow.has_receiver(&tuple, input.index()) {
                 return None;
             }
             let zone = flow.zone_of_both();
             let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
-            let way = tables.with_outside(&outside, Way::to)?;
             let is_outside = tables.leave_by(input.index());
-            let may_come_in = !is_outside
-                || match way.filtering {
-                    Filtering::EndpointIndependent => true,
-                    Filtering::AddressDependent => {
-                        let [low, high, _] = tuple.source_words();
-                        tables.speaks_to(&outside, [low, high])
-                    }
-                    Filtering::AddressAndPortDependent => false,
-                };
-            Some((way, is_outside, may_come_in))
+            let way = tables.with_outside(&outside, |mapping| Way::to(mapping, is_outside))?;
+            Some((
+                way,
+                way.may_come_in || lets_in(tables, &outside, &way, &tuple),
+            ))
         });
-        let Some((way, is_outside, may_come_in)) = found.flatten() else {
+        let Some((way, may_come_in)) = found.flatten() else {
             return Verdict::Accept;
         };
-        if flow.has_receiver(&tuple, input.index()) {
-            return Verdict::Accept;
-        }
         if !may_come_in {
-            return filter(input.net(), &tuple);
+            return filter(&flow, &tuple, input.net());
         }
-        let inside = way.mapping.inside().endpoint;
-        let Some(address) = F::of_any(inside.address()) else {
+        let Some(address) = F::of_any(way.inside.address()) else {
             return Verdict::Accept;
         };
-        let port = (!tuple.is_icmp()).then_some(inside.port());
+        let port = (!tuple.is_icmp()).then_some(way.inside.port());
         let Some(flow) = nat::translate_destination(flow, address, port, way.device) else {
             return Verdict::Drop;
         };
-        way.mapping.count_inbound();
-        if is_outside {
+        if way.is_outside {
             Verdict::Accept
         } else {
-            hairpin(flow, &way, input)
+            hairpin(flow, &tuple, &way, input)
         }
     }
 }
@@ -364,10 +370,11 @@ impl NatFunctions for Cone {
 /// Returns the verdict for a packet of one who may not come in to a mapping.
 ///
 /// Nobody answers, as the endpoint may be about to speak to the sender: an answer of this host, or a flow of conntrack's,
-/// would be in the way of that (RFC 5382, REQ-4). This host answers echo requests itself.
+/// would be in the way of that (RFC 5382, REQ-4). This host answers echo requests itself, and segments of TCP connections
+/// that conntrack has forgotten.
 #[cold]
-fn filter(net: &Net, tuple: &Tuple) -> Verdict {
-    if tuple.is_icmp() {
+fn filter<F: Family>(flow: &IncomingFlow<'_, F>, tuple: &Tuple, net: &Net) -> Verdict {
+    if tuple.is_icmp() || tuple.is_tcp() && !flow.begins_with_syn() {
         return Verdict::Accept;
     }
     counters::count(net, Counter::Filtered);
@@ -375,29 +382,59 @@ fn filter(net: &Net, tuple: &Tuple) -> Verdict {
 }
 
 /// The way in to an inside endpoint.
+#[derive(Clone, Copy)]
 struct Way {
-    mapping: Arc<Mapping>,
+    inside: Endpoint,
     filtering: Filtering,
     device: c_int,
+    /// The packet comes from outside.
+    is_outside: bool,
+    /// It may come in, whoever sent it, and is counted.
+    may_come_in: bool,
 }
 
 impl Way {
     /// Returns the way to the inside endpoint of a mapping.
     #[inline(always)]
-    fn to(mapping: &Arc<Mapping>) -> Self {
+    fn to(mapping: &Mapping, is_outside: bool) -> Self {
+        let filtering = mapping.filtering();
+        let may_come_in = !is_outside || filtering == Filtering::EndpointIndependent;
+        if may_come_in {
+            mapping.count_inbound();
+        }
         Self {
-            filtering: mapping.filtering(),
+            inside: mapping.inside().endpoint,
+            filtering,
             device: mapping.device(),
-            mapping: mapping.clone(),
+            is_outside,
+            may_come_in,
         }
     }
+}
+
+/// Returns whether the sender of a packet with the original tuple may come in from outside by a mapping's filtering, and
+/// counts the flow then.
+#[cold]
+fn lets_in(tables: &Tables, outside: &Endpoint, way: &Way, tuple: &Tuple) -> bool {
+    let [low, high, _] = tuple.source_words();
+    let may_come_in =
+        way.filtering == Filtering::AddressDependent && tables.speaks_to(outside, [low, high]);
+    if may_come_in {
+        tables.with_outside(outside, |mapping| mapping.count_inbound());
+    }
+    may_come_in
 }
 
 /// Gives a flow from inside to a mapping the source that it would have outside. A hook.
 #[cold]
 #[inline(never)]
-fn hairpin<F: Family>(flow: UnsettledFlow<'_, F>, way: &Way, input: &Device) -> Verdict {
-    let Some(source) = F::of_any(way.mapping.outside_address()) else {
+fn hairpin<F: Family>(
+    flow: UnsettledFlow<'_, F>,
+    tuple: &Tuple,
+    way: &Way,
+    input: &Device,
+) -> Verdict {
+    let Some(source) = F::of_any(tuple.destination().address) else {
         return Verdict::Accept;
     };
     let wish = Wish {

@@ -20,10 +20,7 @@ use super::{
         PARTS, //
     },
     uplinks::Uplinks,
-    used_ports::{
-        Search,
-        UsedPorts, //
-    },
+    used_ports::UsedPorts,
 };
 use crate::{
     net::{
@@ -396,14 +393,15 @@ pub(super) struct Gap<'a> {
 }
 
 impl Gap<'_> {
-    /// Makes the mapping of the inside endpoint, with the next port of a search.
+    /// Makes the mapping of the inside endpoint, with the port that `choose` chooses of those that are not used.
+    #[inline(always)]
     pub(super) fn fill(
         self,
         inside: &Inside,
         filtering: Filtering,
         device: c_int,
         now: u32,
-        search: &mut Search<'_>,
+        choose: impl FnOnce(&UsedPorts) -> Option<u16>,
     ) -> Result<Given, Denied> {
         let Self {
             tables,
@@ -416,7 +414,7 @@ impl Gap<'_> {
             return Err(Denied::TooMany);
         }
         let port = tables
-            .take_port(inside, search, no_softirq)
+            .take_port(inside, choose, no_softirq)
             .inspect_err(|_| tables.uplinks.remove(device))?;
         let mapping = Mapping {
             inside: *inside,
@@ -492,11 +490,12 @@ impl Tables {
         given.unwrap_or(Err(Denied::TooMany))
     }
 
-    /// Takes the next port of the search that no mapping uses.
+    /// Takes the port that `choose` chooses.
+    #[inline(always)]
     fn take_port(
         &self,
         inside: &Inside,
-        search: &mut Search<'_>,
+        choose: impl FnOnce(&UsedPorts) -> Option<u16>,
         no_softirq: &BottomHalvesOff,
     ) -> Result<u16, Denied> {
         let address = OutsideAddress(inside.outside(0));
@@ -509,7 +508,7 @@ impl Tables {
                     part.get(&address, hash).ok_or(ENOENT)?
                 }
             };
-            let port = search.next(&ports.used);
+            let port = choose(&ports.used);
             Ok::<_, Error>(port.inspect(|port| ports.used.take(*port)))
         });
         match taken {
@@ -811,7 +810,10 @@ impl NetFileContent for MappingsFile {
 #[kunit_tests(rustmasq_mappings)]
 mod tests {
     use super::*;
-    use crate::netfilter::nat::PortRange;
+    use crate::{
+        masquerade::used_ports::Search,
+        netfilter::nat::PortRange, //
+    };
     use core::{
         net::Ipv4Addr,
         num::NonZeroU16, //
@@ -851,13 +853,10 @@ mod tests {
         let (inside, filtering) = (inside(host, 5000), Filtering::EndpointIndependent);
         tables
             .find_or_else(&inside, filtering, 100, |gap| {
-                gap.fill(
-                    &inside,
-                    filtering,
-                    7,
-                    100,
-                    &mut Search::new(Some(own), ranges),
-                )
+                gap.fill(&inside, filtering, 7, 100, |used| {
+                    let own = used.is_free(own).then_some(own);
+                    own.or_else(|| Search::new(ranges).next(used))
+                })
             })
             .map(|given| (given.mapping.port(), given.new))
     }

@@ -121,6 +121,7 @@ impl<K: Key> Part<K> {
     }
 
     /// Puts an item into the first empty place; there is one, as [`reserve`](Self::reserve) was called.
+    #[inline(always)]
     pub(super) fn put(&mut self, item: Arc<K::Item>, hash: u32) {
         let mut place = self.home(hash);
         while let Some(Some(_)) = self.places.get(place) {

@@ -136,8 +136,6 @@ impl UsedPorts {
 
 /// A search for a port, of some ranges, that no mapping uses.
 pub(super) struct Search<'a> {
-    /// The port that is to be offered first.
-    own: Option<u16>,
     ranges: slice::Iter<'a, PortRange>,
     /// The range that ports were offered of.
     current: Option<Current>,
@@ -153,10 +151,9 @@ struct Current {
 }
 
 impl<'a> Search<'a> {
-    /// Returns the search for a port, `own` if it may be that, of the first of the ranges that has one.
-    pub(super) fn new(own: Option<u16>, ranges: &'a [PortRange]) -> Self {
+    /// Returns the search for a port, of the first of the ranges that has one.
+    pub(super) fn new(ranges: &'a [PortRange]) -> Self {
         Self {
-            own,
             ranges: ranges.iter(),
             current: None,
         }
@@ -164,9 +161,6 @@ impl<'a> Search<'a> {
 
     /// Returns the next free port, or `None` if all were offered. Each range is left after [`MOST_FURTHER`] ports.
     pub(super) fn next(&mut self, used: &UsedPorts) -> Option<u16> {
-        if let Some(own) = self.own.take().filter(|own| used.is_free(*own)) {
-            return Some(own);
-        }
         let further = self.current.as_mut().and_then(|current| current.next(used));
         if further.is_some() {
             return further;
@@ -211,23 +205,12 @@ mod tests {
             let ranges = [range(first, last)?];
             used.change(7, |word, bit| word & !bit);
             for _ in first..=last {
-                let port = Search::new(None, &ranges).next(&used).ok_or(ENOENT)?;
+                let port = Search::new(&ranges).next(&used).ok_or(ENOENT)?;
                 assert!(ranges[0].contains(port) && used.is_free(port));
                 used.take(port);
             }
-            assert!(Search::new(None, &ranges).next(&used).is_none());
+            assert!(Search::new(&ranges).next(&used).is_none());
         }
-        Ok(())
-    }
-
-    #[test]
-    fn the_own_port_comes_first_unless_it_is_used() -> Result {
-        let used = UsedPorts::new(GFP_KERNEL)?;
-        let ranges = [range(5, 6)?];
-        assert_eq!(Search::new(Some(9), &ranges).next(&used), Some(9));
-        used.take(9);
-        let port = Search::new(Some(9), &ranges).next(&used).ok_or(ENOENT)?;
-        assert!(ranges[0].contains(port));
         Ok(())
     }
 
@@ -237,7 +220,7 @@ mod tests {
         let ranges = [range(60, 69)?, range(200, 202)?];
         used.take(63);
         used.take(64);
-        let mut search = Search::new(None, &ranges);
+        let mut search = Search::new(&ranges);
         let mut offered = [false; 256];
         let mut count = 0;
         while let Some(port) = search.next(&used) {

@@ -160,14 +160,22 @@ impl NatRange {
     ) -> Self {
         let range = Self::own(port);
         if flow.destination(Direction::Reply) == source {
-            // Only the port changes, and NAT would see no change: let its random search find the only port.
-            return Self {
-                flags: range.flags | bindings::NF_NAT_RANGE_PROTO_RANDOM,
-                ..range
-            };
+            // Only the port changes, and NAT would see no change.
+            return Self::of_endpoint(port);
         }
         flow.set_nat_port(port);
         range
+    }
+
+    /// Returns the range of a port that the flow's endpoint has in other flows, too, and nobody has in this one.
+    ///
+    /// `nf_nat_setup_info` would look these flows up, and then the port. By its random search it looks up the only port.
+    pub(crate) fn of_endpoint(port: u16) -> Self {
+        let range = Self::own(port);
+        Self {
+            flags: range.flags | bindings::NF_NAT_RANGE_PROTO_RANDOM,
+            ..range
+        }
     }
 
     /// Returns C's form of the range, with `source` as its only address.
@@ -363,6 +371,7 @@ pub(crate) fn translate_source<F: Family>(
 ///
 /// Returns the flow for source NAT, whose answers come by the device with the index `device`, or `None` if memory ran
 /// out: then the packet must be dropped. Context: a function of NAT at PRE_ROUTING.
+#[inline(always)]
 pub(crate) fn translate_destination<'hook, F: Family>(
     flow: IncomingFlow<'hook, F>,
     address: F::Address,
