@@ -23,7 +23,10 @@ use super::{
         Tables, //
     },
     options::Options,
-    per_net::State,
+    per_net::{
+        expect_ends,
+        State, //
+    },
     ports,
     used_ports::{
         Search,
@@ -45,7 +48,8 @@ use crate::{
             self,
             ConfirmedConn,
             IncomingFlow,
-            UnsettledFlow, //
+            UnsettledFlow,
+            Zone, //
         },
         flow_end::EndedFlow,
         nat::{
@@ -73,7 +77,7 @@ static FUNCTIONS: Functions<Cone> = Functions::new();
 
 /// Prepares a namespace for mappings, unless that was done before.
 ///
-/// Errors: ENOMEM. Process context.
+/// Errors: ENOMEM, and those of registering with NAT. Process context.
 pub(super) fn enable(net: &Net, context: &mut ProcessContext) -> Result {
     let state = State::of(net).ok_or(ENOENT)?;
     if state.mappings.enable()? {
@@ -122,7 +126,8 @@ pub(super) struct Mapped {
 #[derive(Clone, Copy)]
 pub(super) struct Wish<'a> {
     pub(super) options: &'a Options,
-    pub(super) filtering: Filtering,
+    /// The filtering that the rule asks for, if there is a rule.
+    pub(super) filtering: Option<Filtering>,
     /// The index of the device that the mapping leaves by.
     pub(super) device: c_int,
 }
@@ -171,7 +176,7 @@ impl<F: Family> Request<'_, '_, F> {
     #[inline(always)]
     fn find_port(&self, tables: &Tables, mut reply: Tuple) -> Port {
         let make = |gap: Gap<'_>| self.make(gap, &reply);
-        let given = tables.find_or_else(&self.inside, self.wish.filtering, now(), make);
+        let given = tables.find_or_else(&self.inside, now(), make);
         let Given { mapping, new } = match given {
             Ok(given) => given,
             Err(denied) => return self.nothing(denied),
@@ -180,6 +185,7 @@ impl<F: Family> Request<'_, '_, F> {
         let range = self.wish.options.to_ports;
         if !new && range.is_some_and(|range| !range.contains(port)) {
             // The endpoint has its port by another rule.
+            mapping.give_up_flow();
             return Port::Unmapped;
         }
         if port != self.own {
@@ -202,6 +208,9 @@ impl<F: Family> Request<'_, '_, F> {
     /// Makes the mapping.
     #[inline(never)]
     fn make(&self, gap: Gap<'_>, reply: &Tuple) -> Result<Given, Denied> {
+        if !expect_ends() {
+            return Err(Denied::TooMany);
+        }
         ports::set_held(true);
         let own = self.own;
         let may_keep_own = self.wish.options.allow(own);
@@ -220,10 +229,9 @@ impl<F: Family> Request<'_, '_, F> {
         gap: Gap<'_>,
         choose: impl FnOnce(&UsedPorts) -> Option<u16>,
     ) -> Result<Given, Denied> {
-        let Wish {
-            filtering, device, ..
-        } = self.wish;
-        gap.fill(&self.inside, filtering, device, now(), choose)
+        let filtering = self.wish.filtering;
+        let filtering = filtering.unwrap_or(Filtering::AddressAndPortDependent);
+        gap.fill(&self.inside, filtering, self.wish.device, now(), choose)
     }
 
     /// Returns the search for another port than the flow's own.
@@ -240,11 +248,10 @@ impl<F: Family> Request<'_, '_, F> {
     #[cold]
     fn try_others(&self, tables: &Tables, mut reply: Tuple, mut given: Given) -> Port {
         let mut search = self.search(&reply);
-        // If the mapping is not new, a flow to this destination has its port that is none of the mapping's.
         while given.new {
+            given.mapping.give_up_flow();
             tables.remove_unless(&given.mapping, Mapping::has_flow);
-            let filtering = self.wish.filtering;
-            let made = tables.find_or_else(&self.inside, filtering, now(), |gap| {
+            let made = tables.find_or_else(&self.inside, now(), |gap| {
                 self.fill(gap, |used| search.next(used))
             });
             given = match made {
@@ -256,11 +263,17 @@ impl<F: Family> Request<'_, '_, F> {
                 return self.mapped(given);
             }
         }
-        Port::Refused
+        // A flow to this destination has the port: one without a mapping, or one of this endpoint to another destination
+        // that a rule of the user leads there, too. This one gets another port.
+        given.mapping.give_up_flow();
+        Port::Unmapped
     }
 
     #[inline(always)]
     fn mapped(&self, Given { mapping, new }: Given) -> Port {
+        if let Some(filtering) = self.wish.filtering {
+            mapping.note_filtering(filtering);
+        }
         let port = mapping.port();
         let kept = port == self.own;
         let range = if !new {
@@ -300,25 +313,31 @@ pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
     let source = Endpoint::source_of(&original, zone);
     let outside = Endpoint::destination_of(reply, zone, Direction::Reply);
     state.mappings.with(|tables| {
-        if inbound_refreshes_mappings() && tables.may_have(called.address_words()) {
-            tables.with_outside(&called, |mapping| mapping.refresh(now()));
+        let [low, high, _] = reply.source_words();
+        let keeps = flow.is_answered() || inbound_refreshes_mappings();
+        if keeps && tables.may_have(called.address_words()) {
+            tables.with_outside(&called, |mapping| {
+                if mapping.inside().endpoint.address_words() == [low, high] {
+                    mapping.refresh(now());
+                }
+            });
         }
         if tables.may_have(outside.address_words()) {
-            let is_of_mapping = tables.with_outside(&outside, |mapping| {
+            let number = tables.with_outside(&outside, |mapping| {
                 let is_inside = mapping.inside().endpoint == source;
-                if is_inside {
+                is_inside.then(|| {
                     mapping.end_flow(now());
-                }
-                is_inside
+                    mapping.number()
+                })
             });
-            if is_of_mapping == Some(true) {
-                tables.end_conversation(&outside, called.address_words());
+            if let Some(Some(number)) = number {
+                tables.end_conversation(number, [low, high]);
             }
         }
     });
 }
 
-/// What NAT calls.
+/// The functions that NAT calls.
 struct Cone;
 
 impl NatFunctions for Cone {
@@ -339,12 +358,12 @@ impl NatFunctions for Cone {
             }
             let zone = flow.zone_of_both();
             let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
-            let is_outside = tables.leave_by(input.index());
-            let way = tables.with_outside(&outside, |mapping| Way::to(mapping, is_outside))?;
-            Some((
-                way,
-                way.may_come_in || lets_in(tables, &outside, &way, &tuple),
-            ))
+            let way = tables.with_outside(&outside, |mapping| {
+                // As long as the mapping is there, its device is counted.
+                Way::to(mapping, tables.leave_by(input.index()))
+            })?;
+            let may_come_in = way.may_come_in || lets_in(tables, &outside, &way, &tuple, zone);
+            Some((way, may_come_in))
         });
         let Some((way, may_come_in)) = found.flatten() else {
             return Verdict::Accept;
@@ -387,6 +406,8 @@ struct Way {
     inside: Endpoint,
     filtering: Filtering,
     device: c_int,
+    /// The mapping's number.
+    number: u32,
     /// The packet comes from outside.
     is_outside: bool,
     /// It may come in, whoever sent it, and is counted.
@@ -398,7 +419,7 @@ impl Way {
     #[inline(always)]
     fn to(mapping: &Mapping, is_outside: bool) -> Self {
         let filtering = mapping.filtering();
-        let may_come_in = !is_outside || filtering == Filtering::EndpointIndependent;
+        let may_come_in = filtering == Filtering::EndpointIndependent;
         if may_come_in {
             mapping.count_inbound();
         }
@@ -406,19 +427,29 @@ impl Way {
             inside: mapping.inside().endpoint,
             filtering,
             device: mapping.device(),
+            number: mapping.number(),
             is_outside,
             may_come_in,
         }
     }
 }
 
-/// Returns whether the sender of a packet with the original tuple may come in from outside by a mapping's filtering, and
-/// counts the flow then.
+/// Returns whether the sender of a packet with the original tuple may come in by a mapping's filtering, and counts the flow
+/// then.
+///
+/// From inside, one may that has a mapping itself.
 #[cold]
-fn lets_in(tables: &Tables, outside: &Endpoint, way: &Way, tuple: &Tuple) -> bool {
-    let [low, high, _] = tuple.source_words();
-    let may_come_in =
-        way.filtering == Filtering::AddressDependent && tables.speaks_to(outside, [low, high]);
+fn lets_in(tables: &Tables, outside: &Endpoint, way: &Way, tuple: &Tuple, zone: Zone) -> bool {
+    let may_come_in = if way.is_outside {
+        let [low, high, _] = tuple.source_words();
+        way.filtering == Filtering::AddressDependent && tables.speaks_to(way.number, [low, high])
+    } else {
+        tables.has_inside(&Inside {
+            endpoint: Endpoint::source_of(tuple, zone),
+            outside_address: outside.address_words(),
+            outside_zone: zone.id_in(Direction::Reply),
+        })
+    };
     if may_come_in {
         tables.with_outside(outside, |mapping| mapping.count_inbound());
     }
@@ -439,7 +470,7 @@ fn hairpin<F: Family>(
     };
     let wish = Wish {
         options: &Options::default(),
-        filtering: way.filtering,
+        filtering: None,
         device: way.device,
     };
     match port_of(&flow, source, wish) {
@@ -447,8 +478,7 @@ fn hairpin<F: Family>(
             let peer = mapped.peer(&flow);
             // It does not leave by the mapping's device, which NAT would insist on.
             let verdict = nat::translate_source(flow, source, mapped.range);
-            if verdict == Verdict::Accept {
-                mapped.begin(input.net(), peer);
+            if mapped.begins(verdict, input.net(), peer) {
                 counters::count(input.net(), mapped.counter());
                 counters::count(input.net(), Counter::LookUps);
             }
@@ -473,8 +503,7 @@ pub(super) fn leave<F: Family>(
 ) -> Verdict {
     let peer = mapped.peer(&flow);
     let verdict = nat::masquerade(flow, source, mapped.range, out);
-    if verdict == Verdict::Accept {
-        mapped.begin(out.net(), peer);
+    if mapped.begins(verdict, out.net(), peer) {
         if mapped.kept {
             counters::count_kept_at_once(out.net(), packet);
         } else {
@@ -486,24 +515,28 @@ pub(super) fn leave<F: Family>(
 }
 
 impl Mapped {
-    /// Returns the address that a flow goes to, if that may answer from another port then.
+    /// Returns the address that answers a flow, if it may begin another one then.
     #[inline(always)]
     fn peer<F: Family>(&self, flow: &UnsettledFlow<'_, F>) -> Option<[u64; 2]> {
-        let may_answer = self.mapping.filtering() == Filtering::AddressDependent;
-        may_answer.then(|| {
-            let [low, high, _] = flow.tuple(Direction::Original).destination_words();
+        let may_begin = self.mapping.filtering() == Filtering::AddressDependent;
+        may_begin.then(|| {
+            let [low, high, _] = flow.tuple(Direction::Reply).source_words();
             [low, high]
         })
     }
 
-    /// Counts a flow that begins, to the address `peer` if it is given.
+    /// Notes what became of a flow, to the address `peer` if it is given. Returns whether it begins.
     #[inline(always)]
-    fn begin(&self, net: &Net, peer: Option<[u64; 2]>) {
-        self.mapping.begin_flow();
+    fn begins(&self, verdict: Verdict, net: &Net, peer: Option<[u64; 2]>) -> bool {
+        if verdict != Verdict::Accept {
+            self.mapping.give_up_flow();
+            return false;
+        }
         if let (Some(peer), Some(state)) = (peer, State::of(net)) {
             let begin = |tables: &Tables| tables.begin_conversation(&self.mapping, peer);
             state.mappings.with(begin);
         }
+        true
     }
 
     /// Returns the counter of a flow that has begun.

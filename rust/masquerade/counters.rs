@@ -59,7 +59,7 @@ pub(super) enum Counter {
     RacesAvoided,
     /// Pools that were not to be had.
     PoolsDenied,
-    /// Flows whose inside endpoints got no mapping, although a port was free.
+    /// Flows whose inside endpoints got no mapping for want of room.
     MappingsDenied,
     /// Packets to mappings that were dropped because their senders may not come in.
     Filtered,

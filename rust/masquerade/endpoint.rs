@@ -19,7 +19,7 @@ use kernel::prelude::*;
 pub(super) struct Endpoint {
     /// As C stores it.
     address: [u64; 2],
-    /// What [`Tuple::source_words`] says of port, family and protocol; above that the zone (16).
+    /// Port, family and protocol as [`Tuple::source_words`] has them; above that the zone (16).
     rest: u64,
 }
 

@@ -54,6 +54,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            AtomicFlag,
             Relaxed, //
         },
         new_spinlock,
@@ -169,14 +170,16 @@ impl Key for OutsideAddress {
 /// An outside address that the inside endpoint of a mapping speaks to.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Peer {
-    mapping: Endpoint,
+    /// The number of the mapping.
+    mapping: u32,
     address: [u64; 2],
 }
 
 /// The flows to a peer.
 struct Conversation {
     peer: Peer,
-    /// The number of flows to it.
+    /// The outside endpoint of the mapping.
+    outside: Endpoint,
     flows: Atomic<u32>,
 }
 
@@ -192,8 +195,8 @@ impl Key for Peer {
     }
 
     fn hash(&self, hash: &WordsHash) -> u32 {
-        let ([low, high, rest], [peer, more]) = (self.mapping.words(), self.address);
-        hash.hash([[low, rest], [peer, high]], [more, 0])
+        let [low, high] = self.address;
+        hash.hash([[low, self.mapping.into()]], [high, 0])
     }
 }
 
@@ -212,6 +215,7 @@ pub(super) struct Mapping {
     /// When it was made, and when a flow of it began or ended last that the inside endpoint wanted; in seconds.
     made: u32,
     used: Atomic<u32>,
+    number: u32,
 }
 
 impl Mapping {
@@ -234,9 +238,9 @@ impl Mapping {
         }
     }
 
-    /// Notes a flow from inside that is about to begin, by a rule with this filtering.
-    fn note(&self, filtering: Filtering, now: u32) {
-        self.used.store(now, Relaxed);
+    /// Notes that a flow leaves by a rule with this filtering.
+    #[inline(always)]
+    pub(super) fn note_filtering(&self, filtering: Filtering) {
         // CAST: The number of a variant.
         let filtering = filtering as u32;
         if self.filtering.load(Relaxed) != filtering {
@@ -252,6 +256,11 @@ impl Mapping {
     /// Returns whether it has a flow from inside.
     pub(super) fn has_flow(&self) -> bool {
         self.flows.load(Relaxed) > 0
+    }
+
+    /// Returns the number that tells it from all others, for a long time.
+    pub(super) fn number(&self) -> u32 {
+        self.number
     }
 
     /// Returns the outside address.
@@ -280,8 +289,8 @@ impl Mapping {
             outside.port(),
             inside.zone_id(),
             self.device,
-            now.wrapping_sub(self.made),
-            now.wrapping_sub(self.used.load(Relaxed))
+            age(self.made, now),
+            age(self.used.load(Relaxed), now)
         );
     }
 
@@ -291,9 +300,17 @@ impl Mapping {
         self.inside.outside(self.port)
     }
 
-    /// Counts a flow that begins.
-    pub(super) fn begin_flow(&self) {
+    /// Counts a flow from inside that begins.
+    #[inline(always)]
+    fn begin_flow(&self, now: u32) {
         self.flows.fetch_add(1_u32, Relaxed);
+        self.used.store(now, Relaxed);
+    }
+
+    /// Takes the count of a flow back that did not begin.
+    #[cold]
+    pub(super) fn give_up_flow(&self) {
+        count_down(&self.flows);
     }
 
     /// Counts a flow from inside that has ended.
@@ -315,9 +332,16 @@ impl Mapping {
     /// Returns whether the mapping is over: it has no flow, and none has begun or ended for its lifetime.
     fn is_over(&self, now: u32) -> bool {
         self.flows.load(Relaxed) == 0
-            && now.wrapping_sub(self.used.load(Relaxed))
-                >= lifetime(self.inside.endpoint.protocol())
+            && age(self.used.load(Relaxed), now) >= lifetime(self.inside.endpoint.protocol())
     }
+}
+
+/// Returns how long ago a time was, in seconds. It may be later than `now`, as the clock goes on while mappings are looked
+/// at: that is 0.
+fn age(time: u32, now: u32) -> u32 {
+    // CAST: A difference of times that are near each other.
+    let age = now.wrapping_sub(time) as i32;
+    u32::try_from(age).unwrap_or(0)
 }
 
 /// Subtracts one, unless there is none: a flow that a rule without mappings let leave by the same port was not counted.
@@ -355,6 +379,10 @@ pub(super) struct Tables {
     /// For each place, the number of addresses in `ports` that lead to it ([`place_of`]).
     addresses: [Atomic<u32>; FILTER],
     count: Atomic<u32>,
+    /// The number of the next mapping.
+    numbers: Atomic<u32>,
+    /// A mapping without flows from inside is kept, as one from outside may keep it.
+    doubtful: AtomicFlag,
     /// The number of peers that are known.
     conversations: Atomic<u32>,
     /// The part that is looked through next.
@@ -422,10 +450,11 @@ impl Gap<'_> {
             // CAST: The number of a variant.
             filtering: Atomic::new(filtering as u32),
             device,
-            flows: Atomic::new(0),
+            flows: Atomic::new(1),
             inbound: Atomic::new(0),
             made: now,
             used: Atomic::new(now),
+            number: tables.numbers.fetch_add(1_u32, Relaxed),
         };
         let mapping = tables.publish(mapping, no_softirq).inspect_err(|_| {
             tables.release_port(inside, port, no_softirq);
@@ -452,6 +481,8 @@ impl Tables {
                 uplinks: Uplinks::new(),
                 addresses: core::array::from_fn(|_| Atomic::new(0)),
                 count: Atomic::new(0),
+                numbers: Atomic::new(0),
+                doubtful: AtomicFlag::new(false),
                 conversations: Atomic::new(0),
                 turn: Atomic::new(0),
             },
@@ -459,14 +490,13 @@ impl Tables {
         )?))
     }
 
-    /// Returns the mapping of an inside endpoint, or what `make` returns if there is none.
+    /// Returns the mapping of an inside endpoint, or what `make` returns if there is none, and counts a flow.
     ///
-    /// `filtering` is that of the rule, `now` the time in seconds. Any context.
+    /// `now` is the time in seconds. Any context.
     #[inline(always)]
     pub(super) fn find_or_else(
         &self,
         inside: &Inside,
-        filtering: Filtering,
         now: u32,
         make: impl FnOnce(Gap<'_>) -> Result<Given, Denied>,
     ) -> Result<Given, Denied> {
@@ -481,7 +511,7 @@ impl Tables {
                     no_softirq: &no_softirq,
                 });
             };
-            mapping.note(filtering, now);
+            mapping.begin_flow(now);
             Ok(Given {
                 mapping: mapping.clone(),
                 new: false,
@@ -601,7 +631,7 @@ impl Tables {
     pub(super) fn begin_conversation(&self, mapping: &Mapping, address: [u64; 2]) {
         let no_softirq = BottomHalvesOff::new();
         let peer = Peer {
-            mapping: mapping.outside(),
+            mapping: mapping.number,
             address,
         };
         let hash = peer.hash(&self.hash);
@@ -612,6 +642,7 @@ impl Tables {
             }
             let conversation = Conversation {
                 peer,
+                outside: mapping.outside(),
                 flows: Atomic::new(1),
             };
             if part.reserve(&self.hash).is_ok() {
@@ -623,16 +654,13 @@ impl Tables {
         });
     }
 
-    /// Counts a flow to a peer that has ended. Any context.
-    pub(super) fn end_conversation(&self, outside: &Endpoint, address: [u64; 2]) {
+    /// Counts a flow to a peer, of the mapping with a number, that has ended. Any context.
+    pub(super) fn end_conversation(&self, mapping: u32, address: [u64; 2]) {
         if self.conversations.load(Relaxed) == 0 {
             return;
         }
         let no_softirq = BottomHalvesOff::new();
-        let peer = Peer {
-            mapping: *outside,
-            address,
-        };
+        let peer = Peer { mapping, address };
         let is_last = |peer: &Arc<Conversation>| peer.flows.fetch_sub(1_u32, Relaxed) <= 1;
         let hash = peer.hash(&self.hash);
         let ended = self.peers.with(hash, &no_softirq, |part| {
@@ -643,17 +671,39 @@ impl Tables {
         }
     }
 
-    /// Returns whether the inside endpoint of a mapping speaks to the address. Any context.
-    pub(super) fn speaks_to(&self, mapping: &Endpoint, address: [u64; 2]) -> bool {
+    /// Removes the conversations of mappings that have gone from some parts: nobody tells of the end of their flows.
+    fn forget_conversations(&self, parts: Range<u32>) {
+        if self.conversations.load(Relaxed) == 0 {
+            return;
+        }
+        self.peers.take_all(parts, &self.hash, |conversation, _| {
+            let is_it = |mapping: &Arc<Mapping>| mapping.number == conversation.peer.mapping;
+            let has_gone = self.with_outside(&conversation.outside, is_it) != Some(true);
+            if has_gone {
+                self.conversations.fetch_sub(1_u32, Relaxed);
+            }
+            has_gone
+        });
+    }
+
+    /// Returns whether the inside endpoint of the mapping with a number speaks to the address. Any context.
+    pub(super) fn speaks_to(&self, mapping: u32, address: [u64; 2]) -> bool {
         let no_softirq = BottomHalvesOff::new();
-        let peer = Peer {
-            mapping: *mapping,
-            address,
-        };
+        let peer = Peer { mapping, address };
         let hash = peer.hash(&self.hash);
         let found = self
             .peers
             .with(hash, &no_softirq, |part| part.get(&peer, hash).is_some());
+        found.unwrap_or(false)
+    }
+
+    /// Returns whether an inside endpoint has a mapping. Any context.
+    pub(super) fn has_inside(&self, inside: &Inside) -> bool {
+        let no_softirq = BottomHalvesOff::new();
+        let hash = inside.hash(&self.hash);
+        let found = self
+            .inside
+            .with(hash, &no_softirq, |part| part.get(inside, hash).is_some());
         found.unwrap_or(false)
     }
 
@@ -741,7 +791,7 @@ impl Mappings {
     /// Removes mappings that are over, those of all parts in [`ROUND`] calls. Only one thread calls it at a time.
     ///
     /// A mapping that only has flows from outside is over as well, unless one of them keeps it: `look` refreshes all such
-    /// mappings. It is called if there is one that may be.
+    /// mappings. It is called if there is one that may be, and once in a round at most, as it takes long.
     pub(super) fn maintain(&self, now: u32, look: impl FnOnce(&Self)) {
         let parts = self.with(|tables| {
             let first = tables.turn.load(Relaxed);
@@ -759,9 +809,20 @@ impl Mappings {
             doubtful.set(doubtful.get() || is_over && is_doubtful);
             is_over && !is_doubtful
         });
-        if doubtful.get() {
+        let looks = self.with(|tables| {
+            tables.forget_conversations(parts.clone());
+            if doubtful.get() {
+                tables.doubtful.store(true, Relaxed);
+            }
+            let looks = parts.start == 0 && tables.doubtful.load(Relaxed);
+            if looks {
+                tables.doubtful.store(false, Relaxed);
+            }
+            looks
+        });
+        if looks == Some(true) {
             look(self);
-            self.remove_from_parts(parts, |mapping| mapping.is_over(now));
+            self.remove_from_parts(0..PARTS, |mapping| mapping.is_over(now));
         }
     }
 
@@ -852,7 +913,7 @@ mod tests {
         let ranges = &[range];
         let (inside, filtering) = (inside(host, 5000), Filtering::EndpointIndependent);
         tables
-            .find_or_else(&inside, filtering, 100, |gap| {
+            .find_or_else(&inside, 100, |gap| {
                 gap.fill(&inside, filtering, 7, 100, |used| {
                     let own = used.is_free(own).then_some(own);
                     own.or_else(|| Search::new(ranges).next(used))
@@ -899,10 +960,14 @@ mod tests {
         let tables = Tables::new()?;
         assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
         let mapping = mapping_of(&tables, 5000).ok_or(ENOENT)?;
+        assert!(!mapping.is_over(4000));
+        mapping.end_flow(100);
+        // The time of a use may be later than that which it is compared with.
+        assert!(!mapping.is_over(99) && !mapping.is_over(100));
         assert!(!mapping.is_over(399));
         assert!(mapping.is_over(400));
-        mapping.begin_flow();
-        assert!(!mapping.is_over(4000));
+        mapping.begin_flow(4000);
+        assert!(!mapping.is_over(5000));
         mapping.end_flow(5000);
         assert!(!mapping.is_over(5299));
         assert!(mapping.is_over(5300));
@@ -921,17 +986,17 @@ mod tests {
         let mapping = mapping_of(&tables, 5000).ok_or(ENOENT)?;
         let other = mapping_of(&tables, 6000).ok_or(ENOENT)?;
         let peer = AnyAddress::V4(Ipv4Addr::new(192, 0, 2, 1)).words();
-        assert!(!tables.speaks_to(&mapping.outside(), peer));
+        assert!(!tables.speaks_to(mapping.number(), peer));
         tables.begin_conversation(&mapping, peer);
         tables.begin_conversation(&mapping, peer);
-        assert!(tables.speaks_to(&mapping.outside(), peer));
-        assert!(!tables.speaks_to(&other.outside(), peer));
-        assert!(!tables.speaks_to(&mapping.outside(), OUTSIDE.words()));
-        tables.end_conversation(&mapping.outside(), peer);
-        assert!(tables.speaks_to(&mapping.outside(), peer));
-        tables.end_conversation(&mapping.outside(), peer);
-        assert!(!tables.speaks_to(&mapping.outside(), peer));
-        tables.end_conversation(&mapping.outside(), peer);
+        assert!(tables.speaks_to(mapping.number(), peer));
+        assert!(!tables.speaks_to(other.number(), peer));
+        assert!(!tables.speaks_to(mapping.number(), OUTSIDE.words()));
+        tables.end_conversation(mapping.number(), peer);
+        assert!(tables.speaks_to(mapping.number(), peer));
+        tables.end_conversation(mapping.number(), peer);
+        assert!(!tables.speaks_to(mapping.number(), peer));
+        tables.end_conversation(mapping.number(), peer);
         assert_eq!(tables.conversations.load(Relaxed), 0);
         Ok(())
     }

@@ -176,7 +176,7 @@ fn leave_by_mapping<F: SelectSource>(
 ) -> Verdict {
     let wish = Wish {
         options,
-        filtering,
+        filtering: Some(filtering),
         device: out.index(),
     };
     match cone::port_of(&flow, source, wish) {

@@ -108,7 +108,7 @@ impl NetData for State {
     }
 }
 
-/// Hears of the ends of flows while there are rules or pools.
+/// Hears of the ends of flows while there are rules, pools or mappings.
 pub(super) struct Ends;
 
 impl FlowEndHandler for Ends {
@@ -135,7 +135,7 @@ impl FlowEndHandler for Ends {
     }
 }
 
-/// Looks after all pools, while there are any.
+/// Looks after all pools and mappings, while there are any.
 pub(super) struct Maintenance;
 
 impl work::Handler for Maintenance {
@@ -168,6 +168,11 @@ impl work::Handler for Maintenance {
             }
         }
         ports::set_held(any);
+        let is_new = |net: &Net| State::of(net).is_some_and(|state| state.mappings.count() > 0);
+        if !any && Net::next_after(None, is_new, context).is_some() {
+            // The first mapping was made meanwhile.
+            ports::set_held(true);
+        }
         any.then_some(PERIOD)
     }
 }
@@ -187,8 +192,8 @@ pub(super) fn rule_removed() {
     }
 }
 
-/// Prepares for a pool: its flows' ends are heard from now on. Returns whether that is so. Any context.
-pub(super) fn expect_pool() -> bool {
+/// Lets the ends of flows be heard from now on, for a pool or a mapping. Returns whether that is so. Any context.
+pub(super) fn expect_ends() -> bool {
     FLOW_END.listen()
 }
 

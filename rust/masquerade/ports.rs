@@ -27,7 +27,7 @@ use super::{
     moved::Moved,
     options::Options,
     per_net::{
-        expect_pool,
+        expect_ends,
         look_after_pools,
         State, //
     },
@@ -339,7 +339,7 @@ fn crowd<F: Family>(
     candidates: &Candidates,
 ) -> Option<Found> {
     // Another CPU may make the pool in this moment.
-    let made = expect_pool()
+    let made = expect_ends()
         && pools
             .make(
                 &attempt.destination(),
@@ -553,7 +553,9 @@ impl<F: Family> Attempt<'_, '_, F> {
             .find(|port| {
                 self.reply.set_nat_port(*port);
                 self.look_ups += 1;
-                self.flow.succeed(&self.reply)
+                !is_mapped(self.flow, &self.reply)
+                    && !self.flow.shadows_socket(&self.reply)
+                    && self.flow.succeed(&self.reply)
             })
             .inspect(|port| pool.mark(*port))
     }

@@ -54,7 +54,7 @@ pub(crate) trait NetData: Sized + Send + Sync + 'static {
     /// Called when the namespace begins to go; packets may still come. Must not sleep.
     fn pre_exit(&self);
 
-    /// Called a grace period after [`pre_exit`](Self::pre_exit), when no packets come any more.
+    /// Called a grace period after [`pre_exit`](Self::pre_exit). When the module goes, packets may still come.
     fn exit(&self, net: &Net, context: &mut ProcessContext);
 }
 

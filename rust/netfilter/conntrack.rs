@@ -546,7 +546,8 @@ impl<'hook, F: Family> core::ops::Deref for NewFlow<'hook, F> {
 /// # Invariants
 ///
 /// The entry was neither confirmed nor had its source NAT set up when the value was made, by a target in
-/// the table `nat`, chain POSTROUTING, or by a function that NAT calls at PRE_ROUTING. There is one such value for a call.
+/// the table `nat`, chain POSTROUTING, or by a function that NAT calls at PRE_ROUTING, which has set up destination NAT then.
+/// There is one such value for a call.
 pub(crate) struct UnsettledFlow<'hook, F: Family> {
     conn: Conn<'hook, F>,
     /// The index of the device that the packet is forwarded by; `None` if this host sent it.

@@ -69,6 +69,14 @@ impl EndedFlow<'_> {
         unsafe { Tuple::from_raw(&raw const (*self.ct).tuplehash[0].tuple) }
     }
 
+    /// Returns whether the flow was answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        // SAFETY: The entry is valid by the type's invariant; its status is an integer.
+        let status = unsafe { (&raw const (*self.ct).status).read_volatile() };
+        // CAST: A bit of few.
+        status & bindings::ip_conntrack_status_IPS_SEEN_REPLY as usize != 0
+    }
+
     /// Returns numbers that tell the flow, and the endpoint that it came from, from others.
     pub(crate) fn tags(&self) -> FlowTags {
         let namespace = self.net().tag();

@@ -72,7 +72,7 @@ impl<N: NatFunctions> Functions<N> {
 
     /// Has NAT call the functions in a namespace, until [`remove_from`](Self::remove_from).
     ///
-    /// Must not be called twice in between. Errors: ENOMEM. Process context; sleeps.
+    /// Must not be called twice in between. Errors: ENOMEM, or E2BIG if there are too many hooks. Process context; sleeps.
     pub(crate) fn add_to(&'static self, net: &Net, context: &mut ProcessContext) -> Result {
         context.assert_may_sleep();
         for (number, entry) in self.entries.iter().enumerate() {

@@ -74,7 +74,8 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
         // (`nfqnl_validate_write`); in all other packets of this host the kernel wrote it.
         let packet = unsafe { Packet::from_raw(skb) };
         Self {
-            // SAFETY: The caller guarantees that it is such a target or expression, and the only call.
+            // SAFETY: The caller guarantees that it is such a target or expression, and the only call. Every caller of
+            // POST_ROUTING names an output device, which is valid for the call.
             flow: unsafe {
                 let forwarded_by = (!input.is_null()).then(|| Device::from_raw(out).index());
                 UnsettledFlow::of_packet(&packet, forwarded_by)

@@ -26,7 +26,9 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from tap import done_testing, result
 
 TO_PORTS, RANDOM, RANDOM_FULLY, REJECT = 1, 2, 4, 8
-ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT
+# At most one of these: --full-cone, --port-restricted-cone, --address-restricted-cone.
+CONES = (16, 32, 64)
+ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT | sum(CONES)
 # The seed for random bytes.
 SEED = 1
 # The number of lines about refused rules that the module logs at once after it is loaded.
@@ -50,11 +52,12 @@ def expected(rule):
     if not flags & TO_PORTS:
         if first or last:
             return f"min_port and max_port are {first} and {last} without "
-        return None
-    if first == 0:
+    elif first == 0:
         return "min_port is 0 "
-    if last < first:
+    elif last < first:
         return f"max_port {last} is less than min_port {first}"
+    if (flags & sum(CONES)).bit_count() > 1:
+        return f"flags has {flags & sum(CONES):#x} "
     return None
 
 
@@ -65,7 +68,10 @@ def chosen_rules():
     yield "a range", rule_info(TO_PORTS, 1000, 2000)
     yield "the widest range", rule_info(TO_PORTS, 1, 65535)
     yield "one port", rule_info(TO_PORTS, 65535, 65535)
-    yield "all options", rule_info(ALL_FLAGS, 258, 513)
+    for cone in CONES:
+        yield f"all options with flag {cone}", rule_info(ALL_FLAGS & ~sum(CONES) | cone, 258, 513)
+        yield f"two cones, without flag {cone}", rule_info(sum(CONES) & ~cone)
+    yield "all cones", rule_info(ALL_FLAGS, 258, 513)
     yield "random alone", rule_info(RANDOM)
     yield "random-fully alone", rule_info(RANDOM_FULLY)
     yield "reject alone", rule_info(REJECT)
@@ -75,7 +81,7 @@ def chosen_rules():
     for bit in range(32):
         if not ALL_FLAGS & 1 << bit:
             yield f"unknown flag bit {bit}", rule_info(1 << bit)
-    yield "an unknown flag bit among known ones", rule_info(ALL_FLAGS | 16, 7, 8)
+    yield "an unknown flag bit among known ones", rule_info(ALL_FLAGS | 128, 7, 8)
     yield "all flag bits", rule_info(0xFFFFFFFF, 7, 8)
     for place in range(8):
         yield f"reserved byte {place}", rule_info(reserved=bytes(place) + b"\x01" + bytes(7 - place))
@@ -95,7 +101,9 @@ def chosen_rules():
 
 def nearly_right(rng):
     """Returns a random rule in which each field is wrong now and then."""
-    flags = rng.randrange(16) | (1 << rng.randrange(32) if rng.random() < 0.2 else 0)
+    flags = rng.randrange(16) | rng.choice((0, 0, *CONES, rng.randrange(8) << 4))
+    if rng.random() < 0.2:
+        flags |= 1 << rng.randrange(32)
     ports = [rng.choice((0, 1, 255, 256, 65535, rng.randrange(65536))) for _ in range(2)]
     if rng.random() < 0.5:
         ports.sort()

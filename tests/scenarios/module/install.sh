@@ -19,7 +19,8 @@ extension=$xtlibdir/libxt_RUSTMASQ.so
 man=/usr/share/man/man8
 page=$man/libxt_RUSTMASQ.8
 rustmasq=/usr/sbin/rustmasq
-program_pages=("$man/rustmasq.8" "$man/rustmasq-stat.8" "$man/rustmasq-status.8" "$man/rustmasq-watch.8")
+program_pages=("$man/rustmasq.8")
+for name in mappings stat status watch; do program_pages+=("$man/rustmasq-$name.8"); done
 completions=(/usr/share/bash-completion/completions/rustmasq /usr/share/fish/vendor_completions.d/rustmasq.fish
 	/usr/share/zsh/vendor-completions/_rustmasq)
 module=$modules/updates/rust/rustmasq.ko
@@ -118,7 +119,7 @@ check_match "iptables -j RUSTMASQ -h shows the options" "RUSTMASQ target options
 # The program runs from another folder: it needs no other file of the checkout.
 check_match "rustmasq watch --help shows the usage" "Usage: rustmasq watch" \
 	"$(cp "$stage$rustmasq" "$scratch/copy" && "$scratch/copy" watch --help)"
-for name in rustmasq rustmasq-stat rustmasq-status rustmasq-watch; do
+for name in rustmasq rustmasq-mappings rustmasq-stat rustmasq-status rustmasq-watch; do
 	check_match "the page $name(8) is a man page" \
 		'(^|'$'\n'')\.TH '"${name^^}"' 8 .*\.SH NAME' "$(< "$stage$man/$name.8")"
 done
