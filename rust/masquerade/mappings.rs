@@ -1002,6 +1002,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_mapping_with_a_port_does_not_speak_to_the_peers_of_the_last_one() -> Result {
+        let tables = Tables::new()?;
+        let peer = AnyAddress::V4(Ipv4Addr::new(192, 0, 2, 1)).words();
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        let mapping = mapping_of(&tables, 5000).ok_or(ENOENT)?;
+        tables.begin_conversation(&mapping, peer);
+        tables.forget_conversations(0..PARTS);
+        assert!(tables.speaks_to(mapping.number(), peer));
+        tables.remove_unless(&mapping, |_| false);
+        assert_eq!(give(&tables, 2, 5000), Ok((5000, true)));
+        let next = mapping_of(&tables, 5000).ok_or(ENOENT)?;
+        assert!(!tables.speaks_to(next.number(), peer));
+        tables.begin_conversation(&next, peer);
+        tables.forget_conversations(0..PARTS);
+        assert_eq!(tables.conversations.load(Relaxed), 1);
+        assert!(tables.speaks_to(next.number(), peer));
+        Ok(())
+    }
+
+    #[test]
     fn tables_are_as_a_model_says() -> Result {
         let tables = Tables::new()?;
         let mut ports = KVec::new();

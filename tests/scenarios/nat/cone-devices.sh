@@ -61,6 +61,17 @@ for mapping in map(json.loads, sys.stdin):
         print(mapping["outside"], mapping["device"])' "$(place "$v" "${inside[$v]}2"):$1" | sort
 }
 
+# --- A stranger by another uplink
+
+set_rules_of_both "-o wan0 -j RUSTMASQ --port-restricted-cone" "-o wan1 -j RUSTMASQ"
+check_said "an inside endpoint has a mapping at the first uplink" "203.0.113.1:4000 hello" \
+	ask lan UDP 203.0.113.2 7 :4000 hello
+ip -n server route add 203.0.113.1/32 via 198.51.100.1
+check_said "a stranger who comes by the second one does not reach it" silence \
+	vain-ask server UDP 203.0.113.1 4000 198.51.100.3:7779 knock
+check_equal "... and gets no mapping" "" "$(ns_exec router rustmasq mappings --json | grep 198.51.100.3)"
+ip -n server route del 203.0.113.1/32
+
 # --- Two uplinks
 
 set_rules_of_both "-o wan0 -j RUSTMASQ --full-cone" "-o wan1 -j RUSTMASQ --full-cone"

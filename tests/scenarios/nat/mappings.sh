@@ -103,6 +103,36 @@ for v in 4 6; do
 	check_equal "... and a further client is refused a mapping" "" "$(patience=1 source_port $v 3 4000)"
 done
 
+# --- Rules with several kinds of cones
+
+start_anew
+both_rules -o wan0 -p udp --sport 4000 -j RUSTMASQ --full-cone
+both_rules -o wan0 -p udp --sport 4001 -j RUSTMASQ --port-restricted-cone
+check_equal "a client has a full cone" 4000 "$(source_port 4 2 4000)"
+check_equal "... another one a port-restricted one" 4001 "$(source_port 4 3 4001)"
+serve lan UDP 4000 172.18.0.2
+check_equal "that one reaches the first by its mapping" 203.0.113.1:4001 \
+	"$(probe lan UDP 203.0.113.1 4000 bind=172.18.0.3,sourceport=4001,reuseaddr)"
+check_equal "... and its own stays port-restricted" 4001:4001:port "$(mappings_of 17 172.18.0.3)"
+check_equal "a client without a mapping reaches the first, too" 203.0.113.1:4002 \
+	"$(probe lan UDP 203.0.113.1 4000 bind=172.18.0.3,sourceport=4002,reuseaddr)"
+check_equal "... and gets one that lets in nobody" 4002:4002:port "$(mappings_of 17 172.18.0.3 | grep 4002)"
+stop_servers
+
+# --- Two destinations that a rule leads to one server
+
+start_anew
+serve server UDP 5000
+serve server UDP6 5006
+add_rule -o wan0 -p udp -j RUSTMASQ --full-cone || bail "a rule"
+ns_exec router "$IPTABLES" -w -t nat -A PREROUTING -i lan0 -p udp --dport 5000 -j DNAT --to-destination 203.0.113.2 ||
+	bail "a rule of DNAT"
+for n in 2 9; do
+	seen=$(probe lan UDP 203.0.113.$n 5000 bind=172.18.0.2,sourceport=4000,reuseaddr)
+	check_match "a rule leads two destinations to one server: .$n answers" '^203.0.113.1:[0-9]+$' "$seen"
+done
+ns_exec router "$IPTABLES" -w -t nat -F PREROUTING
+
 # --- The bound
 
 start_anew
