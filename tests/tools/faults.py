@@ -802,7 +802,7 @@ class Endpoint:
     The module is loaded anew for each attempt, because a mapping stays for a while.
     """
 
-    REFUSED = "refused and counted, without a mapping"
+    UNMAPPED = "leaves without a mapping, which is counted"
     UNKNOWN = "whom the client speaks to may not begin a flow"
     PORT, PEER = 20001, 20002
 
@@ -817,16 +817,16 @@ class Endpoint:
         self.router.forget()
 
     def attempt(self):
-        drops = Network.drops()
+        denied = self.count_denied()
         with bound("lan", self.client, self.PORT) as sock:
             sock.sendto(REQUEST, (self.server, DISCARD))
-            wait_until(lambda: self.has_flow() or Network.drops() > drops)
-            mapped = self.count_mapped()
-            if not self.has_flow():
-                counted = Network.drops() > drops
-                return self.REFUSED if counted and not mapped else f"refused, counted: {counted}, mappings: {mapped}"
-            if mapped != 1:
-                return f"{mapped} mappings"
+            if not wait_until(self.has_flow):
+                return "the flow does not leave"
+            mapped, denied = self.count_mapped(), self.count_denied() - denied
+            if (mapped, denied) == (0, 1):
+                return self.UNMAPPED
+            if (mapped, denied) != (1, 0):
+                return f"{mapped} mappings, denied: {denied}"
             with bound("server", self.server, self.PEER) as peer:
                 peer.sendto(REQUEST, (self.outside, self.PORT))
             return "" if select.select([sock], [], [], 1)[0] else self.UNKNOWN
@@ -835,6 +835,11 @@ class Endpoint:
         """Returns whether the client's flow is in the table, by its mapping."""
         return any(f":{self.PORT}>" in line.split()[0] and self.outside in line.split()[1]
                    for line in self.router.flows())
+
+    @staticmethod
+    def count_denied():
+        with Inside("router"), open("/proc/thread-self/net/rustmasq", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("mappings_denied "))
 
     @staticmethod
     def count_mapped():
@@ -847,14 +852,14 @@ def part_mappings(faults):
     faults.slab.only(*our_text())
     # Hundreds of allocations are for the parts of the tables, which are all alike.
     faults.each("iptables-legacy: a rule with --full-cone is added",
-                faults.by_thread(adding("iptables-legacy", "--full-cone"), step=97), NO_MEMORY, least=4)
+                faults.by_thread(adding("iptables-legacy", "--full-cone"), step=397), NO_MEMORY, least=4)
     for version in ADDRESSES:
         endpoint = Endpoint(faults, version)
         what = f"IPv{version}: a mapping is made"
-        # The places in two tables, and the mapping; then a place for whom the client speaks to, and that.
+        # The address's ports, and their bitmap; the mapping; and whom the client speaks to.
         faults.each(what, faults.by_all(endpoint.attempt, endpoint.prepare),
-                    f"|{endpoint.REFUSED}|{endpoint.UNKNOWN}", least=5)
-        faults.all_at_once(what, endpoint.attempt, endpoint.REFUSED, before=endpoint.prepare)
+                    f"|{endpoint.UNMAPPED}|{endpoint.UNKNOWN}", least=4)
+        faults.all_at_once(what, endpoint.attempt, endpoint.UNMAPPED, before=endpoint.prepare)
         with Inside("router"):
             require(rule(0, endpoint.front, "-F", "POSTROUTING"))
 
