@@ -18,13 +18,15 @@ use crate::{
     net::{
         clock,
         namespace::Net,
-        random, //
+        random::{
+            self,
+            FACTOR, //
+        },
     },
     netfilter::tuple::{
         FlowTags,
-        Tuple,
-        FACTOR, //
-    }, //
+        Tuple, //
+    },
 };
 use kernel::{
     prelude::*,

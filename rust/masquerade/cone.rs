@@ -304,15 +304,15 @@ impl<F: Family> Request<'_, '_, F> {
 }
 
 /// Counts the end of a flow. Softirq or process context.
-pub(super) fn flow_ended(flow: &EndedFlow<'_>, reply: &Tuple) {
-    let Some(state) = State::of(flow.net()).filter(|state| !state.mappings.is_off()) else {
+pub(super) fn flow_ended(mappings: &Mappings, flow: &EndedFlow<'_>, reply: &Tuple) {
+    if mappings.is_off() {
         return;
-    };
+    }
     let (original, zone) = (flow.original(), flow.zone());
     let called = Endpoint::destination_of(&original, zone, Direction::Original);
     let source = Endpoint::source_of(&original, zone);
     let outside = Endpoint::destination_of(reply, zone, Direction::Reply);
-    state.mappings.with(|tables| {
+    mappings.with(|tables| {
         let [low, high, _] = reply.source_words();
         let keeps = flow.is_answered() || inbound_refreshes_mappings();
         if keeps && tables.may_have(called.address_words()) {
@@ -362,7 +362,8 @@ impl NatFunctions for Cone {
                 // As long as the mapping is there, its device is counted.
                 Way::to(mapping, tables.leave_by(input.index()))
             })?;
-            let may_come_in = way.may_come_in || lets_in(tables, &outside, &way, &tuple, zone);
+            let may_come_in = way.filtering == Filtering::EndpointIndependent
+                || lets_in(tables, &outside, &way, &tuple, zone);
             Some((way, may_come_in))
         });
         let Some((way, may_come_in)) = found.flatten() else {
@@ -410,17 +411,14 @@ struct Way {
     number: u32,
     /// The packet comes from outside.
     is_outside: bool,
-    /// It may come in, whoever sent it, and is counted.
-    may_come_in: bool,
 }
 
 impl Way {
-    /// Returns the way to the inside endpoint of a mapping.
+    /// Returns the way to the inside endpoint of a mapping, and counts the flow if anybody may come in.
     #[inline(always)]
     fn to(mapping: &Mapping, is_outside: bool) -> Self {
         let filtering = mapping.filtering();
-        let may_come_in = filtering == Filtering::EndpointIndependent;
-        if may_come_in {
+        if filtering == Filtering::EndpointIndependent {
             mapping.count_inbound();
         }
         Self {
@@ -429,7 +427,6 @@ impl Way {
             device: mapping.device(),
             number: mapping.number(),
             is_outside,
-            may_come_in,
         }
     }
 }

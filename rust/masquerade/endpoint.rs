@@ -3,7 +3,10 @@
 //! Addresses with ports as keys: words, which take few instructions to compare and to hash.
 
 use crate::{
-    net::AnyAddress,
+    net::{
+        random::WordsHash,
+        AnyAddress, //
+    },
     netfilter::{
         conntrack::Zone,
         tuple::{
@@ -97,7 +100,14 @@ impl Endpoint {
         }
     }
 
-    /// Returns all of it as words, for a hash.
+    /// Returns the endpoint's hash.
+    #[inline(always)]
+    pub(super) fn hash(&self, hash: &WordsHash) -> u32 {
+        let [low, high, rest] = self.words();
+        hash.hash([[low, rest]], [high, 0])
+    }
+
+    /// Returns all of it as words, for a hash together with others.
     #[inline(always)]
     pub(super) fn words(&self) -> [u64; 3] {
         let [low, high] = self.address;

@@ -22,24 +22,24 @@ use super::{
     uplinks::Uplinks,
     used_ports::UsedPorts,
 };
-use crate::{
-    net::{
-        context::BottomHalvesOff,
-        namespace::Net,
-        parameters::mappings_max,
-        proc::{
-            NetFile,
-            NetFileContent, //
-        },
-        random::WordsHash,
-        rcu::{
-            free_after_grace_period,
-            RcuBox, //
-        },
-        AnyAddress,
-        ProcessContext, //
+use crate::net::{
+    context::BottomHalvesOff,
+    namespace::Net,
+    parameters::mappings_max,
+    proc::{
+        NetFile,
+        NetFileContent, //
     },
-    netfilter::tuple::FACTOR, //
+    random::{
+        WordsHash,
+        FACTOR, //
+    },
+    rcu::{
+        free_after_grace_period,
+        RcuBox, //
+    },
+    AnyAddress,
+    ProcessContext, //
 };
 use core::{
     cell::Cell,
@@ -133,8 +133,7 @@ impl Key for Outside {
 
     #[inline(always)]
     fn hash(&self, hash: &WordsHash) -> u32 {
-        let [low, high, rest] = self.0.words();
-        hash.hash([[low, rest]], [high, 0])
+        self.0.hash(hash)
     }
 }
 
@@ -162,8 +161,7 @@ impl Key for OutsideAddress {
 
     #[inline(always)]
     fn hash(&self, hash: &WordsHash) -> u32 {
-        let [low, high, rest] = self.0.words();
-        hash.hash([[low, rest]], [high, 0])
+        self.0.hash(hash)
     }
 }
 
@@ -573,7 +571,7 @@ impl Tables {
         let address = OutsideAddress(inside.outside(0));
         let hash = address.hash(&self.hash);
         let unused = self.ports.with(hash, no_softirq, |part| {
-            part.take_if(&address, &self.hash, |ports| ports.used.release(port))
+            part.take_if(&address, hash, &self.hash, |ports| ports.used.release(port))
         });
         if let Some(Some(_)) = unused {
             if let Some(count) = self.addresses.get(place_of(address.0.address_words())) {
@@ -664,7 +662,7 @@ impl Tables {
         let is_last = |peer: &Arc<Conversation>| peer.flows.fetch_sub(1_u32, Relaxed) <= 1;
         let hash = peer.hash(&self.hash);
         let ended = self.peers.with(hash, &no_softirq, |part| {
-            part.take_if(&peer, &self.hash, is_last)
+            part.take_if(&peer, hash, &self.hash, is_last)
         });
         if let Some(Some(_)) = ended {
             self.conversations.fetch_sub(1_u32, Relaxed);
@@ -713,7 +711,7 @@ impl Tables {
         let inside = *mapping.inside();
         let hash = inside.hash(&self.hash);
         let gone = self.inside.with(hash, &no_softirq, |part| {
-            part.take_if(&inside, &self.hash, |found| {
+            part.take_if(&inside, hash, &self.hash, |found| {
                 let is_gone = core::ptr::eq(&**found, &**mapping) && !keep(found);
                 if is_gone {
                     self.forget(found, &no_softirq);
@@ -729,7 +727,7 @@ impl Tables {
         let outside = Outside(mapping.outside());
         let hash = outside.hash(&self.hash);
         let taken = self.outside.with(hash, no_softirq, |part| {
-            part.take_if(&outside, &self.hash, |_| true)
+            part.take_if(&outside, hash, &self.hash, |_| true)
         });
         drop(taken);
         self.release_port(mapping.inside(), mapping.port(), no_softirq);
@@ -836,7 +834,7 @@ impl Mappings {
 
     /// Removes the mappings for which `is_stale` returns true.
     pub(super) fn remove(&self, is_stale: impl Fn(&Mapping) -> bool) {
-        self.with(|tables| tables.remove_from_parts(0..PARTS, is_stale));
+        self.remove_from_parts(0..PARTS, is_stale);
     }
 
     /// Frees the tables when nobody reads them any more.

@@ -122,10 +122,13 @@ impl FlowEndHandler for Ends {
             return;
         };
         CLAIMS.rest(&reply, flow.tags());
-        cone::flow_ended(flow, &reply);
-        let Some(state) = State::of(flow.net()).filter(|state| !state.pools.is_empty()) else {
+        let Some(state) = State::of(flow.net()) else {
             return;
         };
+        cone::flow_ended(&state.mappings, flow, &reply);
+        if state.pools.is_empty() {
+            return;
+        }
         if let Some(key) = ports::pools_key() {
             let destination = Destination::of(&reply, flow.zone());
             state

@@ -133,18 +133,19 @@ impl<K: Key> Part<K> {
         }
     }
 
-    /// Takes the item with the key out, if `takes` says so.
+    /// Takes the item with the key, whose hash by `function` is `hash`, out, if `takes` says so.
     pub(super) fn take_if(
         &mut self,
         key: &K,
-        hash: &WordsHash,
+        hash: u32,
+        function: &WordsHash,
         takes: impl FnOnce(&Arc<K::Item>) -> bool,
     ) -> Option<Arc<K::Item>> {
-        let place = self.find(key, key.hash(hash))?;
+        let place = self.find(key, hash)?;
         if !takes(self.places.get(place)?.as_ref()?) {
             return None;
         }
-        self.take(place, hash)
+        self.take(place, function)
     }
 
     /// Takes the item out of a place, and moves others into the gap that belong before it.
@@ -291,8 +292,12 @@ mod tests {
             let expected = model.get_mut(number as usize).ok_or(EINVAL)?;
             assert_eq!(part.get(&key, key.hash(&hash)).is_some(), *expected);
             if *expected {
-                assert!(part.take_if(&key, &hash, |_| false).is_none());
-                assert!(part.take_if(&key, &hash, |_| true).is_some());
+                assert!(part
+                    .take_if(&key, key.hash(&hash), &hash, |_| false)
+                    .is_none());
+                assert!(part
+                    .take_if(&key, key.hash(&hash), &hash, |_| true)
+                    .is_some());
             } else {
                 part.reserve(&hash)?;
                 part.put(Arc::new(number, GFP_KERNEL)?, key.hash(&hash));

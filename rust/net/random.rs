@@ -8,6 +8,10 @@
 use crate::bindings;
 use core::num::NonZeroU32;
 
+/// An odd number without a pattern, 2^64 divided by the golden ratio (Knuth): multiplication by it carries all bits of a
+/// number to the highest ones.
+pub(crate) const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Returns a random number below `limit`, each with the same probability (`get_random_u32_below`).
 ///
 /// Any context.
@@ -72,6 +76,6 @@ impl WordsHash {
         }
         // CAST: The two halves, and the highest bits.
         let folded = sum as u64 ^ (sum >> 64) as u64;
-        (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+        (folded.wrapping_mul(FACTOR) >> 32) as u32
     }
 }

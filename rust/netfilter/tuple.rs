@@ -9,6 +9,7 @@ use crate::{
     net::{
         address::RawAddress,
         namespace::Net,
+        random::FACTOR,
         skb::Packet,
         AnyAddress,
         Family,
@@ -191,10 +192,6 @@ pub(super) unsafe fn source_words_of_raw(raw: *const bindings::nf_conntrack_tupl
     let port = u64::from_le(ports) & 0xffff_ffff;
     [high, low, port << 8 | u64::from(protocol)]
 }
-
-/// An odd number without a pattern, 2^64 divided by the golden ratio (Knuth): multiplication by it carries all bits of a
-/// number to the highest ones.
-pub(crate) const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Mixes the words of a tuple and the key.
 ///
