@@ -58,6 +58,7 @@ impl<K: Key> Part<K> {
     }
 
     /// Returns the number of items.
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn count(&self) -> usize {
         self.count
     }
