@@ -166,15 +166,16 @@ class FtpPeers(Observer):
         self.ends = {"client": SocketEnd(sock), "server": SocketEnd(accepted[1])}
         return [accepted[2]]
 
-    def tiny(self, which, who, port, address, target):
-        """tiny client|both WHO PORT ADDRESS PORT: does the same with a tiny TCP as the client, at WHO:PORT, and if both
-        are, another one as the server, on the host server at ADDRESS:PORT."""
+    def tiny(self, which, who, port, address, target, *place_of_server):
+        """tiny client|both WHO PORT ADDRESS PORT [ADDRESS PORT]: does the same with a tiny TCP as the client, at WHO:PORT,
+        and if both are, another one as the server, on the host server at the last ADDRESS:PORT."""
         self.hang_up()
         host, _, own = who.partition("@")
         client = TinyTcp(host, own.strip("[]"), int(port))
         self.ends = {"client": client}
         if which == "both":
-            self.ends["server"] = TinyTcp("server", address.strip("[]"), int(target))
+            own, port = place_of_server or (address, target)
+            self.ends["server"] = TinyTcp("server", own.strip("[]"), int(port))
         client.connect(address.strip("[]"), int(target))
         if which == "both":
             server = self.ends["server"]
@@ -207,7 +208,7 @@ class FtpPeers(Observer):
         return [("" if sender.settled() else "stalled ") + shown(receiver.take())]
 
     def lose(self, end, count):
-        """lose END COUNT: makes a tiny TCP lose so many segments: it notes them, and does not acknowledge them."""
+        """lose END COUNT: makes a tiny TCP lose so many segments with data: it notes them, as if they had not arrived."""
         self.ends[end].lose = int(count)
         return []
 

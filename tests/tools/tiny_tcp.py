@@ -56,9 +56,10 @@ class TinyTcp:
         self.peer, self.established = None, False
         # How much was sent, and acknowledged; the edges of the last SACK; and the other end's first number.
         self.sent, self.acknowledged, self.sack, self.other_first = 0, 0, [], None
-        # What was received; how much of it was taken; segments that came again, or came with other content.
-        self.stream, self.taken, self.again, self.changed = {}, 0, 0, 0
-        # So many segments with data are not acknowledged. Whether anything came since the last segment was sent.
+        # What arrived, with what was lost then, and what was received; how much of that was taken; segments that came
+        # again, or came with other content.
+        self.arrived, self.stream, self.taken, self.again, self.changed = {}, {}, 0, 0, 0
+        # So many segments with data are lost on arrival. Whether anything came since the last segment was sent.
         self.lose, self.answered = 0, False
 
     def connect(self, address, port):
@@ -137,13 +138,14 @@ class TinyTcp:
             self.take_data(signed(number - self.other_first - 1), data)
 
     def take_data(self, position, data):
-        places = range(position, position + len(data))
-        self.again += places[0] in self.stream
-        self.changed += any(self.stream.get(place, octet) != octet for place, octet in zip(places, data))
-        self.stream.update(zip(places, data))
+        octets = dict(enumerate(data, position))
+        self.again += position in self.arrived
+        self.changed += any(self.arrived.get(place, octet) != octet for place, octet in octets.items())
+        self.arrived.update(octets)
         if self.lose:
             self.lose -= 1
         else:
+            self.stream = octets | self.stream
             self.transmit(ACK, FIRST + 1 + self.sent)
 
     def close(self):

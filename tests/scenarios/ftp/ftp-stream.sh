@@ -14,6 +14,8 @@ suppress_resets lan 40021
 suppress_resets server 2121
 start_ftp_peers
 after_case=(peers forget r1 r2)
+# How many stalls of the kernel's helper each case shows. A stall takes a second, and they are of one kind.
+stalls_shown=$(scaled 20)
 # What becomes of a text that arrives and opens its port.
 opens="arrives, opens"
 
@@ -238,32 +240,93 @@ a_rewritten_reply() {
 	check_noted "... once" 2 -
 }
 
-# The server loses segments behind both routers. It compares what comes again with what came first.
+# The server loses a segment behind both routers. It compares what comes again with what came first.
 a_rewritten_command_that_is_lost() {
-	local line='PORT 172,18,0,2,158,52\r\n' second='PORT 172,18,0,2,158,53\r\n'
+	local line='PORT 172,18,0,2,158,52\r\n'
 	translate -j RUSTMASQ
 	open_two_tiny
 	peers lose server 1
 	peers say client "$line"
+	check_case "it does not arrive" 'stalled ' "$said"
 	peers say_again client 24 "$line"
+	check_case "it comes again" 'PORT 203,0,113,1,158,52\r\n' "$said"
 	peers noted server
-	check_case "it comes again with the same content" "again 1 changed 0 unacknowledged 0 sack -" "$said"
+	check_case "... with the same content" "again 1 changed 0 unacknowledged 0 sack -" "$said"
+}
 
-	# The client does not wait for an answer. Conntrack can adjust the numbers of one rewritten line at a time. The
-	# kernel's helper lets both pass, and what comes again has other content; ours has the second one sent again.
+# octets TEXT: prints how many octets a line has.
+octets() { echo $((${#1} - 2)); }
+
+# check_two_lost SENDER RECEIVER FIRST SECOND REWRITTEN KERNEL1 KERNEL2 KERNEL3: one end sends two lines that are rewritten,
+# and does not wait for an answer to the first. The other end loses all that arrives, and then each line comes again, and a
+# third one. Conntrack can adjust the numbers of one rewritten line in a direction at a time. Ours has the second one sent
+# again until the first has arrived. The kernel's helper lets both pass, so that what comes again is KERNEL1 and KERNEL2,
+# and KERNEL3 after them.
+check_two_lost() {
+	peers lose "$2" 1
+	peers say "$1" "$3"
+	check_equal "$helper: $case: the first line is lost" 'stalled ' "$said"
+	peers lose "$2" 1
+	peers say "$1" "$4"
+	check_equal "$helper: $case: ... and so is the second" 'stalled ' "$said"
+	peers lose "$2" 0
+	peers say_again "$1" $(($(octets "$3") + $(octets "$4"))) "$3"
+	check_equal "$helper: $case: the first comes again" "$(by_helper "$6" "stalled $5")" "$said"
+	peers say_again "$1" "$(octets "$4")" "$4"
+	check_equal "$helper: $case: ... and then the second" "$(by_helper "$7" "${5/52/53}")" "$said"
+	peers noted "$2"
+	check_equal "$helper: $case: ... with the same content, but for the kernel's helper" \
+		"again $(by_helper "2 changed 1" "1 changed 0") unacknowledged 0 sack -" "$said"
+	peers say "$1" 'NOOP\r\n'
+	check_equal "$helper: $case: ... and a third" "$(by_helper "$8" 'NOOP\r\n')" "$said"
+	check_line "$2" 'NOOP\r\n' "the other end's line arrives" 'NOOP\r\n'
+}
+
+two_rewritten_commands_that_are_lost() {
+	translate -j RUSTMASQ
+	open_two_tiny
+	check_two_lost client server 'PORT 172,18,0,2,158,52\r\n' 'PORT 172,18,0,2,158,53\r\n' \
+		'PORT 203,0,113,1,158,52\r\n' 'stalled ' 'stalled ' 'stalled '
+}
+
+# r2 forwards its port 2021 to the tiny TCP of the server.
+open_two_tiny_with_both_NATs() {
+	local dnat="-A PREROUTING -i lan0 -p tcp --dport 2021 -j DNAT --to-destination ${server[4]}:2121"
+	translate -j RUSTMASQ
+	peers tiny both "lan@${client[4]}" 40021 "${r2_within[4]}" 2021 "${server[4]}" 2121
+	seen=$said
+	log_in
+}
+
+two_rewritten_replies_that_are_lost() {
+	local line='227 Entering Passive Mode (203,0,113,2,158,152).\r\n'
+	open_two_tiny_with_both_NATs
+	check_two_lost server client "$line" "${line/152/153}" "${line/203,0,113,2/192,0,2,1}" "stalled ${line#22}" \
+		"${line/203,0,113,2,158,152/192,0,2,1,158,153}" 'NOOP\r\n'
+}
+
+# A command and a reply are rewritten at the same time, and both are lost. Each direction has numbers of its own.
+a_command_and_a_reply_that_are_lost() {
+	local command='PORT 172,18,0,2,158,52\r\n' reply='227 Entering Passive Mode (203,0,113,2,158,152).\r\n'
+	open_two_tiny_with_both_NATs
 	peers lose server 1
-	peers say client "$line"
-	peers lose server 1
-	peers say client "$second"
-	peers lose server 0
-	peers say_again client 48 "$line"
-	check_equal "$helper: $case: the first of two comes again" "$(by_helper "" "stalled ")" "$said"
-	peers say_again client 24 "$second"
-	check_equal "$helper: $case: ... and then the second" "$(by_helper "" "PORT 203,0,113,1,158,53\r\n")" "$said"
-	check_line client 'NOOP\r\n' "... and a line after them" 'NOOP\r\n'
+	peers say client "$command"
+	check_case "the command is lost" 'stalled ' "$said"
+	peers lose client 1
+	peers say server "$reply"
+	check_case "... and so is the reply" 'stalled ' "$said"
+	peers lose client 0
+	peers say_again client "$(octets "$command")" "$command"
+	check_case "the command comes again" 'PORT 203,0,113,1,158,52\r\n' "$said"
+	peers say_again server "$(octets "$reply")" "$reply"
+	check_case "... and then the reply" "${reply/203,0,113,2/192,0,2,1}" "$said"
 	peers noted server
-	check_equal "$helper: $case: ... the kernel's helper damages one" \
-		"again $(by_helper "3 changed 1" "2 changed 0") unacknowledged 0 sack -" "$said"
+	check_case "the command's content is the same" "again 1 changed 0 unacknowledged 0 sack -" "$said"
+	peers noted client
+	check_equal "$helper: $case: ... and so is the reply's" \
+		"again $(by_helper 1 0) changed 0 unacknowledged 0 sack -" "$said"
+	check_line client 'NOOP\r\n' "a command after them arrives" 'NOOP\r\n'
+	check_line server '200 done\r\n' "... and a reply" '200 done\r\n'
 }
 
 # The client comes back from the same port, while conntrack remembers the connection, whose lines were rewritten.
@@ -308,7 +371,8 @@ a_rewritten_command_over_IPv6() {
 without_NAT=(a_command a_command_over_IPv6 a_malformed_command a_reply a_malformed_reply overlapping_segments
 	overlapping_replies)
 run_with_each_helper "${without_NAT[@]}"
-with_NAT=(a_rewritten_command a_rewritten_command_that_is_lost the_same_port_again a_rewritten_reply
+with_NAT=(a_rewritten_command a_rewritten_command_that_is_lost two_rewritten_commands_that_are_lost
+	two_rewritten_replies_that_are_lost a_command_and_a_reply_that_are_lost the_same_port_again a_rewritten_reply
 	a_command_in_pieces_with_NAT a_rewritten_command_over_IPv6)
 run_with_each_helper "${with_NAT[@]}"
 
