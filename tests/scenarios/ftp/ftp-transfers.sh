@@ -218,6 +218,16 @@ large_files() {
 	check_case "one is read actively, and written passively" "got-$large put-$large" "$(transferred large $large)"
 }
 
+# pyftpdlib compares the address in EPRT, as a text, with the client's.
+an_IPv6_address_for_pyftpdlib() {
+	v=6
+	ns_exec lan curl --silent --max-time 20 --ftp-port - "ftp://${server[6]}:${port[pyftpdlib]}/of-1460" \
+		--output got-EPRT-1460
+	note_file_sums
+	check_equal "$helper: $case: a file arrives, but for the kernel's helper" "$(by_helper "" got-1460)" \
+		"$(transferred EPRT 1460)"
+}
+
 curl_with_all_servers_IPv6() { v=6 && curl_with_all_servers; }
 lftp_with_all_servers_IPv6() { v=6 && lftp_with_all_servers; }
 tnftp_with_all_servers_IPv6() { v=6 && tnftp_with_all_servers; }
@@ -237,5 +247,6 @@ remove_ftp_files
 
 for function in {curl,lftp,tnftp,busybox,python}_with_all_servers; do functions+=("$function" "${function}_IPv6"); done
 with_each_helper "${functions[@]}" large_files
+run_with_each_helper an_IPv6_address_for_pyftpdlib
 
 done_testing
