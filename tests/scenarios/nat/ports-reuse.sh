@@ -3,8 +3,9 @@
 # Kernels: plain
 #
 # Ports of flows that have ended. When all ports of a range are in TIME_WAIT, a SYN whose sequence number is beyond that
-# of an old connection gets its port, and another one does not. A port that has just been freed comes last: others are
-# given before it, whether the destination is crowded or not. tests/lib/ports.sh draws the network.
+# of an old connection gets its port, and another one does not, until one of them expires. A port that has just been
+# freed comes last: others are given before it, whether the destination is crowded or not. tests/lib/ports.sh draws the
+# network.
 # shellcheck source-path=SCRIPTDIR source=../../lib/ports.sh
 . "$(dirname "$0")/../../lib/ports.sh"
 
@@ -33,10 +34,13 @@ send_syn() {
 	[[ $(port_of "$1") ]]
 }
 
-# next_syn_passes SEQUENCE: does the same for a client that has sent nothing before.
-next_syn_passes() {
+# next_passes [OPTION...]: a client that has sent nothing before begins a flow. Succeeds if it does. OPTIONs are those of
+# flows.py.
+newcomer=100
+next_passes() {
 	newcomer=$((newcomer + 1))
-	send_syn $newcomer "$1"
+	send_crowd $newcomer $newcomer "$@"
+	[[ $(port_of $newcomer) ]]
 }
 
 # --- All ports of a range are in TIME_WAIT
@@ -60,8 +64,32 @@ crowd_rule RUSTMASQ --to-ports 6100-6119
 finish 50 50 1000000
 send_crowd 51 69 --to-port 7000
 check_equal "19 ports of 20 are in use" 19 "$(in_state SYN_SENT)"
-newcomer=100
-check "a SYN with a later sequence number soon gets the only port in TIME_WAIT" wait_until next_syn_passes 2000000
+check "a SYN with a later sequence number soon gets the only port in TIME_WAIT" \
+	wait_until next_passes --to-port 7000 --sequence 2000000
+
+# --- A flow of a full range expires
+
+# check_expiry WHAT FIRST [OPTION...]: of four clients from number FIRST on, which have all ports of a range, lets one's
+# flow expire in a second, and checks that another client gets its port then. OPTIONs are those of flows.py.
+check_expiry() {
+	local freed owner
+	owner=$(client_number "$2") freed=$(port_of "$2")
+	check_fails "$1 have all ports of a range" next_passes "${@:3}"
+	ns_exec router conntrack -U -f ipv$v -p "$protocol" --orig-src "$owner" -t 1 > "$scratch/expired" 2>&1 ||
+		not_ok "$1: one flow expires" "$(< "$scratch/expired")"
+	check "... when one expires, another flow begins" wait_until next_passes "${@:3}"
+	check_equal "... with its port" 1 "$(crowd_flows | awk -v port="$freed" -v owner="$owner" '$3 == port && $1 != owner' | wc -l)"
+}
+
+crowd_rule RUSTMASQ --to-ports 6200-6203
+finish 71 74 1000000
+check_expiry "IPv4: four connections in TIME_WAIT" 71 --to-port 7000 --sequence 900000
+protocol=udp
+for v in 4 6; do
+	crowd_rule RUSTMASQ --to-ports 6200-6203
+	send_crowd 1 4
+	check_expiry "IPv$v: four flows" 1
+done
 
 # --- A port that has just been freed. One client has all ports but ten, in flows that keep their port, so that the others
 # make the destination a crowded one.
