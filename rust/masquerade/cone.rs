@@ -12,13 +12,15 @@ use super::{
         Counter, //
     },
     endpoint::Endpoint,
+    mapping::{
+        Filtering,
+        Mapping, //
+    },
     mappings::{
         Denied,
-        Filtering,
         Gap,
         Given,
         Inside,
-        Mapping,
         Mappings,
         Tables, //
     },
@@ -47,6 +49,7 @@ use crate::{
         conntrack::{
             self,
             ConfirmedConn,
+            CtInfo,
             IncomingFlow,
             UnsettledFlow,
             Zone, //
@@ -68,10 +71,7 @@ use crate::{
         Verdict, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::prelude::*;
 
 static FUNCTIONS: Functions<Cone> = Functions::new();
 
@@ -115,11 +115,11 @@ pub(super) enum Port {
 }
 
 /// A flow's mapping.
+#[derive(Clone, Copy)]
 pub(super) struct Mapped {
-    mapping: Arc<Mapping>,
-    range: NatRange,
-    /// The flow keeps its own port.
-    kept: bool,
+    given: Given,
+    /// The flow's own port.
+    own: u16,
 }
 
 /// A rule's wishes for a mapping.
@@ -144,27 +144,35 @@ pub(super) fn port_of<F: Family>(
     else {
         return Port::Unmapped;
     };
-    let zone = flow.zone_of_both();
     let request = Request {
         flow,
-        source,
         wish,
         own,
-        inside: Inside {
-            endpoint: Endpoint::source_of(&flow.tuple(Direction::Original), zone),
+        inside: Inside::of::<F>(
+            &flow.tuple(Direction::Original),
+            flow.zone_of_both(),
+            source,
+        ),
+    };
+    let port = mappings.with(|tables| request.find_port(tables, reply));
+    port.unwrap_or(Port::Unmapped)
+}
+
+impl Inside {
+    /// Returns the inside endpoint of a flow with this original tuple that leaves with the source address `source`.
+    #[inline(always)]
+    fn of<F: Family>(original: &Tuple, zone: Zone, source: F::Address) -> Self {
+        Self {
+            endpoint: Endpoint::source_of(original, zone),
             outside_address: F::to_raw(source).words(),
             outside_zone: zone.id_in(Direction::Reply),
-        },
-    };
-    mappings
-        .with(|tables| request.find_port(tables, reply))
-        .unwrap_or(Port::Unmapped)
+        }
+    }
 }
 
 /// A flow that asks for its port.
 struct Request<'a, 'hook, F: Family> {
     flow: &'a UnsettledFlow<'hook, F>,
-    source: F::Address,
     wish: Wish<'a>,
     /// The flow's own port.
     own: u16,
@@ -175,26 +183,26 @@ impl<F: Family> Request<'_, '_, F> {
     /// Returns the port; `reply` is the reply tuple that the flow would have with its own one.
     #[inline(always)]
     fn find_port(&self, tables: &Tables, mut reply: Tuple) -> Port {
-        let make = |gap: Gap<'_>| self.make(gap, &reply);
-        let given = tables.find_or_else(&self.inside, now(), make);
-        let Given { mapping, new } = match given {
+        let now = now();
+        let make = |gap: Gap<'_>| self.make(gap, &reply, now);
+        let found = tables.find_or_else(&self.inside, self.wish.filtering, now, make);
+        let given = match found {
             Ok(given) => given,
             Err(denied) => return self.nothing(denied),
         };
-        let port = mapping.port();
         let range = self.wish.options.to_ports;
-        if !new && range.is_some_and(|range| !range.contains(port)) {
+        if !given.new && range.is_some_and(|range| !range.contains(given.port)) {
             // The endpoint has its port by another rule.
-            mapping.give_up_flow();
+            tables.give_up(&self.outside(&given), &given, true);
             return Port::Unmapped;
         }
-        if port != self.own {
-            reply.set_nat_port(port);
+        if given.port != self.own {
+            reply.set_nat_port(given.port);
         }
-        if self.is_free(&reply, new) {
-            self.mapped(Given { mapping, new })
+        if self.is_free(&reply, given.new) {
+            self.mapped(given)
         } else {
-            self.try_others(tables, reply, Given { mapping, new })
+            self.try_others(tables, reply, given)
         }
     }
 
@@ -207,14 +215,14 @@ impl<F: Family> Request<'_, '_, F> {
 
     /// Makes the mapping.
     #[inline(never)]
-    fn make(&self, gap: Gap<'_>, reply: &Tuple) -> Result<Given, Denied> {
+    fn make(&self, gap: Gap<'_>, reply: &Tuple, now: u32) -> Result<Given, Denied> {
         if !expect_ends() {
             return Err(Denied::TooMany);
         }
         ports::set_held(true);
         let own = self.own;
         let may_keep_own = self.wish.options.allow(own);
-        self.fill(gap, |used| {
+        self.fill(gap, now, |used| {
             if may_keep_own && used.is_free(own) {
                 Some(own)
             } else {
@@ -227,11 +235,19 @@ impl<F: Family> Request<'_, '_, F> {
     fn fill(
         &self,
         gap: Gap<'_>,
+        now: u32,
         choose: impl FnOnce(&UsedPorts) -> Option<u16>,
     ) -> Result<Given, Denied> {
         let filtering = self.wish.filtering;
         let filtering = filtering.unwrap_or(Filtering::AddressAndPortDependent);
-        gap.fill(&self.inside, filtering, self.wish.device, now(), choose)
+        let inside = &self.inside.endpoint;
+        gap.fill(inside, filtering, self.wish.device, now, choose)
+    }
+
+    /// Returns the outside endpoint of a mapping.
+    #[inline(always)]
+    fn outside(&self, given: &Given) -> Endpoint {
+        self.inside.outside(given.port)
     }
 
     /// Returns the search for another port than the flow's own.
@@ -249,45 +265,30 @@ impl<F: Family> Request<'_, '_, F> {
     fn try_others(&self, tables: &Tables, mut reply: Tuple, mut given: Given) -> Port {
         let mut search = self.search(&reply);
         while given.new {
-            given.mapping.give_up_flow();
-            tables.remove_unless(&given.mapping, Mapping::has_flow);
-            let made = tables.find_or_else(&self.inside, now(), |gap| {
-                self.fill(gap, |used| search.next(used))
+            tables.give_up(&self.outside(&given), &given, false);
+            let now = now();
+            let made = tables.find_or_else(&self.inside, self.wish.filtering, now, |gap| {
+                self.fill(gap, now, |used| search.next(used))
             });
             given = match made {
                 Ok(given) => given,
                 Err(denied) => return self.nothing(denied),
             };
-            reply.set_nat_port(given.mapping.port());
+            reply.set_nat_port(given.port);
             if self.is_free(&reply, given.new) {
                 return self.mapped(given);
             }
         }
         // A flow to this destination has the port: one without a mapping, or one of this endpoint to another destination
         // that a rule of the user leads there, too. This one gets another port.
-        given.mapping.give_up_flow();
+        tables.give_up(&self.outside(&given), &given, true);
         Port::Unmapped
     }
 
     #[inline(always)]
-    fn mapped(&self, Given { mapping, new }: Given) -> Port {
-        if let Some(filtering) = self.wish.filtering {
-            mapping.note_filtering(filtering);
-        }
-        let port = mapping.port();
-        let kept = port == self.own;
-        let range = if !new {
-            NatRange::of_endpoint(port)
-        } else if kept {
-            NatRange::own(port)
-        } else {
-            NatRange::other(self.flow, self.source, port)
-        };
-        Port::Mapped(Mapped {
-            mapping,
-            range,
-            kept,
-        })
+    fn mapped(&self, given: Given) -> Port {
+        let own = self.own;
+        Port::Mapped(Mapped { given, own })
     }
 
     /// Returns what becomes of a flow without a mapping.
@@ -317,21 +318,20 @@ pub(super) fn flow_ended(mappings: &Mappings, flow: &EndedFlow<'_>, reply: &Tupl
         let keeps = flow.is_answered() || inbound_refreshes_mappings();
         if keeps && tables.may_have(called.address_words()) {
             tables.with_outside(&called, |mapping| {
-                if mapping.inside().endpoint.address_words() == [low, high] {
+                if mapping.inside.address_words() == [low, high] {
                     mapping.refresh(now());
                 }
             });
         }
         if tables.may_have(outside.address_words()) {
             let number = tables.with_outside(&outside, |mapping| {
-                let is_inside = mapping.inside().endpoint == source;
-                is_inside.then(|| {
+                (mapping.inside == source).then(|| {
                     mapping.end_flow(now());
-                    mapping.number()
+                    mapping.number
                 })
             });
             if let Some(Some(number)) = number {
-                tables.end_conversation(number, [low, high]);
+                tables.conversations().end(number, [low, high]);
             }
         }
     });
@@ -347,43 +347,52 @@ impl NatFunctions for Cone {
         let Some(flow) = flow else {
             return Verdict::Accept;
         };
-        let Some(State { mappings, .. }) = State::of(flow.net()) else {
+        let Some(State { mappings, .. }) = State::of(input.net()) else {
             return Verdict::Accept;
         };
-        let tuple = flow.tuple(Direction::Original);
-        let found = mappings.with(|tables| {
-            let [low, high, _] = tuple.destination_words();
-            if !tables.may_have([low, high]) || flow.has_receiver(&tuple, input.index()) {
-                return None;
-            }
-            let zone = flow.zone_of_both();
-            let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
-            let way = tables.with_outside(&outside, |mapping| {
-                // As long as the mapping is there, its device is counted.
-                Way::to(mapping, tables.leave_by(input.index()))
-            })?;
-            let may_come_in = way.filtering == Filtering::EndpointIndependent
-                || lets_in(tables, &outside, &way, &tuple, zone);
-            Some((way, may_come_in))
-        });
-        let Some((way, may_come_in)) = found.flatten() else {
+        let destination = F::to_raw(flow.destination(Direction::Original)).words();
+        if mappings.with(|tables| tables.may_have(destination)) != Some(true) {
             return Verdict::Accept;
-        };
-        if !may_come_in {
-            return filter(&flow, &tuple, input.net());
         }
-        let Some(address) = F::of_any(way.inside.address()) else {
-            return Verdict::Accept;
-        };
-        let port = (!tuple.is_icmp()).then_some(way.inside.port());
-        let Some(flow) = nat::translate_destination(flow, address, port, way.device) else {
-            return Verdict::Drop;
-        };
-        if way.is_outside {
-            Verdict::Accept
-        } else {
-            hairpin(flow, &tuple, &way, input)
+        lead_in(flow, mappings, input)
+    }
+}
+
+/// Leads a flow to the inside endpoint of a mapping, if there is one at its destination.
+#[inline(never)]
+fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, mappings: &Mappings, input: &Device) -> Verdict {
+    let tuple = flow.tuple(Direction::Original);
+    let found = mappings.with(|tables| {
+        if flow.has_receiver(&tuple, input.index()) {
+            return None;
         }
+        let zone = flow.zone_of_both();
+        let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
+        let way = tables.with_outside(&outside, |mapping| {
+            // As long as the mapping is there, its device is counted.
+            Way::to(mapping, tables.leave_by(input.index()))
+        })?;
+        let may_come_in = way.filtering == Filtering::EndpointIndependent
+            || lets_in(tables, &outside, &way, &tuple, zone);
+        Some((way, may_come_in))
+    });
+    let Some((way, may_come_in)) = found.flatten() else {
+        return Verdict::Accept;
+    };
+    if !may_come_in {
+        return filter(&flow, &tuple, input.net());
+    }
+    let Some(address) = F::of_any(way.inside.address()) else {
+        return Verdict::Accept;
+    };
+    let port = (!tuple.is_icmp()).then_some(way.inside.port());
+    let Some(flow) = nat::translate_destination(flow, address, port, way.device) else {
+        return Verdict::Drop;
+    };
+    if way.is_outside {
+        Verdict::Accept
+    } else {
+        hairpin(flow, &tuple, &way, input)
     }
 }
 
@@ -416,16 +425,15 @@ struct Way {
 impl Way {
     /// Returns the way to the inside endpoint of a mapping, and counts the flow if anybody may come in.
     #[inline(always)]
-    fn to(mapping: &Mapping, is_outside: bool) -> Self {
-        let filtering = mapping.filtering();
-        if filtering == Filtering::EndpointIndependent {
+    fn to(mapping: &mut Mapping, is_outside: bool) -> Self {
+        if mapping.filtering == Filtering::EndpointIndependent {
             mapping.count_inbound();
         }
         Self {
-            inside: mapping.inside().endpoint,
-            filtering,
-            device: mapping.device(),
-            number: mapping.number(),
+            inside: mapping.inside,
+            filtering: mapping.filtering,
+            device: mapping.device,
+            number: mapping.number,
             is_outside,
         }
     }
@@ -439,7 +447,8 @@ impl Way {
 fn lets_in(tables: &Tables, outside: &Endpoint, way: &Way, tuple: &Tuple, zone: Zone) -> bool {
     let may_come_in = if way.is_outside {
         let [low, high, _] = tuple.source_words();
-        way.filtering == Filtering::AddressDependent && tables.speaks_to(way.number, [low, high])
+        way.filtering == Filtering::AddressDependent
+            && tables.conversations().has(way.number, [low, high])
     } else {
         tables.has_inside(&Inside {
             endpoint: Endpoint::source_of(tuple, zone),
@@ -448,7 +457,7 @@ fn lets_in(tables: &Tables, outside: &Endpoint, way: &Way, tuple: &Tuple, zone: 
         })
     };
     if may_come_in {
-        tables.with_outside(outside, |mapping| mapping.count_inbound());
+        tables.with_outside(outside, Mapping::count_inbound);
     }
     may_come_in
 }
@@ -470,12 +479,14 @@ fn hairpin<F: Family>(
         filtering: None,
         device: way.device,
     };
+    let outside = Inside::of::<F>(tuple, flow.zone_of_both(), source);
     match port_of(&flow, source, wish) {
         Port::Mapped(mapped) => {
             let peer = mapped.peer(&flow);
             // It does not leave by the mapping's device, which NAT would insist on.
-            let verdict = nat::translate_source(flow, source, mapped.range);
-            if mapped.begins(verdict, input.net(), peer) {
+            let range = mapped.range(&flow, source);
+            let verdict = nat::translate_source(flow, source, range);
+            if mapped.begins(verdict, input.net(), peer, || Some(outside)) {
                 counters::count(input.net(), mapped.counter());
                 counters::count(input.net(), Counter::LookUps);
             }
@@ -499,9 +510,16 @@ pub(super) fn leave<F: Family>(
     out: &Device,
 ) -> Verdict {
     let peer = mapped.peer(&flow);
-    let verdict = nat::masquerade(flow, source, mapped.range, out);
-    if mapped.begins(verdict, out.net(), peer) {
-        if mapped.kept {
+    let range = mapped.range(&flow, source);
+    let verdict = nat::masquerade(flow, source, range, out);
+    let inside = || {
+        let info = CtInfo::of_packet(packet);
+        let conn = info.conn()?;
+        let original = conn.tuple(Direction::Original);
+        Some(Inside::of::<F>(&original, conn.zone_of_both(), source))
+    };
+    if mapped.begins(verdict, out.net(), peer, inside) {
+        if mapped.is_kept() {
             counters::count_kept_at_once(out.net(), packet);
         } else {
             counters::count(out.net(), mapped.counter());
@@ -515,30 +533,75 @@ impl Mapped {
     /// Returns the address that answers a flow, if it may begin another one then.
     #[inline(always)]
     fn peer<F: Family>(&self, flow: &UnsettledFlow<'_, F>) -> Option<[u64; 2]> {
-        let may_begin = self.mapping.filtering() == Filtering::AddressDependent;
+        let may_begin = self.given.filtering == Filtering::AddressDependent;
         may_begin.then(|| {
             let [low, high, _] = flow.tuple(Direction::Reply).source_words();
             [low, high]
         })
     }
 
+    /// Returns whether the flow keeps its own port.
+    #[inline(always)]
+    fn is_kept(&self) -> bool {
+        self.given.port == self.own
+    }
+
+    /// Returns the range that the flow's NAT chooses from: its port.
+    #[inline(always)]
+    fn range<F: Family>(&self, flow: &UnsettledFlow<'_, F>, source: F::Address) -> NatRange {
+        let port = self.given.port;
+        if !self.given.new {
+            NatRange::of_endpoint(port)
+        } else if self.is_kept() {
+            NatRange::own(port)
+        } else {
+            NatRange::other(flow, source, port)
+        }
+    }
+
     /// Notes what became of a flow, to the address `peer` if it is given. Returns whether it begins.
     #[inline(always)]
-    fn begins(&self, verdict: Verdict, net: &Net, peer: Option<[u64; 2]>) -> bool {
-        if verdict != Verdict::Accept {
-            self.mapping.give_up_flow();
-            return false;
+    fn begins(
+        &self,
+        verdict: Verdict,
+        net: &Net,
+        peer: Option<[u64; 2]>,
+        inside: impl FnOnce() -> Option<Inside>,
+    ) -> bool {
+        let begins = verdict == Verdict::Accept;
+        if !begins || peer.is_some() {
+            self.note(net, begins, peer, inside);
         }
-        if let (Some(peer), Some(state)) = (peer, State::of(net)) {
-            let begin = |tables: &Tables| tables.begin_conversation(&self.mapping, peer);
-            state.mappings.with(begin);
-        }
-        true
+        begins
+    }
+
+    /// Notes that a flow did not begin, or that it did, to the address `peer`.
+    #[cold]
+    #[inline(never)]
+    fn note(
+        &self,
+        net: &Net,
+        begins: bool,
+        peer: Option<[u64; 2]>,
+        inside: impl FnOnce() -> Option<Inside>,
+    ) {
+        let (Some(inside), Some(State { mappings, .. })) = (inside(), State::of(net)) else {
+            return;
+        };
+        let outside = inside.outside(self.given.port);
+        mappings.with(|tables| match peer {
+            Some(peer) if begins => {
+                tables
+                    .conversations()
+                    .begin(self.given.number, outside, peer);
+            }
+            _ => tables.give_up(&outside, &self.given, true),
+        });
     }
 
     /// Returns the counter of a flow that has begun.
     fn counter(&self) -> Counter {
-        if self.kept {
+        if self.is_kept() {
             Counter::Kept
         } else {
             Counter::Moved
@@ -581,7 +644,7 @@ pub(super) fn has_mapping_of_another<F: Family>(
             return None;
         }
         let own = Endpoint::source_of(&flow.tuple(Direction::Original), zone);
-        tables.with_outside(&outside, |mapping| mapping.inside().endpoint != own)
+        tables.with_outside(&outside, |mapping| mapping.inside != own)
     });
     found.flatten().unwrap_or(false)
 }

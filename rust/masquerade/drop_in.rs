@@ -7,7 +7,7 @@
 
 use super::{
     cone,
-    mappings::Filtering,
+    mapping::Filtering,
     masquerade_flow,
     options::Options,
     per_net,

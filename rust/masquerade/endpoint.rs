@@ -4,7 +4,10 @@
 
 use crate::{
     net::{
-        random::WordsHash,
+        random::{
+            WordsHash,
+            FACTOR, //
+        },
         AnyAddress, //
     },
     netfilter::{
@@ -31,6 +34,12 @@ impl Endpoint {
     const PROTOCOL: u32 = 32;
     const ZONE: u32 = 40;
     const IPV6: u16 = 10;
+
+    /// No endpoint.
+    pub(super) const NONE: Self = Self {
+        address: [0; 2],
+        rest: 0,
+    };
 
     #[inline(always)]
     fn new([low, high, rest]: [u64; 3], zone: u16) -> Self {
@@ -105,6 +114,14 @@ impl Endpoint {
     pub(super) fn hash(&self, hash: &WordsHash) -> u32 {
         let [low, high, rest] = self.words();
         hash.hash([[low, rest]], [high, 0])
+    }
+
+    /// Returns a hash without a key, for endpoints that nobody outside chooses.
+    #[inline(always)]
+    pub(super) fn plain_hash(&self) -> u32 {
+        let [low, high, rest] = self.words();
+        // CAST: The highest bits, to which the multiplication carries all others.
+        ((low ^ high.rotate_left(32) ^ rest).wrapping_mul(FACTOR) >> 32) as u32
     }
 
     /// Returns all of it as words, for a hash together with others.

@@ -309,10 +309,10 @@ impl Pending {
             };
             conntrack::cleanup(&net, is_stale, context);
             if let Some(state) = State::of(&net) {
-                state.mappings.remove(|mapping| {
-                    let address = mapping.outside_address();
+                state.mappings.remove(|mapping, outside| {
+                    let address = outside.address();
                     let flow = MasqueradedFlow {
-                        device: mapping.device(),
+                        device: mapping.device,
                         address,
                         // It has many destinations. This one is near.
                         destination: address,

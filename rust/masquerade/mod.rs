@@ -4,13 +4,16 @@
 
 mod claims;
 mod cone;
+mod conversations;
 mod counters;
 pub(crate) mod drop_in;
 mod endpoint;
 mod flush;
+mod mapping;
 mod mappings;
 mod moved;
 mod options;
+mod outside;
 mod per_net;
 mod pool;
 mod pools;
@@ -60,7 +63,7 @@ use cone::{
 use core::marker::PhantomData;
 use counters::Counter;
 use kernel::prelude::*;
-use mappings::Filtering;
+use mapping::Filtering;
 use options::Options;
 use source::SelectSource;
 

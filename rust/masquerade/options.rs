@@ -2,7 +2,7 @@
 
 //! A rule's options, parsed once from the binary form that userspace sends.
 
-use super::mappings::Filtering;
+use super::mapping::Filtering;
 use crate::{
     netfilter::nat::{
         PortRange,

@@ -2,54 +2,37 @@
 
 //! A hash table whose parts have locks of their own.
 
-use crate::net::{
-    context::BottomHalvesOff,
-    random::WordsHash, //
-};
+use crate::net::context::BottomHalvesOff;
 use core::ops::Range;
 use kernel::{
-    alloc::Flags,
     prelude::*,
-    sync::{
-        Arc,
-        SpinLock, //
-    },
+    sync::SpinLock, //
 };
 
 /// The number of parts of a table.
 pub(super) const PARTS: u32 = 256;
-/// The places of a part, at least.
-const FEWEST_PLACES: usize = 8;
-
-/// A key that a table finds an item by.
-pub(super) trait Key: Copy + Eq {
-    type Item;
-
-    /// Returns the key of an item.
-    fn of(item: &Self::Item) -> Self;
-
-    /// Returns whether it is the key of an item.
-    fn is_of(&self, item: &Self::Item) -> bool;
-
-    /// Returns the key's hash.
-    fn hash(&self, hash: &WordsHash) -> u32;
-}
+/// The places of a part that has any, at least.
+const FEWEST_PLACES: usize = 32;
 
 /// A part of a table: places, of which some are empty. An item is in the place that its hash points to, or behind it
 /// without an empty place between.
-pub(super) struct Part<K: Key> {
-    /// As many as a power of two.
-    places: KVec<Option<Arc<K::Item>>>,
+pub(super) struct Part<T> {
+    /// None, or as many as a power of two.
+    places: KVec<Option<T>>,
     count: usize,
 }
 
-impl<K: Key> Part<K> {
-    /// Returns an empty part. Errors: ENOMEM.
-    pub(super) fn new(flags: Flags) -> Result<Self> {
-        Self::with_places(FEWEST_PLACES, flags)
+impl<T> Part<T> {
+    /// Returns an empty part.
+    pub(super) const fn new() -> Self {
+        Self {
+            places: KVec::new(),
+            count: 0,
+        }
     }
 
-    fn with_places(len: usize, flags: Flags) -> Result<Self> {
+    fn with_places(len: usize) -> Result<Self> {
+        let flags = GFP_ATOMIC | __GFP_NOWARN;
         let mut places = KVec::with_capacity(len, flags)?;
         for _ in 0..len {
             places.push(None, flags)?;
@@ -64,8 +47,13 @@ impl<K: Key> Part<K> {
     }
 
     /// Returns the items.
-    pub(super) fn items(&self) -> impl Iterator<Item = &Arc<K::Item>> {
+    pub(super) fn items(&self) -> impl Iterator<Item = &T> {
         self.places.iter().flatten()
+    }
+
+    /// Returns the items, to be changed.
+    pub(super) fn items_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().flatten()
     }
 
     /// Returns the place that a hash points to.
@@ -80,13 +68,13 @@ impl<K: Key> Part<K> {
         self.places.len().wrapping_sub(1)
     }
 
-    /// Returns the place of the item with the key.
+    /// Returns the place of the item with the hash for which `is_it` says so.
     #[inline(always)]
-    fn find(&self, key: &K, hash: u32) -> Option<usize> {
+    fn find(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<usize> {
         let mut place = self.home(hash);
         // A place is empty, or there is none.
         while let Some(item) = self.places.get(place)? {
-            if key.is_of(item) {
+            if is_it(item) {
                 return Some(place);
             }
             place = (place + 1) & self.mask();
@@ -94,27 +82,34 @@ impl<K: Key> Part<K> {
         None
     }
 
-    /// Returns the item with the key.
+    /// Returns the item with the hash for which `is_it` says so.
     #[inline(always)]
-    pub(super) fn get(&self, key: &K, hash: u32) -> Option<&Arc<K::Item>> {
-        self.places.get(self.find(key, hash)?)?.as_ref()
+    pub(super) fn get(&self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<&T> {
+        self.places.get(self.find(hash, is_it)?)?.as_ref()
     }
 
-    /// Makes room for one more. Errors: ENOMEM.
+    /// Returns the item with the hash for which `is_it` says so, to be changed.
     #[inline(always)]
-    pub(super) fn reserve(&mut self, hash: &WordsHash) -> Result {
+    pub(super) fn get_mut(&mut self, hash: u32, is_it: impl Fn(&T) -> bool) -> Option<&mut T> {
+        let place = self.find(hash, is_it)?;
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    /// Makes room for one more; `hash_of` returns the hash of an item. Errors: ENOMEM. Any context.
+    #[inline(always)]
+    pub(super) fn reserve(&mut self, hash_of: impl Fn(&T) -> u32) -> Result {
         // Six of seven places are used at most.
         if (self.count + 1) * 7 <= self.places.len() * 6 {
             return Ok(());
         }
-        self.grow(hash)
+        self.grow(hash_of)
     }
 
     #[cold]
-    fn grow(&mut self, hash: &WordsHash) -> Result {
-        let mut larger = Self::with_places(self.places.len() * 2, GFP_ATOMIC | __GFP_NOWARN)?;
+    fn grow(&mut self, hash_of: impl Fn(&T) -> u32) -> Result {
+        let mut larger = Self::with_places((self.places.len() * 2).max(FEWEST_PLACES))?;
         for item in self.places.drain_all().flatten() {
-            let hash = K::of(&item).hash(hash);
+            let hash = hash_of(&item);
             larger.put(item, hash);
         }
         *self = larger;
@@ -123,7 +118,7 @@ impl<K: Key> Part<K> {
 
     /// Puts an item into the first empty place; there is one, as [`reserve`](Self::reserve) was called.
     #[inline(always)]
-    pub(super) fn put(&mut self, item: Arc<K::Item>, hash: u32) {
+    pub(super) fn put(&mut self, item: T, hash: u32) {
         let mut place = self.home(hash);
         while let Some(Some(_)) = self.places.get(place) {
             place = (place + 1) & self.mask();
@@ -134,30 +129,26 @@ impl<K: Key> Part<K> {
         }
     }
 
-    /// Takes the item with the key, whose hash by `function` is `hash`, out, if `takes` says so.
-    pub(super) fn take_if(
+    /// Takes the item with the hash out for which `is_it` says so; `hash_of` returns the hash of any item.
+    pub(super) fn take(
         &mut self,
-        key: &K,
         hash: u32,
-        function: &WordsHash,
-        takes: impl FnOnce(&Arc<K::Item>) -> bool,
-    ) -> Option<Arc<K::Item>> {
-        let place = self.find(key, hash)?;
-        if !takes(self.places.get(place)?.as_ref()?) {
-            return None;
-        }
-        self.take(place, function)
+        is_it: impl Fn(&T) -> bool,
+        hash_of: impl Fn(&T) -> u32,
+    ) -> Option<T> {
+        let place = self.find(hash, is_it)?;
+        self.take_from(place, hash_of)
     }
 
     /// Takes the item out of a place, and moves others into the gap that belong before it.
-    fn take(&mut self, place: usize, hash: &WordsHash) -> Option<Arc<K::Item>> {
+    fn take_from(&mut self, place: usize, hash_of: impl Fn(&T) -> u32) -> Option<T> {
         let mask = self.mask();
         let taken = self.places.get_mut(place)?.take()?;
         self.count -= 1;
         let mut gap = place;
         let mut next = (place + 1) & mask;
         while let Some(Some(item)) = self.places.get(next) {
-            let home = self.home(K::of(item).hash(hash));
+            let home = self.home(hash_of(item));
             // It may move if its home is not between the gap, which is left out, and its place.
             if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
                 self.places.swap(gap, next);
@@ -169,40 +160,42 @@ impl<K: Key> Part<K> {
     }
 
     /// Takes out all items for which `takes` returns true.
-    fn take_all(&mut self, hash: &WordsHash, mut takes: impl FnMut(&Arc<K::Item>) -> bool) {
+    pub(super) fn take_all(
+        &mut self,
+        hash_of: impl Fn(&T) -> u32,
+        mut takes: impl FnMut(&mut T) -> bool,
+    ) {
         let mut place = 0;
-        while let Some(found) = self.places.get(place) {
-            match found {
-                // Another one may have moved to its place then.
-                Some(item) if takes(item) => drop(self.take(place, hash)),
-                _ => place += 1,
+        while let Some(found) = self.places.get_mut(place) {
+            if found.as_mut().is_some_and(&mut takes) {
+                // Another one may move to its place.
+                drop(self.take_from(place, &hash_of));
+            } else {
+                place += 1;
             }
         }
         self.shrink();
     }
 
-    /// Gives the memory of an empty part back, but for few places.
-    fn shrink(&mut self) {
-        if self.count == 0 && self.places.len() > FEWEST_PLACES {
-            if let Ok(part) = Self::new(GFP_ATOMIC | __GFP_NOWARN) {
-                *self = part;
-            }
+    /// Gives the memory of an empty part back.
+    pub(super) fn shrink(&mut self) {
+        if self.count == 0 {
+            self.places = KVec::new();
         }
     }
 }
 
-/// A table that finds items by one key.
-pub(super) struct Table<K: Key> {
-    parts: KVec<Pin<KBox<SpinLock<Part<K>>>>>,
+/// A table.
+pub(super) struct Table<T> {
+    parts: KVec<Pin<KBox<SpinLock<Part<T>>>>>,
 }
 
-impl<K: Key> Table<K> {
+impl<T> Table<T> {
     /// Returns an empty table with parts that `lock` puts into locks. Errors: ENOMEM. Process context.
-    pub(super) fn new<I: PinInit<SpinLock<Part<K>>>>(lock: impl Fn(Part<K>) -> I) -> Result<Self> {
+    pub(super) fn new<I: PinInit<SpinLock<Part<T>>>>(lock: impl Fn(Part<T>) -> I) -> Result<Self> {
         let mut parts = KVec::with_capacity(PARTS as usize, GFP_KERNEL)?;
         for _ in 0..PARTS {
-            let part = lock(Part::new(GFP_KERNEL)?);
-            parts.push(KBox::pin_init(part, GFP_KERNEL)?, GFP_KERNEL)?;
+            parts.push(KBox::pin_init(lock(Part::new()), GFP_KERNEL)?, GFP_KERNEL)?;
         }
         Ok(Self { parts })
     }
@@ -213,7 +206,7 @@ impl<K: Key> Table<K> {
         &self,
         hash: u32,
         _: &BottomHalvesOff,
-        f: impl FnOnce(&mut Part<K>) -> R,
+        f: impl FnOnce(&mut Part<T>) -> R,
     ) -> Option<R> {
         // CAST: It is less than the number of parts.
         let part = self.parts.get((hash % PARTS) as usize)?;
@@ -224,31 +217,13 @@ impl<K: Key> Table<K> {
     pub(super) fn take_all(
         &self,
         parts: Range<u32>,
-        hash: &WordsHash,
-        mut takes: impl FnMut(&Arc<K::Item>, &BottomHalvesOff) -> bool,
+        hash_of: impl Fn(&T) -> u32,
+        mut takes: impl FnMut(&mut T) -> bool,
     ) {
         for number in parts {
             let no_softirq = BottomHalvesOff::new();
             self.with(number, &no_softirq, |part| {
-                part.take_all(hash, |item| takes(item, &no_softirq));
-            });
-        }
-    }
-
-    /// Gives the memory of empty parts back.
-    pub(super) fn shrink(&self, parts: Range<u32>) {
-        for number in parts {
-            let no_softirq = BottomHalvesOff::new();
-            self.with(number, &no_softirq, Part::shrink);
-        }
-    }
-
-    /// Calls `f` with each item, under its part's lock.
-    pub(super) fn for_each(&self, mut f: impl FnMut(&K::Item)) {
-        for number in 0..PARTS {
-            let no_softirq = BottomHalvesOff::new();
-            self.with(number, &no_softirq, |part| {
-                part.items().for_each(|item| f(item))
+                part.take_all(&hash_of, &mut takes);
             });
         }
     }
@@ -258,70 +233,58 @@ impl<K: Key> Table<K> {
 mod tests {
     use super::*;
 
-    /// A key whose hash is a part of it.
-    #[derive(Clone, Copy, Eq, PartialEq)]
-    struct Number(u32);
-
-    impl Key for Number {
-        type Item = u32;
-
-        fn of(item: &u32) -> Self {
-            Self(*item)
-        }
-
-        fn is_of(&self, item: &u32) -> bool {
-            self.0 == *item
-        }
-
-        fn hash(&self, _: &WordsHash) -> u32 {
-            // Four homes, next to each other, for all; and one part.
-            self.0 % 4 * PARTS
-        }
+    /// Four homes, next to each other, for all numbers; and one part.
+    fn hash_of(number: &u32) -> u32 {
+        number % 4 * PARTS
     }
 
     #[test]
     fn items_with_few_homes_are_as_a_model_says() -> Result {
-        let hash = WordsHash::random();
-        let mut part = Part::<Number>::new(GFP_KERNEL)?;
+        let mut part = Part::new();
         let mut model = [false; 100];
         let mut random = 1_u32;
         for _ in 0..5000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let number = (random >> 16) % 100;
-            let key = Number(number);
+            let is_it = |item: &u32| *item == number;
+            let hash = hash_of(&number);
             // CAST: Less than 100.
             let expected = model.get_mut(number as usize).ok_or(EINVAL)?;
-            assert_eq!(part.get(&key, key.hash(&hash)).is_some(), *expected);
+            assert_eq!(part.get(hash, is_it).is_some(), *expected);
+            assert_eq!(part.get_mut(hash, is_it).is_some(), *expected);
             if *expected {
-                assert!(part
-                    .take_if(&key, key.hash(&hash), &hash, |_| false)
-                    .is_none());
-                assert!(part
-                    .take_if(&key, key.hash(&hash), &hash, |_| true)
-                    .is_some());
+                assert_eq!(part.take(hash, is_it, hash_of), Some(number));
             } else {
-                part.reserve(&hash)?;
-                part.put(Arc::new(number, GFP_KERNEL)?, key.hash(&hash));
+                part.reserve(hash_of)?;
+                part.put(number, hash);
             }
             *expected = !*expected;
         }
         assert_eq!(part.count(), model.iter().filter(|there| **there).count());
-        part.take_all(&hash, |item| **item % 2 == 0);
+        part.take_all(hash_of, |item| *item % 2 == 0);
         let odd = (0..100).filter(|number| model[*number] && number % 2 == 1);
         assert_eq!(part.items().count(), odd.count());
-        assert!(part.items().all(|item| **item % 2 == 1));
-        part.take_all(&hash, |_| true);
-        assert_eq!(part.places.len(), FEWEST_PLACES);
+        assert!(part.items().all(|item| *item % 2 == 1));
+        part.take_all(hash_of, |_| true);
+        assert!(part.places.is_empty());
         Ok(())
     }
 
     #[test]
+    fn an_empty_part_has_no_memory_and_finds_nothing() {
+        let mut part = Part::<u32>::new();
+        assert_eq!(part.places.capacity(), 0);
+        assert!(part.get(7, |_| true).is_none());
+        assert!(part.take(7, |_| true, hash_of).is_none());
+        assert_eq!(part.items_mut().count(), 0);
+    }
+
+    #[test]
     fn six_of_seven_places_are_used_at_most() -> Result {
-        let hash = WordsHash::random();
-        let mut part = Part::<Number>::new(GFP_KERNEL)?;
+        let mut part = Part::new();
         for number in 0..1000 {
-            part.reserve(&hash)?;
-            part.put(Arc::new(number, GFP_KERNEL)?, Number(number).hash(&hash));
+            part.reserve(hash_of)?;
+            part.put(number, hash_of(&number));
             assert!(part.count() * 7 <= part.places.len() * 6);
             assert!(part.places.len().is_power_of_two());
         }

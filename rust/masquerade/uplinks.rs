@@ -25,7 +25,18 @@ impl Uplinks {
     }
 
     /// Counts a mapping. Returns whether there was room for its device. Any context.
+    #[inline(always)]
     pub(super) fn add(&self, device: c_int) -> bool {
+        // All have the same device, where there is one.
+        let is_first = |index: c_int, count: u32| {
+            (index == device && count > 0).then_some((index, count.checked_add(1)?))
+        };
+        let [first, ..] = &self.0;
+        change(first, is_first) || self.add_to_any(device)
+    }
+
+    #[cold]
+    fn add_to_any(&self, device: c_int) -> bool {
         self.0.iter().any(|entry| {
             change(entry, |index, count| {
                 (index == device || count == 0).then_some((device, count.checked_add(1)?))
@@ -58,6 +69,7 @@ fn split(entry: u64) -> (c_int, u32) {
 }
 
 /// Replaces an entry by what `f` makes of its parts, unless that is nothing. Returns whether it did.
+#[inline(always)]
 fn change(entry: &Atomic<u64>, f: impl Fn(c_int, u32) -> Option<(c_int, u32)>) -> bool {
     let mut old = entry.load(Relaxed);
     loop {

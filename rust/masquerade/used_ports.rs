@@ -16,11 +16,7 @@ use core::{
 };
 use kernel::{
     alloc::Flags,
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    },
+    prelude::*, //
 };
 
 /// The number of ports of a word.
@@ -32,36 +28,29 @@ const RANDOM_TRIES: u32 = 16;
 /// The number of further ports of a range that a search offers if flows without mappings, or sockets, have those before.
 const MOST_FURTHER: u32 = 512;
 
-/// The ports that are used. A lock is held while it is changed.
+/// The ports that are used.
 pub(super) struct UsedPorts {
-    words: KVec<Atomic<u64>>,
-    count: Atomic<u32>,
+    words: KVec<u64>,
 }
 
 impl UsedPorts {
     /// Returns ports of which none is used. Errors: ENOMEM.
     pub(super) fn new(flags: Flags) -> Result<Self> {
-        let mut words = KVec::with_capacity(WORDS, flags)?;
-        for _ in 0..WORDS {
-            words.push(Atomic::new(0), flags)?;
-        }
         Ok(Self {
-            words,
-            count: Atomic::new(0),
+            words: KVec::zeroed(WORDS, flags)?,
         })
     }
 
     /// Returns the ports from `64 * number` on, as bits.
     fn word(&self, number: u32) -> u64 {
         // CAST: A small number.
-        let word = self.words.get(number as usize);
-        word.map_or(u64::MAX, |word| word.load(Relaxed))
+        self.words.get(number as usize).copied().unwrap_or(u64::MAX)
     }
 
     /// Replaces the word of a port by what `f` makes of it and of the port's bit.
-    fn change(&self, port: u16, f: impl FnOnce(u64, u64) -> u64) {
-        if let Some(word) = self.words.get(usize::from(port / 64)) {
-            word.store(f(word.load(Relaxed), 1 << (port % 64)), Relaxed);
+    fn change(&mut self, port: u16, f: impl FnOnce(u64, u64) -> u64) {
+        if let Some(word) = self.words.get_mut(usize::from(port / 64)) {
+            *word = f(*word, 1 << (port % 64));
         }
     }
 
@@ -72,15 +61,13 @@ impl UsedPorts {
     }
 
     /// Notes that a free port is used from now on.
-    pub(super) fn take(&self, port: u16) {
+    pub(super) fn take(&mut self, port: u16) {
         self.change(port, |word, bit| word | bit);
-        self.count.fetch_add(1_u32, Relaxed);
     }
 
-    /// Notes that a used port is free from now on. Returns whether all are.
-    pub(super) fn release(&self, port: u16) -> bool {
+    /// Notes that a used port is free from now on.
+    pub(super) fn release(&mut self, port: u16) {
         self.change(port, |word, bit| word & !bit);
-        self.count.fetch_sub(1_u32, Relaxed) == 1
     }
 
     /// Returns the numbers of the words that have ports of the range, each with its free ones as bits.
@@ -200,7 +187,7 @@ mod tests {
 
     #[test]
     fn all_ports_of_a_range_are_given_once() -> Result {
-        let used = UsedPorts::new(GFP_KERNEL)?;
+        let mut used = UsedPorts::new(GFP_KERNEL)?;
         for (first, last) in [(1, 511), (600, 1023), (1024, 65535), (7, 7)] {
             let ranges = [range(first, last)?];
             used.change(7, |word, bit| word & !bit);
@@ -216,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_search_offers_each_free_port_once() -> Result {
-        let used = UsedPorts::new(GFP_KERNEL)?;
+        let mut used = UsedPorts::new(GFP_KERNEL)?;
         let ranges = [range(60, 69)?, range(200, 202)?];
         used.take(63);
         used.take(64);
@@ -237,7 +224,7 @@ mod tests {
     #[test]
     fn each_free_port_is_equally_likely() -> Result {
         // 64 free ports of 1,024, side by side.
-        let used = UsedPorts::new(GFP_KERNEL)?;
+        let mut used = UsedPorts::new(GFP_KERNEL)?;
         let all = range(2048, 3071)?;
         for port in (2048..=3071).filter(|port| !(2100..2164).contains(port)) {
             used.take(port);
@@ -257,12 +244,13 @@ mod tests {
 
     #[test]
     fn a_released_port_is_free() -> Result {
-        let used = UsedPorts::new(GFP_KERNEL)?;
+        let mut used = UsedPorts::new(GFP_KERNEL)?;
         used.take(0);
         used.take(65535);
-        assert!(!used.release(0));
+        used.release(0);
         assert!(used.is_free(0) && !used.is_free(65535));
-        assert!(used.release(65535));
+        used.release(65535);
+        assert!(used.is_free(65535));
         Ok(())
     }
 }
