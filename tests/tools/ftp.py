@@ -167,8 +167,8 @@ class FtpPeers(Observer):
         return [accepted[2]]
 
     def tiny(self, which, who, port, address, target, *place_of_server):
-        """tiny client|both WHO PORT ADDRESS PORT [ADDRESS PORT]: does the same with a tiny TCP as the client, at WHO:PORT,
-        and if both are, another one as the server, on the host server at the last ADDRESS:PORT."""
+        """tiny client|both WHO PORT ADDRESS PORT [ADDRESS PORT]: does the same with a tiny TCP as the client, at
+        WHO:PORT, and if both are, another one as the server, on the host server at the last ADDRESS:PORT."""
         self.hang_up()
         host, _, own = who.partition("@")
         client = TinyTcp(host, own.strip("[]"), int(port))
@@ -208,7 +208,7 @@ class FtpPeers(Observer):
         return [("" if sender.settled() else "stalled ") + shown(receiver.take())]
 
     def lose(self, end, count):
-        """lose END COUNT: makes a tiny TCP lose so many segments with data: it notes them, as if they had not arrived."""
+        """lose END COUNT: makes a tiny TCP lose so many segments with data: it notes them, as if none had arrived."""
         self.ends[end].lose = int(count)
         return []
 
