@@ -246,9 +246,10 @@ installed = \
 # hand, though. Its depmod is turned off: a folder DESTDIR is for a package, whose files the index is not.
 install-files: tree = $(kernel)
 install-files:
-	@$(kbuild) INSTALL_MOD_PATH=$(if $(stock),$(CURDIR)/$(build)/installed,$(DESTDIR)) \
+	@# Whatever the user's umask is, all may read them.
+	@umask 022 && $(kbuild) INSTALL_MOD_PATH=$(if $(stock),$(CURDIR)/$(build)/installed,$(DESTDIR)) \
 		$(if $(stock)$(headers),CONFIG_MODULE_SIG_ALL=) cmd_depmod=true modules_install
-	@$(if $(stock),mkdir -p $(DESTDIR) && cp -r $(build)/installed/. $(DESTDIR))
+	@$(if $(stock),umask 022 && mkdir -p $(DESTDIR) && cp -r $(build)/installed/. $(DESTDIR))
 	@$(MAKE) install-programs
 
 install-programs:
