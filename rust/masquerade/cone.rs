@@ -185,7 +185,7 @@ impl<F: Family> Request<'_, '_, F> {
     fn find_port(&self, tables: &Tables, mut reply: Tuple) -> Port {
         let now = now();
         let make = |gap: Gap<'_>| self.make(gap, &reply, now);
-        let found = tables.find_or_else(&self.inside, self.wish.filtering, now, make);
+        let found = tables.find_or_else(&self.inside, now, make);
         let given = match found {
             Ok(given) => given,
             Err(denied) => return self.nothing(denied),
@@ -200,7 +200,7 @@ impl<F: Family> Request<'_, '_, F> {
             reply.set_nat_port(given.port);
         }
         if self.is_free(&reply, given.new) {
-            self.mapped(given)
+            self.mapped(tables, given)
         } else {
             self.try_others(tables, reply, given)
         }
@@ -267,7 +267,7 @@ impl<F: Family> Request<'_, '_, F> {
         while given.new {
             tables.give_up(&self.outside(&given), &given, false);
             let now = now();
-            let made = tables.find_or_else(&self.inside, self.wish.filtering, now, |gap| {
+            let made = tables.find_or_else(&self.inside, now, |gap| {
                 self.fill(gap, now, |used| search.next(used))
             });
             given = match made {
@@ -276,7 +276,7 @@ impl<F: Family> Request<'_, '_, F> {
             };
             reply.set_nat_port(given.port);
             if self.is_free(&reply, given.new) {
-                return self.mapped(given);
+                return self.mapped(tables, given);
             }
         }
         // A flow to this destination has the port: one without a mapping, or one of this endpoint to another destination
@@ -286,7 +286,15 @@ impl<F: Family> Request<'_, '_, F> {
     }
 
     #[inline(always)]
-    fn mapped(&self, given: Given) -> Port {
+    fn mapped(&self, tables: &Tables, mut given: Given) -> Port {
+        let asked = self
+            .wish
+            .filtering
+            .filter(|asked| *asked != given.filtering);
+        if let Some(filtering) = asked {
+            tables.set_filtering(&self.outside(&given), &given, filtering);
+            given.filtering = filtering;
+        }
         let own = self.own;
         Port::Mapped(Mapped { given, own })
     }
@@ -479,14 +487,16 @@ fn hairpin<F: Family>(
         filtering: None,
         device: way.device,
     };
-    let outside = Inside::of::<F>(tuple, flow.zone_of_both(), source);
+    let zone = flow.zone_of_both();
     match port_of(&flow, source, wish) {
         Port::Mapped(mapped) => {
             let peer = mapped.peer(&flow);
             // It does not leave by the mapping's device, which NAT would insist on.
             let range = mapped.range(&flow, source);
             let verdict = nat::translate_source(flow, source, range);
-            if mapped.begins(verdict, input.net(), peer, || Some(outside)) {
+            if mapped.begins(verdict, input.net(), peer, || {
+                Some(Inside::of::<F>(tuple, zone, source))
+            }) {
                 counters::count(input.net(), mapped.counter());
                 counters::count(input.net(), Counter::LookUps);
             }

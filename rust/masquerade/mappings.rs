@@ -203,12 +203,11 @@ impl Tables {
 
     /// Returns the mapping of an inside endpoint, or what `make` returns if there is none, and counts a flow.
     ///
-    /// A mapping that is there gets the filtering, if one is given. `now` is the time in seconds. Any context.
+    /// `now` is the time in seconds. Any context.
     #[inline(always)]
     pub(super) fn find_or_else(
         &self,
         inside: &Inside,
-        filtering: Option<Filtering>,
         now: u32,
         make: impl FnOnce(Gap<'_>) -> Result<Given, Denied>,
     ) -> Result<Given, Denied> {
@@ -223,9 +222,6 @@ impl Tables {
             };
             if let Some(mapping) = address.of_inside(&inside.endpoint, hash) {
                 mapping.begin_flow(now);
-                if let Some(filtering) = filtering {
-                    mapping.filtering = filtering;
-                }
                 return Ok(Given::of(mapping, false));
             }
             make(Gap {
@@ -317,6 +313,16 @@ impl Tables {
         f: impl FnOnce(&mut Mapping) -> R,
     ) -> Option<R> {
         self.with_address(outside, |address| address.of_port(outside.port()).map(f))?
+    }
+
+    /// Lets the filtering of a mapping that was given to a flow be another one from now on. Any context.
+    #[cold]
+    pub(super) fn set_filtering(&self, outside: &Endpoint, given: &Given, filtering: Filtering) {
+        self.with_outside(outside, |mapping| {
+            if mapping.number == given.number {
+                mapping.filtering = filtering;
+            }
+        });
     }
 
     /// Takes the count of a flow back that did not begin, from the mapping that was given to it. Any context.
@@ -558,7 +564,7 @@ mod tests {
         let ranges = &[range];
         let (inside, filtering) = (inside(host), Filtering::EndpointIndependent);
         tables
-            .find_or_else(&inside, Some(filtering), 100, |gap| {
+            .find_or_else(&inside, 100, |gap| {
                 gap.fill(&inside.endpoint, filtering, 7, 100, |used| {
                     let own = used.is_free(own).then_some(own);
                     own.or_else(|| Search::new(ranges).next(used))
@@ -621,6 +627,26 @@ mod tests {
         tables.give_up(&outside(5000), &made, false);
         assert!(mapping_of(&tables, 5000).is_none());
         assert!(!tables.may_have(OUTSIDE.words()) && !tables.leave_by(7));
+        Ok(())
+    }
+
+    #[test]
+    fn the_filtering_is_that_of_the_last_flow_that_left() -> Result {
+        let tables = Tables::new()?;
+        let filtering_of = |port| mapping_of(&tables, port).map(|(given, _)| given.filtering);
+        assert_eq!(give(&tables, 1, 5000), Ok((5000, true)));
+        let (given, _) = mapping_of(&tables, 5000).ok_or(ENOENT)?;
+        // A flow that finds it does not change it yet.
+        assert_eq!(give(&tables, 1, 6000), Ok((5000, false)));
+        assert_eq!(filtering_of(5000), Some(Filtering::EndpointIndependent));
+        tables.set_filtering(&outside(5000), &given, Filtering::AddressDependent);
+        assert_eq!(filtering_of(5000), Some(Filtering::AddressDependent));
+        let gone = Given {
+            number: given.number + 1,
+            ..given
+        };
+        tables.set_filtering(&outside(5000), &gone, Filtering::EndpointIndependent);
+        assert_eq!(filtering_of(5000), Some(Filtering::AddressDependent));
         Ok(())
     }
 

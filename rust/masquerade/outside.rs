@@ -34,7 +34,7 @@ fn link_to(number: usize) -> Link {
 
 /// Returns the place that a link leads to, counted from 0.
 #[inline(always)]
-fn place_of(link: Link) -> Option<usize> {
+fn place_at(link: Link) -> Option<usize> {
     // CAST: A `usize` has 64 bits here.
     link.checked_sub(1).map(|number| number as usize)
 }
@@ -167,7 +167,7 @@ impl<K: Kind> Lists<K> {
     fn find(&self, entries: &Entries, key: u32, is_it: impl Fn(&Mapping) -> bool) -> Option<usize> {
         let mut link = *self.first.get(self.list_of(key))?;
         loop {
-            let number = place_of(link)?;
+            let number = place_at(link)?;
             let entry = entries.get(number)?;
             if is_it(&entry.mapping) {
                 return Some(number);
@@ -195,7 +195,7 @@ impl<K: Kind> Lists<K> {
                 *found = new;
                 return;
             }
-            let next = place_of(*found);
+            let next = place_at(*found);
             link = next.and_then(|number| Some(K::next_mut(entries.get_mut(number)?)));
         }
     }
@@ -291,7 +291,8 @@ impl OutsideAddress {
         self.entries.len = number + 1;
         self.used.take(mapping.port);
         // They have two entries each on average then.
-        if number > self.by_inside.first.len() && number.is_power_of_two() {
+        let lists = self.by_inside.first.len();
+        if number > lists && number.is_power_of_two() && lists < MOST_LISTS {
             self.by_inside.split(&mut self.entries, flags);
             self.by_port.split(&mut self.entries, flags);
         }
@@ -300,13 +301,13 @@ impl OutsideAddress {
 
     /// Removes the mapping with a port.
     pub(super) fn remove(&mut self, port: u16) -> Option<Mapping> {
+        let number = self.place_of(port)?;
         let Self {
             by_inside,
             by_port,
             entries,
             ..
         } = self;
-        let number = by_port.find(entries, port.into(), |mapping| mapping.port == port)?;
         let gone = *entries.get(number)?;
         let link = link_to(number);
         by_inside.replace(entries, gone.mapping.hash, link, gone.next_by_inside);

@@ -56,8 +56,8 @@ class TinyTcp:
         self.peer, self.established = None, False
         # How much was sent, and acknowledged; the edges of the last SACK; and the other end's first number.
         self.sent, self.acknowledged, self.sack, self.other_first = 0, 0, [], None
-        # What arrived, with what was lost then, and what was received; how much of that was taken; segments that came
-        # again, or came with other content.
+        # The octets that arrived, those included that were lost then, and the octets that were received; the number of
+        # these that were taken; the numbers of segments that came again, or with other content.
         self.arrived, self.stream, self.taken, self.again, self.changed = {}, {}, 0, 0, 0
         # So many segments with data are lost on arrival. Whether anything came since the last segment was sent.
         self.lose, self.answered = 0, False

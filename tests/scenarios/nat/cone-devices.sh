@@ -103,6 +103,7 @@ for v in 4 6; do
 	program=$IPTABLES
 	[[ $v == 4 ]] || program=$IP6TABLES
 	printf '%s\n' "*nat" \
+		"-A POSTROUTING -o wan0 -p udp --dport 9 -j RUSTMASQ --port-restricted-cone --to-ports 9000-9009" \
 		"-A POSTROUTING -o wan0 -p udp -s ${inside[$v]}2 -j RUSTMASQ --full-cone --to-ports 6000-6009" \
 		"-A POSTROUTING -o wan0 -p udp -j RUSTMASQ --full-cone --to-ports 7000-7009" \
 		"-A POSTROUTING -o wan0 -p tcp -j RUSTMASQ --full-cone --to-ports 8000-8009" COMMIT |
@@ -116,6 +117,8 @@ for v in 4 6; do
 		port=${said% hello}
 		port=${port##*:}
 		check_port "$what: its port is one of its rule's range" "$range" $((range + 9)) "$port"
+		# By the rule for port 9 it can have no port of the mapping's. The filtering stays that of the other rule.
+		[[ $protocol != UDP ]] || peers vain-ask lan UDP "${net[${v}0]}2" 9 "$source" hello
 		peers serve lan "$protocol" "${inside[$v]}$host" 4020
 		check_said "$what: a stranger reaches it by that" "$stranger knock" \
 			ask server "$protocol" "${net[${v}0]}1" "$port" "$stranger" knock
