@@ -852,11 +852,11 @@ def part_mappings(faults):
     faults.slab.only(*our_text())
     # Hundreds of allocations are for the parts of the tables, which are all alike.
     faults.each("iptables-legacy: a rule with --full-cone is added",
-                faults.by_thread(adding("iptables-legacy", "--full-cone"), step=397), NO_MEMORY, least=4)
+                faults.by_thread(adding("iptables-legacy", "--full-cone"), step=97), NO_MEMORY, least=4)
     for version in ADDRESSES:
         endpoint = Endpoint(faults, version)
         what = f"IPv{version}: a mapping is made"
-        # The address's ports, and their bitmap; the mapping; and whom the client speaks to.
+        # The address with the bitmap of its ports and its lists; a chunk of mappings; and whom the client speaks to.
         faults.each(what, faults.by_all(endpoint.attempt, endpoint.prepare),
                     f"|{endpoint.UNMAPPED}|{endpoint.UNKNOWN}", least=4)
         faults.all_at_once(what, endpoint.attempt, endpoint.UNMAPPED, before=endpoint.prepare)
