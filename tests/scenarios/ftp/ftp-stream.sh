@@ -257,11 +257,11 @@ a_rewritten_command_that_is_lost() {
 # octets TEXT: prints how many octets a line has.
 octets() { echo $((${#1} - 2)); }
 
-# check_two_lost SENDER RECEIVER FIRST SECOND REWRITTEN KERNEL1 KERNEL2 KERNEL3: one end sends two lines that are rewritten,
-# and does not wait for an answer to the first. The other end loses all that arrives, and then each line comes again, and a
-# third one. Conntrack can adjust the numbers of one rewritten line in a direction at a time. Ours has the second one sent
-# again until the first has arrived. The kernel's helper lets both pass, so that what comes again is KERNEL1 and KERNEL2,
-# and KERNEL3 after them.
+# check_two_lost SENDER RECEIVER FIRST SECOND REWRITTEN KERNEL1 KERNEL2 KERNEL3: one end sends two lines that are
+# rewritten, and does not wait for an answer to the first. The other end loses all that arrives, and then each line comes
+# again, and a third one. Conntrack can adjust the numbers of one rewritten line in a direction at a time. Ours has the
+# second one sent again until the first has arrived. The kernel's helper lets both pass, so that what comes again is
+# KERNEL1 and KERNEL2, and KERNEL3 after them.
 check_two_lost() {
 	peers lose "$2" 1
 	peers say "$1" "$3"

@@ -218,14 +218,16 @@ large_files() {
 	check_case "one is read actively, and written passively" "got-$large put-$large" "$(transferred large $large)"
 }
 
-# pyftpdlib compares the address in EPRT, as a text, with the client's.
+# pyftpdlib compares the address in EPRT, as a text, with the client's. Curl waits in vain when it was refused.
 an_IPv6_address_for_pyftpdlib() {
 	v=6
-	ns_exec lan curl --silent --max-time 20 --ftp-port - "ftp://${server[6]}:${port[pyftpdlib]}/of-1460" \
-		--output got-EPRT-1460
+	ns_exec lan curl --silent --verbose --max-time "$(by_helper 3 20)" --ftp-port - --output got-EPRT-1460 \
+		"ftp://${server[6]}:${port[pyftpdlib]}/of-1460" > log 2>&1
 	note_file_sums
 	check_equal "$helper: $case: a file arrives, but for the kernel's helper" "$(by_helper "" got-1460)" \
 		"$(transferred EPRT 1460)"
+	check_match "$helper: $case: ... whose address is refused" \
+		"$(by_helper "501 Rejected .* foreign address" "226 ")" "$(< log)"
 }
 
 curl_with_all_servers_IPv6() { v=6 && curl_with_all_servers; }
