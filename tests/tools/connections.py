@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
 """Makes many TCP connections: the client sends a byte, the server returns it, and the client resets the connection.
 

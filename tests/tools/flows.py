@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -I -S
 # SPDX-License-Identifier: GPL-2.0
 """Makes flows: sends one packet from each of PORTS source ports to each ADDRESS.
 
