@@ -22,8 +22,8 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 from ctnetlink import Inside
 from peers import SLOW
 
-# A check is repeated after this time, after twice, and after four times as much.
-stun.RETRY_RTO, stun.RETRY_MAX = 0.5 * SLOW, 3
+# A check is repeated after this time, after twice, and after four times as much. The STUN server answers in any case.
+stun.RETRY_RTO, CHECKS, QUESTIONS = 0.5 * SLOW, 3, 6
 
 
 class Peer(Connection):
@@ -33,9 +33,14 @@ class Peer(Connection):
         super().__init__(controls, stun_server=(server, 3478))
         self.name = name
         self.address = name.partition("@")[2]
+        self.greeting = None
 
-    async def get_component_candidates(self, component, addresses, timeout=5 * SLOW):
-        return await super().get_component_candidates(component, [self.address], timeout)
+    async def get_component_candidates(self, component, addresses, timeout=20 * SLOW):
+        stun.RETRY_MAX = QUESTIONS
+        try:
+            return await super().get_component_candidates(component, [self.address], timeout)
+        finally:
+            stun.RETRY_MAX = CHECKS
 
     def mappings(self):
         return [candidate for candidate in self.local_candidates if candidate.type == "srflx"]
@@ -56,8 +61,17 @@ class Peer(Connection):
             await self.connect()
         except ConnectionError:
             return "no path"
-        await self.send(f"hello from {self.name}".encode())
-        return "heard " + (await self.recv()).decode()
+        self.greeting = asyncio.create_task(self.greet())
+        try:
+            return "heard " + (await asyncio.wait_for(self.recv(), 20 * SLOW)).decode()
+        except TimeoutError:
+            return "heard nothing"
+
+    async def greet(self):
+        """Sends a line again and again: the first one may arrive before the other router lets it in."""
+        while True:
+            await self.send(f"hello from {self.name}".encode())
+            await asyncio.sleep(0.2 * SLOW)
 
     async def run(self, to_other):
         reader, writer = await asyncio.open_connection(sock=to_other)
@@ -69,6 +83,8 @@ class Peer(Connection):
         # The other peer may still need our answers: both stay until both are done.
         writer.write_eof()
         await reader.read()
+        if self.greeting:
+            self.greeting.cancel()
         await self.close()
 
 
