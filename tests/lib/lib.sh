@@ -285,15 +285,15 @@ try_to_remove_masquerade() {
 
 # --- The end
 
-# stop_servers: ends everything that ns_start and peers_start started.
+# stop_servers [COUNT]: ends everything that ns_start and peers_start started, or the last COUNT of it.
 stop_servers() {
-	local pid
-	for pid in "${servers[@]}"; do
+	local pid first=$((${#servers[@]} - ${1:-${#servers[@]}}))
+	for pid in "${servers[@]:first}"; do
 		# A server's children hold connections of their own.
 		pkill -P "$pid"
 		kill "$pid" 2> /dev/null && wait "$pid" 2> /dev/null
 	done
-	servers=()
+	servers=("${servers[@]:0:first}")
 }
 
 # remove_ns: removes all namespaces that setup_ns made.

@@ -58,16 +58,13 @@ check_reaches_not() {
 }
 
 # Ports of IPv6's servers have another last digit.
-start_servers() {
-	serve server UDP 5000 203.0.113.2
-	serve server UDP 5001 203.0.113.2
-	serve server UDP 5002 203.0.113.3
-	serve server UDP6 5006 2001:db8:1::2
-	serve server UDP6 5007 2001:db8:1::2
-	serve server UDP6 5008 2001:db8:1::3
-}
+serve server UDP 5000 203.0.113.2
+serve server UDP 5001 203.0.113.2
+serve server UDP 5002 203.0.113.3
+serve server UDP6 5006 2001:db8:1::2
+serve server UDP6 5007 2001:db8:1::2
+serve server UDP6 5008 2001:db8:1::3
 declare -A first=([4]=5000 [6]=5006)
-start_servers
 
 # set_cone OPTION...: replaces the rules.
 set_cone() {
@@ -111,8 +108,7 @@ for v in 4 6; do
 				check_reaches_not "$what: another port of a host that was spoken to" $v 3
 				;;
 		esac
-		stop_servers
-		start_servers
+		stop_servers 1
 	done
 done
 
@@ -156,8 +152,7 @@ for line in sys.stdin:
 	check_match "$what: DNAT comes first" ':7777$' "$(from_outside probe $v "$other" 4)"
 	check_match "$what: ... and leads to where it says" "sport=4242 dport=7777" "$(tracked -f "ipv$v" -p udp --orig-port-src 7777)"
 	ns_exec router "$program" -w -t nat -F PREROUTING
-	stop_servers
-	start_servers
+	stop_servers 2
 done
 
 # TCP from outside, and echo requests.
