@@ -17,7 +17,7 @@ tree=$(scripts/stock --path)/build || bail "Debian's kernel is missing: make KER
 scripts/stock --run cat "$tree/scripts/sign-file" > "$files/sign-file" || bail "the kernel's sign-file"
 chmod +x "$files/sign-file"
 # shellcheck disable=SC2016 # for the guest's shell
-output=$(qemu/run --stock --append module.sig_enforce=1 --share "$files" sh -ec '
+output=$(qemu/run --one-thread --stock --append module.sig_enforce=1 --share "$files" sh -ec '
 	cd "$1"
 	for owner in ours others; do
 		openssl req -x509 -newkey rsa:2048 -nodes -subj "/CN=$owner" -keyout $owner.key -out $owner.pem
@@ -37,7 +37,7 @@ check_match "module.sig_enforce=1: the unsigned module is refused" "$refused" "$
 check_match "... and the log says why" "$logged" "$(< "$files/enforced-log")"
 
 # shellcheck disable=SC2016 # for the guest's shell
-output=$(qemu/run --stock --secure-boot "$files" --share "$files" sh -c '
+output=$(qemu/run --one-thread --stock --secure-boot "$files" --share "$files" sh -c '
 	cd "$1" || exit
 	mount -t securityfs securityfs /sys/kernel/security
 	cat /sys/kernel/security/lockdown > lockdown
