@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # A rule of iptables, an object of nftables or the module's parameter turns on our FTP helper; rules and objects load
 # the module and hold it, but control connections do not keep it from being unloaded, and go on without it. Without any

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Kernels: plain
+# CPUs: 2
 #
 # RUSTMASQ does the same as MASQUERADE: each case runs with both, in the network that tests/lib/compare.sh draws, and
 # all that can be observed must be equal. Wrong rules show that the comparison notices a difference in each property.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # Floods to mappings from outside cost no more than conntrack's table allows: one from many sources to a mapping, and a
 # scan of all ports. Neither makes a mapping, keeps one alive or fills the log, and the inside host goes on.

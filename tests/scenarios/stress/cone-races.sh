@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # Mappings of --full-cone are made, used and ended by two CPUs at the same time, by two rules: no endpoint gets two, no
 # port belongs to two, and no packet is lost. So it is while conntrack's table is flushed and others send to the mappings

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # A router with RUSTMASQ and our TFTP helper does the same with random frames (valid and invalid ones, and answers to
 # forwarded ones) as a router with the kernel's MASQUERADE and helper, but for ports that are chance, and the flow

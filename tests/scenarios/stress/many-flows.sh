@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # With many flows at once, each packet arrives masqueraded or is counted as dropped: UDP from the kernel's packet
 # generator, one packet a flow, and TCP. None is dropped while conntrack's table has space; many are when it is full.

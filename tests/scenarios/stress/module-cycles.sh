@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # The module can be loaded and unloaded many times while senders make flows, with or without tftp_port, rules of either
 # family, and an event that is on, as the seed chooses: no packet is lost and no memory leaks. While there are rules it

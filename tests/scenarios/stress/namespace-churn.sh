@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # Routers' namespaces can be created and removed many times in the middle of traffic, with their devices, rules, flows
 # and expectations: each router translates and expects TFTP servers' answers, and afterwards nothing of it is left. Four

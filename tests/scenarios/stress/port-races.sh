@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # Two CPUs choose ports for the same destination at the same time, and no flow is lost: flows with one source port to
 # one server, many flows for few ports, and two packets of one flow. MASQUERADE loses some of the first. The full effort

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Front ends: legacy nft
+# CPUs: 2
 #
 # Rules can be added and deleted and whole tables replaced many times while senders make flows: no packet is lost, and
 # while a table is replaced, each flow is masqueraded by the old one or the new one. Without a rule, flows pass

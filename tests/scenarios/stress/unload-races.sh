@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # rmmod can race with packets, the helper's expectations and a crowded destination, whose pool of ports is full and whose
 # clients are refused with an answer; and at random with trace events that are on or toggled, with a process that repeats

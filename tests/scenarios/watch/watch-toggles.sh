@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# CPUs: 2
 #
 # The watch's events are turned on and off many times while senders make flows: no packet is lost, and a trace instance
 # that keeps flow_confirm on records each flow once. With the events off, no hook is left.
