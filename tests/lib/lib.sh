@@ -285,9 +285,9 @@ try_to_remove_masquerade() {
 
 # --- The end
 
-# stop_servers [COUNT]: ends everything that ns_start and peers_start started, or the last COUNT of it.
-stop_servers() {
-	local pid first=$((${#servers[@]} - ${1:-${#servers[@]}}))
+# stop_last COUNT: ends so many of the things that ns_start and peers_start started last.
+stop_last() {
+	local pid first=$((${#servers[@]} - $1))
 	for pid in "${servers[@]:first}"; do
 		# A server's children hold connections of their own.
 		pkill -P "$pid"
@@ -295,6 +295,9 @@ stop_servers() {
 	done
 	servers=("${servers[@]:0:first}")
 }
+
+# stop_servers: ends all of them.
+stop_servers() { stop_last ${#servers[@]}; }
 
 # remove_ns: removes all namespaces that setup_ns made.
 remove_ns() {

@@ -208,7 +208,7 @@ class FtpPeers(Observer):
         sender, receiver = self.ends[end], self.ends[{"client": "server", "server": "client"}[end]]
         # A tiny TCP sends nothing again by itself.
         loses = isinstance(sender, TinyTcp) and receiver.lose
-        wait_for(lambda: receiver.receive() or sender.settled() or sender.hopeless() or loses and not receiver.lose,
+        wait_for(lambda: receiver.receive() or sender.settled() or sender.hopeless() or (loses and not receiver.lose),
                  LOSS if loses else PATIENCE)
         return [("" if sender.settled() else "stalled ") + shown(receiver.take())]
 

@@ -108,7 +108,7 @@ for v in 4 6; do
 				check_reaches_not "$what: another port of a host that was spoken to" $v 3
 				;;
 		esac
-		stop_servers 1
+		stop_last 1
 	done
 done
 
@@ -152,7 +152,7 @@ for line in sys.stdin:
 	check_match "$what: DNAT comes first" ':7777$' "$(from_outside probe $v "$other" 4)"
 	check_match "$what: ... and leads to where it says" "sport=4242 dport=7777" "$(tracked -f "ipv$v" -p udp --orig-port-src 7777)"
 	ns_exec router "$program" -w -t nat -F PREROUTING
-	stop_servers 2
+	stop_last 2
 done
 
 # TCP from outside, and echo requests.
