@@ -35,13 +35,21 @@ mod uapi {
         nft_masq_attributes_NFTA_MASQ_REG_PROTO_MAX as NFTA_MASQ_REG_PROTO_MAX,
         nft_masq_attributes_NFTA_MASQ_REG_PROTO_MIN as NFTA_MASQ_REG_PROTO_MIN,
         xt_rustmasq_info,
+        xt_rustmasq_info_v1,
+        xt_rustmasq_ports,
         XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE,
         XT_RUSTMASQ_CONES,
+        XT_RUSTMASQ_EXCEPT_RESERVED,
         XT_RUSTMASQ_FLAGS_ALL,
+        XT_RUSTMASQ_FLAGS_ALL_V1,
         XT_RUSTMASQ_FULL_CONE,
+        XT_RUSTMASQ_KEEP_OWN,
         XT_RUSTMASQ_PORT_RESTRICTED_CONE,
+        XT_RUSTMASQ_PSID,
         XT_RUSTMASQ_RANDOM,
         XT_RUSTMASQ_RANDOM_FULLY,
+        XT_RUSTMASQ_RANGES_MAX,
+        XT_RUSTMASQ_ROUTE_SOURCE,
         XT_RUSTMASQ_TO_PORTS,
         XT_RUSTMASQ_WHEN_FULL_REJECT, //
     };
@@ -97,9 +105,11 @@ module! {
     },
 }
 
-static TARGETS: Targets<2> = Targets::new([
-    TargetEntry::new::<Masquerade<Ipv4>>(),
-    TargetEntry::new::<Masquerade<Ipv6>>(),
+static TARGETS: Targets<4> = Targets::new([
+    TargetEntry::new::<Masquerade<Ipv4, uapi::xt_rustmasq_info>>(),
+    TargetEntry::new::<Masquerade<Ipv6, uapi::xt_rustmasq_info>>(),
+    TargetEntry::new::<Masquerade<Ipv4, uapi::xt_rustmasq_info_v1>>(),
+    TargetEntry::new::<Masquerade<Ipv6, uapi::xt_rustmasq_info_v1>>(),
 ]);
 
 static HELPERS: [&ConntrackHelper; 2] = [&tftp::HELPER, &ftp::HELPER];
@@ -111,7 +121,7 @@ static HOOKS: [&[Hook]; 3] = [&watch::HOOKS, &ftp::HOOKS, &tftp::HOOKS];
 /// Fields are dropped in their order. First the targets: no rule is left then, so nothing needs the
 /// flush any more. The hooks go before the helpers, which they attach.
 struct Rustmasq {
-    _targets: xtables::Registration<2>,
+    _targets: xtables::Registration<4>,
     _drop_in: Option<DropIn>,
     _flush: Pin<KBox<Notifier<Flush>>>,
     _masquerade: masquerade::Registrations,

@@ -40,3 +40,6 @@ pub(crate) use generated::*;
 // SAFETY: The structure consists of integers, for which any bytes are a value, and has no padding: its
 // fields add up to 48 bytes, the size that a layout test of bindgen checks.
 unsafe impl kernel::transmute::FromBytes for xt_rustmasq_info {}
+
+// SAFETY: The same of revision 1, whose fields add up to 168 bytes.
+unsafe impl kernel::transmute::FromBytes for xt_rustmasq_info_v1 {}

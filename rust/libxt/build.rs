@@ -15,7 +15,7 @@ use std::path::{
 use std::process::Command;
 
 /// The C types whose members the extension reads or writes.
-const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info\
+const TYPES: &str = "xtables_target|xt_entry_target|ipt_entry|ip6t_entry|option|xt_rustmasq_info.*\
     |xt_xlate_tg_params";
 
 /// The C types that occur only behind pointers.

@@ -24,7 +24,7 @@ use super::{
         Mappings,
         Tables, //
     },
-    options::Options,
+    options::RuleOptions,
     per_net::{
         expect_ends,
         State, //
@@ -125,7 +125,7 @@ pub(super) struct Mapped {
 /// A rule's wishes for a mapping.
 #[derive(Clone, Copy)]
 pub(super) struct Wish<'a> {
-    pub(super) options: &'a Options,
+    pub(super) options: &'a RuleOptions<'a>,
     /// The filtering that the rule asks for, if there is a rule.
     pub(super) filtering: Option<Filtering>,
     /// The index of the device that the mapping leaves by.
@@ -190,8 +190,7 @@ impl<F: Family> Request<'_, '_, F> {
             Ok(given) => given,
             Err(denied) => return self.nothing(denied),
         };
-        let range = self.wish.options.to_ports;
-        if !given.new && range.is_some_and(|range| !range.contains(given.port)) {
+        if !given.new && !self.wish.options.offer(given.port, self.flow.net()) {
             // The endpoint has its port by another rule.
             tables.give_up(&self.outside(&given), &given, true);
             return Port::Unmapped;
@@ -221,7 +220,7 @@ impl<F: Family> Request<'_, '_, F> {
         }
         ports::set_held(true);
         let own = self.own;
-        let may_keep_own = self.wish.options.allow(own);
+        let may_keep_own = self.wish.options.allow(own, self.flow.net());
         self.fill(gap, now, |used| {
             if may_keep_own && used.is_free(own) {
                 Some(own)
@@ -253,11 +252,8 @@ impl<F: Family> Request<'_, '_, F> {
     /// Returns the search for another port than the flow's own.
     #[cold]
     fn search(&self, reply: &Tuple) -> Search<'_> {
-        let ranges = match &self.wish.options.to_ports {
-            Some(range) => core::slice::from_ref(range),
-            None => ports::class(self.own, reply.is_icmp()),
-        };
-        Search::new(ranges)
+        let (options, net) = (self.wish.options, self.flow.net());
+        Search::new(options.port_sets(self.own, reply.is_icmp(), net))
     }
 
     /// Makes mappings until one has a port that no flow without a mapping has to this destination, and no socket.
@@ -483,7 +479,7 @@ fn hairpin<F: Family>(
         return Verdict::Accept;
     };
     let wish = Wish {
-        options: &Options::default(),
+        options: &RuleOptions::default(),
         filtering: None,
         device: way.device,
     };

@@ -157,7 +157,10 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
     }
 
     fn target(rule: &F::Rule, context: TargetContext<'_, F>) -> Verdict {
-        masquerade_flow(&Options::of_range(F::range(rule), mapping()), context)
+        masquerade_flow(
+            &Options::of_range(F::range(rule), mapping()).into(),
+            context,
+        )
     }
 }
 
@@ -235,6 +238,6 @@ impl<F: SelectSource> TranslateSource<F> for Masq {
             None => (0, 0),
         };
         let range = RequestedRange::new(data.flags, first, last);
-        masquerade_flow(&Options::of_range(range, mapping()), context)
+        masquerade_flow(&Options::of_range(range, mapping()).into(), context)
     }
 }

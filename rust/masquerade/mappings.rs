@@ -513,7 +513,10 @@ impl NetFileContent for MappingsFile {
 mod tests {
     use super::*;
     use crate::{
-        masquerade::used_ports::Search,
+        masquerade::{
+            options::PortSets,
+            used_ports::Search, //
+        },
         net::AnyAddress,
         netfilter::nat::PortRange, //
     };
@@ -567,7 +570,7 @@ mod tests {
             .find_or_else(&inside, 100, |gap| {
                 gap.fill(&inside.endpoint, filtering, 7, 100, |used| {
                     let own = used.is_free(own).then_some(own);
-                    own.or_else(|| Search::new(ranges).next(used))
+                    own.or_else(|| Search::new(PortSets::of(ranges)).next(used))
                 })
             })
             .map(|given| (given.port, given.new))

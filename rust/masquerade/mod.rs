@@ -17,6 +17,7 @@ mod outside;
 mod per_net;
 mod pool;
 mod pools;
+mod port_set;
 mod port_states;
 mod ports;
 mod source;
@@ -53,8 +54,7 @@ use crate::{
             TargetContext, //
         },
         Verdict, //
-    },
-    uapi, //
+    }, //
 };
 use cone::{
     Port,
@@ -64,35 +64,42 @@ use core::marker::PhantomData;
 use counters::Counter;
 use kernel::prelude::*;
 use mapping::Filtering;
-use options::Options;
+use options::{
+    CheckError,
+    Form,
+    RuleOptions, //
+};
 use source::SelectSource;
 
-/// The target for one family.
-pub(crate) struct Masquerade<F>(PhantomData<F>);
+/// The target for one family, and one binary form of its rules.
+pub(crate) struct Masquerade<F, R>(PhantomData<(F, R)>);
 
-impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
+impl<F: SelectSource, R: Form + 'static> SourceNatTarget for Masquerade<F, R> {
     type Family = F;
-    type Rule = uapi::xt_rustmasq_info;
-    type Options = Options;
+    type Rule = R;
+    type Options = R::Stored;
 
     const NAME: &'static CStr = c"RUSTMASQ";
-    const REVISION: u8 = 0;
-    const PRIVATE_OFFSET: usize = core::mem::offset_of!(uapi::xt_rustmasq_info, kernel_private);
+    const REVISION: u8 = R::REVISION;
+    const PRIVATE_OFFSET: usize = R::PRIVATE_OFFSET;
 
     /// Parses a rule's options.
     ///
-    /// Returns EINVAL, and logs the field, for a rule that the iptables extension would not send.
-    fn check(rule: &uapi::xt_rustmasq_info) -> Result<Options> {
-        Options::parse(rule).map_err(|refusal| {
-            if log::rule_rate_permits() {
-                pr_warn!("rule refused: {refusal}\n");
+    /// Returns EINVAL, and logs the field, for a rule that the iptables extension would not send. Other errors: ENOMEM.
+    fn check(rule: &R) -> Result<R::Stored> {
+        rule.check().map_err(|error| match error {
+            CheckError::Refused(refusal) => {
+                if log::rule_rate_permits() {
+                    pr_warn!("rule refused: {refusal}\n");
+                }
+                EINVAL
             }
-            EINVAL
+            CheckError::Other(error) => error,
         })
     }
 
-    fn prepare(options: &Options, net: &Net, context: &mut ProcessContext) -> Result {
-        if options.mapping.is_some() {
+    fn prepare(options: &R::Stored, net: &Net, context: &mut ProcessContext) -> Result {
+        if R::options(options).mapping.is_some() {
             cone::enable(net, context)?;
         }
         Ok(())
@@ -106,8 +113,8 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
         per_net::rule_removed();
     }
 
-    fn target(options: &Options, context: TargetContext<'_, F>) -> Verdict {
-        masquerade_flow(options, context)
+    fn target(options: &R::Stored, context: TargetContext<'_, F>) -> Verdict {
+        masquerade_flow(&R::options(options), context)
     }
 }
 
@@ -115,7 +122,10 @@ impl<F: SelectSource> SourceNatTarget for Masquerade<F> {
 ///
 /// Follows `nf_nat_masquerade_ipv4`, for both families.
 #[inline(always)]
-fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_, F>) -> Verdict {
+fn masquerade_flow<F: SelectSource>(
+    options: &RuleOptions<'_>,
+    context: TargetContext<'_, F>,
+) -> Verdict {
     let TargetContext {
         packet,
         flow,
@@ -150,7 +160,7 @@ fn masquerade_flow<F: SelectSource>(options: &Options, context: TargetContext<'_
 /// Masquerades a flow with a port that is free towards its destination, or drops its packet.
 #[inline(always)]
 fn leave_by_port<F: SelectSource>(
-    options: &Options,
+    options: &RuleOptions<'_>,
     source: F::Address,
     flow: UnsettledFlow<'_, F>,
     packet: Packet<'_, F>,
@@ -169,7 +179,7 @@ fn leave_by_port<F: SelectSource>(
 /// Masquerades a flow by the mapping of its inside endpoint, or drops its packet.
 #[inline(never)]
 fn leave_by_mapping<F: SelectSource>(
-    options: &Options,
+    options: &RuleOptions<'_>,
     filtering: Filtering,
     source: F::Address,
     flow: UnsettledFlow<'_, F>,
@@ -195,7 +205,7 @@ fn leave_by_mapping<F: SelectSource>(
 /// Masquerades a flow that does not simply keep its own port, or drops its packet.
 #[inline(never)]
 fn choose_port<F: SelectSource>(
-    options: &Options,
+    options: &RuleOptions<'_>,
     source: F::Address,
     flow: UnsettledFlow<'_, F>,
     packet: Packet<'_, F>,
@@ -219,7 +229,7 @@ fn choose_port<F: SelectSource>(
 /// Drops the packet of a flow for which no port is free, and answers it if the rule says so.
 #[cold]
 fn refuse<F: SelectSource>(
-    options: &Options,
+    options: &RuleOptions<'_>,
     flow: UnsettledFlow<'_, F>,
     packet: Packet<'_, F>,
     input: Option<&Device>,

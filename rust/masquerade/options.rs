@@ -2,21 +2,52 @@
 
 //! A rule's options, parsed once from the binary form that userspace sends.
 
-use super::mapping::Filtering;
+use super::{
+    mapping::Filtering,
+    port_set::{
+        PortBits,
+        PortList,
+        PortSet,
+        PortSetId,
+        PortSpec,
+        MOST_RANGES, //
+    },
+    ports, //
+};
 use crate::{
-    netfilter::nat::{
-        PortRange,
-        RequestedRange, //
+    net::{
+        namespace::Net,
+        reserved::ReservedPorts, //
+    },
+    netfilter::{
+        nat::{
+            PortRange,
+            RequestedRange, //
+        },
+        xtables::{
+            OwningOptions,
+            StoredOptions, //
+        },
     },
     uapi, //
 };
-use core::num::NonZeroU16;
+use core::{
+    mem::offset_of,
+    num::{
+        NonZeroU16,
+        NonZeroU32, //
+    },
+    ops::Deref,
+    slice, //
+};
 use kernel::{
     fmt,
-    prelude::*, //
+    prelude::*,
+    sync::Arc,
+    transmute::FromBytes, //
 };
 
-/// The options of a rule.
+/// The options of a rule that cost nothing to store in it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Options {
     /// The ports or query identifiers to choose from (`--to-ports`).
@@ -30,13 +61,370 @@ pub(crate) struct Options {
     pub(crate) mapping: Option<Filtering>,
 }
 
+/// The options that few rules have. A rule that has one of them owns this, on the heap.
+#[derive(Default)]
+pub(crate) struct MoreOptions {
+    /// The ports that a flow may get, if they are not one range (`--to-ports`, `--psid`, `--except-ports`).
+    ports: Option<Arc<PortBits>>,
+    /// Reserved ports are not chosen (`--except-reserved`).
+    except_reserved: bool,
+    /// The source address is the one that the route names (`--route-source`).
+    #[expect(dead_code, reason = "parsed, and not acted on yet")]
+    pub(super) route_source: bool,
+    /// A flow whose source is an address of the outgoing device keeps it (`--keep-own`).
+    #[expect(dead_code, reason = "parsed, and not acted on yet")]
+    pub(super) keep_own: bool,
+    /// The most flows that an inside address has at a time (`--max-flows-per-host`).
+    #[expect(dead_code, reason = "parsed, and not acted on yet")]
+    pub(super) max_flows_per_host: Option<NonZeroU32>,
+}
+
+/// All options of a rule, as its packets meet them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RuleOptions<'a> {
+    options: Options,
+    more: Option<&'a MoreOptions>,
+}
+
+impl Deref for RuleOptions<'_> {
+    type Target = Options;
+
+    #[inline(always)]
+    fn deref(&self) -> &Options {
+        &self.options
+    }
+}
+
+impl From<Options> for RuleOptions<'_> {
+    #[inline(always)]
+    fn from(options: Options) -> Self {
+        Self {
+            options,
+            more: None,
+        }
+    }
+}
+
+impl<'a> RuleOptions<'a> {
+    /// Returns the options that only few rules have, if this one has any.
+    #[inline(always)]
+    #[expect(dead_code, reason = "for the options that are not acted on yet")]
+    pub(super) fn more(&self) -> Option<&'a MoreOptions> {
+        self.more
+    }
+
+    /// Returns whether the rule lets a flow of the namespace keep its own port, in host order.
+    #[inline(always)]
+    pub(super) fn allow(&self, own: u16, net: &Net) -> bool {
+        self.options.allow(own) && self.more.is_none_or(|more| more.allow(own, net))
+    }
+
+    /// Returns whether a flow of the namespace may get the port, in host order.
+    #[inline(always)]
+    pub(super) fn offer(&self, port: u16, net: &Net) -> bool {
+        self.to_ports.is_none_or(|range| range.contains(port))
+            && self.more.is_none_or(|more| more.allow(port, net))
+    }
+
+    /// Returns whether a flow may get all ports of one range, or of its class.
+    pub(super) fn names_one_range(&self) -> bool {
+        let limits = |more: &MoreOptions| more.ports.is_some() || more.except_reserved;
+        !self.more.is_some_and(limits)
+    }
+
+    /// Returns the sets of ports that a flow of the namespace may get, the best one first.
+    ///
+    /// `own` is its own port. Without `--to-ports` a flow goes to the next class of ports if its own one is full.
+    pub(super) fn port_sets<'b>(&'b self, own: u16, is_icmp: bool, net: &'b Net) -> PortSets<'b> {
+        let ranges = match &self.options.to_ports {
+            Some(range) => slice::from_ref(range),
+            None => ports::class(own, is_icmp),
+        };
+        let more = self.more;
+        PortSets {
+            ranges: ranges.iter(),
+            bits: more.and_then(|more| more.ports.as_ref()),
+            reserved: more.and_then(|more| more.reserved(net)),
+        }
+    }
+}
+
+impl MoreOptions {
+    /// Returns whether a flow may get the port.
+    #[inline(never)]
+    fn allow(&self, port: u16, net: &Net) -> bool {
+        self.ports.as_ref().is_none_or(|ports| ports.contains(port))
+            && !self
+                .reserved(net)
+                .is_some_and(|reserved| reserved.contains(port))
+    }
+
+    /// Returns the ports that are reserved now, if that counts.
+    fn reserved<'a>(&self, net: &'a Net) -> Option<ReservedPorts<'a>> {
+        self.except_reserved.then(|| net.reserved_ports()).flatten()
+    }
+}
+
+/// The sets of ports that a flow may get, the best one first. Empty ones are left out.
+#[derive(Clone)]
+pub(super) struct PortSets<'a> {
+    ranges: slice::Iter<'a, PortRange>,
+    bits: Option<&'a Arc<PortBits>>,
+    reserved: Option<ReservedPorts<'a>>,
+}
+
+impl<'a> PortSets<'a> {
+    /// Returns the sets of all ports of some ranges.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn of(ranges: &'a [PortRange]) -> Self {
+        Self {
+            ranges: ranges.iter(),
+            bits: None,
+            reserved: None,
+        }
+    }
+
+    /// Returns the range of the last set, whether it has ports or not.
+    pub(super) fn last_range(&self) -> Option<PortRange> {
+        self.ranges.as_slice().last().copied()
+    }
+}
+
+impl<'a> Iterator for PortSets<'a> {
+    type Item = PortSet<'a>;
+
+    fn next(&mut self) -> Option<PortSet<'a>> {
+        let Self {
+            ranges,
+            bits,
+            reserved,
+        } = self;
+        ranges.find_map(|range| PortSet::new(*range, *bits, *reserved))
+    }
+}
+
+/// A binary form of a rule.
+pub(crate) trait Form: FromBytes {
+    /// Its revision.
+    const REVISION: u8;
+    /// The offset of its part for the kernel.
+    const PRIVATE_OFFSET: usize;
+    /// The options in the form that the rule stores.
+    type Stored: StoredOptions;
+
+    /// Returns the options of a rule. Errors: those of [`CheckError`]. Process context.
+    fn check(&self) -> Result<Self::Stored, CheckError>;
+
+    /// Returns the options as a packet meets them.
+    fn options(stored: &Self::Stored) -> RuleOptions<'_>;
+}
+
+/// The reason for which a rule cannot be added.
+pub(crate) enum CheckError {
+    /// Its binary form is wrong.
+    Refused(Refusal),
+    /// There is no memory.
+    Other(Error),
+}
+
+impl From<Refusal> for CheckError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for CheckError {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Form for uapi::xt_rustmasq_info {
+    const REVISION: u8 = 0;
+    const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
+    type Stored = Options;
+
+    fn check(&self) -> Result<Options, CheckError> {
+        Ok(Options::parse(self)?)
+    }
+
+    #[inline(always)]
+    fn options(stored: &Options) -> RuleOptions<'_> {
+        (*stored).into()
+    }
+}
+
+impl Form for uapi::xt_rustmasq_info_v1 {
+    const REVISION: u8 = 1;
+    const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
+    type Stored = OwningOptions<Options, MoreOptions>;
+
+    fn check(&self) -> Result<Self::Stored, CheckError> {
+        Request::parse(self)?.into_stored()
+    }
+
+    #[inline(always)]
+    fn options(stored: &Self::Stored) -> RuleOptions<'_> {
+        RuleOptions {
+            options: *stored.options(),
+            more: stored.more(),
+        }
+    }
+}
+
+/// What a rule of revision 1 asks for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Request {
+    options: Options,
+    ports: PortSpec,
+    except_reserved: bool,
+    route_source: bool,
+    keep_own: bool,
+    max_flows_per_host: Option<NonZeroU32>,
+}
+
+impl Request {
+    /// Parses the part of a rule that userspace fills in.
+    fn parse(rule: &uapi::xt_rustmasq_info_v1) -> Result<Self, Refusal> {
+        let has = |flag: u32| rule.flags & flag != 0;
+        let unknown = rule.flags & !uapi::XT_RUSTMASQ_FLAGS_ALL_V1;
+        if unknown != 0 {
+            return Err(Refusal::UnknownFlags(
+                unknown,
+                uapi::XT_RUSTMASQ_FLAGS_ALL_V1,
+            ));
+        }
+        if rule.reserved != [0; 2] {
+            return Err(Refusal::Reserved);
+        }
+        let ports = PortSpec {
+            to_ports: parse_list(List::ToPorts, rule.to_ports_count, &rule.to_ports)?,
+            psid: parse_psid(rule)?,
+            except: parse_list(
+                List::ExceptPorts,
+                rule.except_ports_count,
+                &rule.except_ports,
+            )?,
+        };
+        if ports.psid.is_some() && !ports.to_ports.is_empty() {
+            return Err(Refusal::ListAndPortSet);
+        }
+        Ok(Self {
+            options: Options::of_flags(rule.flags)?,
+            ports,
+            except_reserved: has(uapi::XT_RUSTMASQ_EXCEPT_RESERVED),
+            route_source: has(uapi::XT_RUSTMASQ_ROUTE_SOURCE),
+            keep_own: has(uapi::XT_RUSTMASQ_KEEP_OWN),
+            max_flows_per_host: NonZeroU32::new(rule.max_flows_per_host),
+        })
+    }
+
+    /// Returns the options in the form that the rule stores. What one range says is stored as such.
+    fn into_stored(self) -> Result<OwningOptions<Options, MoreOptions>, CheckError> {
+        let mut options = self.options;
+        let mut ports = None;
+        if !self.ports.is_empty() {
+            let bits = PortBits::new(self.ports, GFP_KERNEL_ACCOUNT)?.ok_or(Refusal::NoPortLeft)?;
+            if self.ports.names_ports() {
+                options.to_ports = Some(bits.range());
+            }
+            if !(self.ports.names_ports() && bits.is_one_range()) {
+                ports = Some(Arc::new(bits, GFP_KERNEL_ACCOUNT).map_err(Error::from)?);
+            }
+        }
+        let has_more = ports.is_some()
+            || self.except_reserved
+            || self.route_source
+            || self.keep_own
+            || self.max_flows_per_host.is_some();
+        let more = MoreOptions {
+            ports,
+            except_reserved: self.except_reserved,
+            route_source: self.route_source,
+            keep_own: self.keep_own,
+            max_flows_per_host: self.max_flows_per_host,
+        };
+        let more = has_more
+            .then(|| KBox::new(more, GFP_KERNEL_ACCOUNT))
+            .transpose();
+        Ok(OwningOptions::new(options, more.map_err(Error::from)?))
+    }
+}
+
+/// A list of ranges in revision 1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum List {
+    /// `to_ports`
+    ToPorts,
+    /// `except_ports`
+    ExceptPorts,
+}
+
+impl List {
+    /// Returns the field's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::ToPorts => "to_ports",
+            Self::ExceptPorts => "except_ports",
+        }
+    }
+}
+
+/// Returns the list of the first `count` ranges.
+fn parse_list(
+    list: List,
+    count: u8,
+    ranges: &[uapi::xt_rustmasq_ports; MOST_RANGES],
+) -> Result<PortList, Refusal> {
+    if usize::from(count) > MOST_RANGES {
+        return Err(Refusal::TooManyRanges(list, count));
+    }
+    let mut before = None;
+    let mut parsed = [None; MOST_RANGES];
+    for (n, (range, parsed)) in ranges.iter().zip(parsed.iter_mut()).enumerate() {
+        let (first, last) = (u16::from_be(range.first), u16::from_be(range.last));
+        if n >= count.into() {
+            if (first, last) != (0, 0) {
+                return Err(Refusal::RangeBehindCount(list, first, last));
+            }
+            continue;
+        }
+        let range = NonZeroU16::new(first)
+            .zip(NonZeroU16::new(last))
+            .and_then(|(first, last)| PortRange::new(first, last))
+            .ok_or(Refusal::NoRange(list, first, last))?;
+        if before.is_some_and(|before: u16| u32::from(first) <= u32::from(before) + 1) {
+            return Err(Refusal::NotApart(list, first, last));
+        }
+        before = Some(last);
+        *parsed = Some(range);
+    }
+    Ok(PortList::new(parsed.into_iter().flatten()))
+}
+
+/// Returns the port set of MAP, if the rule has one.
+fn parse_psid(rule: &uapi::xt_rustmasq_info_v1) -> Result<Option<PortSetId>, Refusal> {
+    let (offset, length) = (rule.psid_offset, rule.psid_length);
+    let psid = u16::from_be(rule.psid);
+    if rule.flags & uapi::XT_RUSTMASQ_PSID != 0 {
+        return match PortSetId::new(offset, length, psid) {
+            Some(set) => Ok(Some(set)),
+            None => Err(Refusal::NoPortSet(offset, length, psid)),
+        };
+    }
+    match (offset, length, psid) {
+        (0, 0, 0) => Ok(None),
+        _ => Err(Refusal::PortSetWithoutFlag(offset, length, psid)),
+    }
+}
+
 /// The reason for which a rule's binary form is refused.
 ///
 /// Its text names the field, the value and what is allowed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Refusal {
-    /// `flags` has these bits, which have no meaning.
-    UnknownFlags(u32),
+pub(crate) enum Refusal {
+    /// `flags` has these bits, which have no meaning; those of the second number have one.
+    UnknownFlags(u32, u32),
     /// `reserved` is not zero.
     Reserved,
     /// `min_port` or `max_port` (here in host order) is set without the flag for it.
@@ -47,16 +435,30 @@ pub(super) enum Refusal {
     Reversed(u16, u16),
     /// `flags` has several of the bits that exclude each other.
     SeveralCones(u32),
+    /// A list has more ranges than there is room for.
+    TooManyRanges(List, u8),
+    /// A list has a range from and to these ports, one of which is 0, or which is reversed.
+    NoRange(List, u16, u16),
+    /// A list has a range that does not leave a port free behind the one before it.
+    NotApart(List, u16, u16),
+    /// An array has a range behind those that the count says.
+    RangeBehindCount(List, u16, u16),
+    /// Offset, length and identifier are no port set of MAP.
+    NoPortSet(u8, u8, u16),
+    /// They are set without the flag for it.
+    PortSetWithoutFlag(u8, u8, u16),
+    /// There are both `to_ports` and a port set.
+    ListAndPortSet,
+    /// No port is left, by the exceptions or by a port set that has port 0 alone.
+    NoPortLeft,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Refusal::UnknownFlags(bits) => write!(
-                f,
-                "flags has unknown bits {bits:#x} (known: {:#x})",
-                uapi::XT_RUSTMASQ_FLAGS_ALL
-            ),
+            Refusal::UnknownFlags(bits, known) => {
+                write!(f, "flags has unknown bits {bits:#x} (known: {known:#x})")
+            }
             Refusal::Reserved => f.write_str("reserved is not zero"),
             Refusal::PortsWithoutFlag(min, max) => write!(
                 f,
@@ -71,14 +473,42 @@ impl fmt::Display for Refusal {
             Refusal::Reversed(min, max) => {
                 write!(f, "max_port {max} is less than min_port {min}")
             }
+            Refusal::TooManyRanges(list, count) => {
+                let name = list.name();
+                write!(f, "{name}_count is {count} (allowed: up to {MOST_RANGES})")
+            }
+            Refusal::NoRange(list, first, last) => {
+                let name = list.name();
+                write!(f, "{name} has the range {first}-{last} (allowed: 1 <= first <= last)")
+            }
+            Refusal::NotApart(list, first, last) => {
+                let name = list.name();
+                write!(f, "{name} has {first}-{last} not behind the range before it (allowed: a port between them)")
+            }
+            Refusal::RangeBehindCount(list, first, last) => {
+                let name = list.name();
+                write!(f, "{name} has {first}-{last} behind its {name}_count ranges (must be 0)")
+            }
+            Refusal::NoPortSet(offset, length, psid) => write!(
+                f,
+                "psid is {offset}/{length}/{psid} (allowed: psid_offset + psid_length <= 16, psid < 2^psid_length)"
+            ),
+            Refusal::PortSetWithoutFlag(offset, length, psid) => write!(
+                f,
+                "psid is {offset}/{length}/{psid} without XT_RUSTMASQ_PSID (must be 0)"
+            ),
+            Refusal::ListAndPortSet => {
+                f.write_str("to_ports_count is not 0 with XT_RUSTMASQ_PSID (allowed: one of them)")
+            }
+            Refusal::NoPortLeft => f.write_str("no port is left (allowed: one at least)"),
         }
     }
 }
 
 impl Options {
-    /// Returns whether the rule lets a flow keep its own port, in host order.
+    /// Returns whether the rule lets a flow keep its own port, in host order, as far as these options say.
     #[inline(always)]
-    pub(super) fn allow(&self, own: u16) -> bool {
+    fn allow(&self, own: u16) -> bool {
         !self.random && self.to_ports.is_none_or(|range| range.contains(own))
     }
 
@@ -101,7 +531,7 @@ impl Options {
         let has = |flag: u32| rule.flags & flag != 0;
         let unknown = rule.flags & !uapi::XT_RUSTMASQ_FLAGS_ALL;
         if unknown != 0 {
-            return Err(Refusal::UnknownFlags(unknown));
+            return Err(Refusal::UnknownFlags(unknown, uapi::XT_RUSTMASQ_FLAGS_ALL));
         }
         if rule.reserved != [0; 8] {
             return Err(Refusal::Reserved);
@@ -117,9 +547,18 @@ impl Options {
         };
         Ok(Self {
             to_ports,
+            ..Self::of_flags(rule.flags)?
+        })
+    }
+
+    /// Returns the options by the flags that both revisions have.
+    fn of_flags(flags: u32) -> Result<Self, Refusal> {
+        let has = |flag: u32| flags & flag != 0;
+        Ok(Self {
+            to_ports: None,
             random: has(uapi::XT_RUSTMASQ_RANDOM | uapi::XT_RUSTMASQ_RANDOM_FULLY),
             reject_when_full: has(uapi::XT_RUSTMASQ_WHEN_FULL_REJECT),
-            mapping: parse_mapping(rule.flags)?,
+            mapping: parse_mapping(flags)?,
         })
     }
 }
@@ -254,7 +693,7 @@ mod tests {
     fn each_unknown_flag() {
         for bit in (0..32).map(|n| 1_u32 << n) {
             if bit & uapi::XT_RUSTMASQ_FLAGS_ALL == 0 {
-                let refusal = Err(Refusal::UnknownFlags(bit));
+                let refusal = Err(Refusal::UnknownFlags(bit, uapi::XT_RUSTMASQ_FLAGS_ALL));
                 assert_eq!(Options::parse(&rule(bit, 0, 0)), refusal);
             }
         }
@@ -280,7 +719,7 @@ mod tests {
     fn refusals_name_the_field() -> Result {
         use kernel::str::CString;
         let text = |refusal: Refusal| CString::try_from_fmt(kernel::prelude::fmt!("{}", refusal));
-        assert!(text(Refusal::UnknownFlags(16))?
+        assert!(text(Refusal::UnknownFlags(16, 15))?
             .to_bytes()
             .starts_with(b"flags has unknown bits 0x10"));
         assert!(text(Refusal::Reserved)?.to_bytes().starts_with(b"reserved"));

@@ -11,6 +11,7 @@ use super::{
         Claims,
         CLAIM_LIFETIME, //
     },
+    port_set::OwnedPortSet,
     port_states::PortStates, //
 };
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
             Use,
             Zone, //
         },
-        nat::PortRange,
         tuple::{
             Ends,
             Tuple, //
@@ -177,12 +177,12 @@ impl Ports {
 #[pin_data]
 pub(super) struct Pool {
     destination: Destination,
-    range: PortRange,
+    set: OwnedPortSet,
     #[pin]
     ports: SpinLock<Ports>,
     /// When the pool was made, in ticks.
     made: u64,
-    /// The pool knows of the flows that were there before it.
+    /// The pool knows of the flows that were there before it, and which ports are reserved.
     complete: AtomicFlag,
     /// When the last generation began, in seconds.
     turned: Atomic<i64>,
@@ -192,13 +192,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Returns a new pool, which knows of no flow. Any context.
-    pub(super) fn new(destination: Destination, range: PortRange) -> Result<Pin<KBox<Self>>> {
+    pub(super) fn new(destination: Destination, set: OwnedPortSet) -> Result<Pin<KBox<Self>>> {
         let flags = GFP_ATOMIC | __GFP_NOWARN;
-        let states = PortStates::new(range, flags)?;
+        let states = PortStates::new(set.clone(), flags)?;
         KBox::pin_init(
             pin_init!(Self {
                 destination,
-                range,
+                set,
                 ports <- new_spinlock!(Ports {
                     states,
                     last: [Last {
@@ -217,8 +217,13 @@ impl Pool {
         )
     }
 
-    pub(super) fn range(&self) -> PortRange {
-        self.range
+    pub(super) fn set(&self) -> &OwnedPortSet {
+        &self.set
+    }
+
+    /// Returns the number of ports, reserved ones included.
+    pub(super) fn count(&self) -> u32 {
+        self.set.as_set().count().get()
     }
 
     pub(super) fn destination(&self) -> &Destination {
@@ -230,7 +235,13 @@ impl Pool {
         clock::ticks().wrapping_sub(self.made) > SETTLED_AFTER
     }
 
-    /// Returns whether the pool knows of the flows that were there before it.
+    /// Notes that the pool has offered a reserved port, which it may have more of. It stays marked; an audit looks for the
+    /// others. Any context.
+    pub(super) fn offered_reserved(&self) {
+        self.complete.store(false, Release);
+    }
+
+    /// Returns whether the pool knows of the flows that were there before it, and which ports are reserved.
     pub(super) fn is_complete(&self) -> bool {
         self.complete.load(Acquire)
     }
@@ -309,13 +320,13 @@ impl Pool {
             file,
             "protocol={protocol} destination={to} port={port} source={from} "
         );
-        let (zone, first, last) = (zone.id(), self.range.first(), self.range.last());
-        seq_print!(file, "zone={zone} range={first}-{last} ");
+        let (zone, set) = (zone.id(), &self.set);
+        seq_print!(file, "zone={zone} range={set} ");
         seq_print!(file, "in_use={in_use} resting={resting} free={free}\n");
     }
 
     /// Begins a generation if it is time to. Returns whether the pool is of no use any more.
-    pub(super) fn turn(&self) -> bool {
+    pub(super) fn turn(&self, net: &Net) -> bool {
         let now = clock::seconds();
         if now - self.turned.load(Relaxed) < GENERATION {
             return false;
@@ -325,7 +336,9 @@ impl Pool {
             states.turn();
             states.in_use()
         });
-        let idle = if used < self.range.count().get() / 4 {
+        // Reserved ports are marked, too.
+        let reserved = self.set.in_namespace(net).reserved();
+        let idle = if used.saturating_sub(reserved) < (self.count() - reserved) / 4 {
             self.idle.load(Relaxed) + 1
         } else {
             0
@@ -351,9 +364,13 @@ impl Pool {
         suspects: &mut Suspects,
     ) -> Option<u32> {
         let first = part * CHUNK as u32;
-        let count = self.range.count().get();
+        let (count, set) = (self.count(), self.set.in_namespace(net));
         for place in first..count.min(first + CHUNK as u32) {
-            let port = self.range.nth(place);
+            let port = set.nth(place);
+            if set.is_reserved(port) {
+                self.mark(port);
+                continue;
+            }
             let reply = self.destination.reply_to(port);
             match conntrack::look_up(net, self.destination.zone, &reply) {
                 Use::Taken => self.mark(port),

@@ -12,23 +12,21 @@ use super::{
         Destination,
         Pool,
         Suspects, //
-    }, //
-};
-use crate::{
-    net::{
-        namespace::Net,
-        parameters::pools_max,
-        proc::{
-            NetFile,
-            NetFileContent, //
-        },
-        rcu::{
-            free_after_grace_period,
-            RcuBox, //
-        },
-        ProcessContext, //
     },
-    netfilter::nat::PortRange,
+    port_set::PortSet, //
+};
+use crate::net::{
+    namespace::Net,
+    parameters::pools_max,
+    proc::{
+        NetFile,
+        NetFileContent, //
+    },
+    rcu::{
+        free_after_grace_period,
+        RcuBox, //
+    },
+    ProcessContext, //
 };
 use kernel::{
     prelude::*,
@@ -139,11 +137,11 @@ impl Pools {
         self.table.is_empty()
     }
 
-    /// Calls `f` with the pool of a destination and a range, if there is one. Any context.
+    /// Calls `f` with the pool of a destination and a set of ports, if there is one. Any context.
     pub(super) fn with<R>(
         &self,
         destination: &Destination,
-        range: PortRange,
+        set: &PortSet<'_>,
         key: u64,
         f: impl FnOnce(&Pool) -> R,
     ) -> Option<R> {
@@ -153,7 +151,7 @@ impl Pools {
             .get_ref()
             .window(destination, key)
             .filter_map(|place| place.get(&guard))
-            .find(|pool| pool.range() == range && pool.destination().is_same(destination))?;
+            .find(|pool| pool.set().is_same(set) && pool.destination().is_same(destination))?;
         Some(f(pool.get_ref()))
     }
 
@@ -180,10 +178,10 @@ impl Pools {
             .for_each(|pool| f(pool.get_ref()));
     }
 
-    /// Makes a pool for a destination and a range. Any context.
+    /// Makes a pool for a destination and a set of ports. Any context.
     ///
     /// Errors: ENOMEM; ENOSPC if there are as many as allowed.
-    pub(super) fn make(&self, destination: &Destination, range: PortRange, key: u64) -> Result {
+    pub(super) fn make(&self, destination: &Destination, set: PortSet<'_>, key: u64) -> Result {
         let guard = rcu::read_lock();
         if self.closing.load(Acquire) || pools_max() == 0 {
             return Err(ENOSPC);
@@ -195,7 +193,7 @@ impl Pools {
         let table = self.table.get(&guard).ok_or(ENOMEM)?;
         let count = table
             .get_ref()
-            .add(Pool::new(destination.copy(), range)?, key)?;
+            .add(Pool::new(destination.copy(), set.to_owned())?, key)?;
         self.note(count);
         Ok(())
     }
@@ -274,7 +272,7 @@ impl Pools {
                 return Ok(false);
             };
             for place in table.get_ref().places.iter() {
-                if place.get(&guard).is_some_and(|pool| pool.turn()) {
+                if place.get(&guard).is_some_and(|pool| pool.turn(net)) {
                     // One that finds no room here goes the next time.
                     if gone.reserve(1, GFP_ATOMIC).is_ok() {
                         if let Some(retired) = place.retract() {

@@ -9,7 +9,7 @@
 //!
 //! All ports together take 26 KiB, in pieces of at most 8 KiB: the kernel would round one of 24 KiB up to 32.
 
-use crate::netfilter::nat::PortRange;
+use super::port_set::OwnedPortSet;
 use core::{
     array,
     num::NonZeroU32, //
@@ -69,15 +69,15 @@ impl Word {
     }
 }
 
-/// The state of each port of a range. No method sleeps or allocates.
+/// The state of each port of a set. No method sleeps or allocates.
 ///
 /// # Invariants
 ///
 /// - `blocks`, `groups` and `totals` say how many ports are in each state, by the bitmaps.
-/// - The bits beyond the range, which follow those of all its ports, are 0 and in none of the counts. So no rank leads
+/// - The bits beyond the set, which follow those of all its ports, are 0 and in none of the counts. So no rank leads
 ///   to them.
 pub(super) struct PortStates {
-    range: PortRange,
+    set: OwnedPortSet,
     bitmaps: [KVec<u64>; BITS],
     /// The number of ports in each state, block by block.
     blocks: KVec<[u16; STATES]>,
@@ -91,22 +91,22 @@ pub(super) struct PortStates {
 }
 
 impl PortStates {
-    /// Returns the states of a range whose ports are all free.
+    /// Returns the states of a set whose ports are all free.
     ///
     /// The flags are those of the allocation. Returns ENOMEM if there is no memory.
-    pub(super) fn new(range: PortRange, flags: Flags) -> Result<Self> {
+    pub(super) fn new(set: OwnedPortSet, flags: Flags) -> Result<Self> {
         // CAST: At most 65,536.
-        let ports = range.count().get() as usize;
+        let ports = set.as_set().count().get() as usize;
         // Whole blocks.
         let bitmap = || KVec::zeroed(ports.div_ceil(BLOCK_PORTS) * BLOCK_WORDS, flags);
         let bitmaps = [bitmap()?, bitmap()?, bitmap()?];
         let blocks = counts(ports, BLOCK_PORTS, flags)?;
         let groups = counts(ports, GROUP_PORTS, flags)?;
         let mut totals = [0; STATES];
-        totals[State::FREE.0] = range.count().get();
-        // INVARIANT: All ports are free, and the counts leave out the bits beyond the range.
+        totals[State::FREE.0] = set.as_set().count().get();
+        // INVARIANT: All ports are free, and the counts leave out the bits beyond the set.
         Ok(Self {
-            range,
+            set,
             bitmaps,
             blocks,
             groups,
@@ -132,7 +132,7 @@ impl PortStates {
         self.total(State::REUSABLE) + self.total(State::IN_USE)
     }
 
-    /// Returns whether the port is of the range, and neither in use nor recently freed.
+    /// Returns whether the port is of the set, and neither in use nor recently freed.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn is_free(&self, port: u16) -> bool {
         self.place(port)
@@ -195,7 +195,8 @@ impl PortStates {
     pub(super) fn turn(&mut self) {
         let oldest = self.generation(GENERATIONS - 1);
         if self.total(oldest) > 0 {
-            for place in (0..self.range.count().get() as usize).step_by(WORD_PORTS) {
+            let ports = self.set.as_set().count().get() as usize;
+            for place in (0..ports).step_by(WORD_PORTS) {
                 let ports = self.word(place).ports_in(oldest);
                 // CAST: A word has 64 bits.
                 let number = ports.count_ones() as u16;
@@ -216,17 +217,17 @@ impl PortStates {
         self.totals.get(state.0).copied().unwrap_or(0)
     }
 
-    /// Returns the place of a port in the range, counted from 0.
+    /// Returns the place of a port in the set, counted from 0.
     fn place(&self, port: u16) -> Option<usize> {
-        let place = port.wrapping_sub(self.range.first());
-        self.range.contains(port).then_some(place.into())
+        // CAST: Less than 65,536.
+        self.set.as_set().place(port).map(|place| place as usize)
     }
 
     fn state(&self, place: usize) -> State {
         self.word(place).state(place % WORD_PORTS)
     }
 
-    /// Returns the word that a place is in; one beyond the last is 0, as the bits beyond the range are.
+    /// Returns the word that a place is in; one beyond the last is 0, as the bits beyond the set are.
     fn word(&self, place: usize) -> Word {
         let word = place / WORD_PORTS;
         Word(array::from_fn(|bit| {
@@ -255,7 +256,7 @@ impl PortStates {
         let place = self.find(from, rank)?;
         self.move_port(place, from, State::IN_USE);
         // CAST: The number of ports is at most 65,536.
-        Some(self.range.nth(place as u32))
+        Some(self.set.as_set().nth(place as u32))
     }
 
     /// Returns the place of the port that as many ports of its state precede as `rank` says.
@@ -346,7 +347,7 @@ fn descend(counts: &[[u16; STATES]], state: State, mut rank: u32) -> Option<(usi
 }
 
 /// The set bits of a word, with what finds one by its rank.
-struct Ranked {
+pub(super) struct Ranked {
     bits: u64,
     /// For each byte, from the lowest on: the number of set bits in it and in those below it.
     sums: u64,
@@ -357,7 +358,7 @@ impl Ranked {
     const ONES: u64 = u64::MAX / 0xff;
 
     #[inline(always)]
-    fn new(bits: u64) -> Self {
+    pub(super) fn new(bits: u64) -> Self {
         // The sums of 2, 4 and 8 bits, side by side.
         let [ones, twos, fours] = [0x55, 0x33, 0x0f].map(|byte| Self::ONES * byte);
         let pairs = bits.wrapping_sub(bits >> 1 & ones);
@@ -378,7 +379,7 @@ impl Ranked {
 
     /// Returns the place of the set bit that as many set bits precede as `rank` says, which is less than their number.
     #[inline(always)]
-    fn find(&self, rank: u32) -> usize {
+    pub(super) fn find(&self, rank: u32) -> usize {
         // Sums and ranks are less than 128. The highest bit of a byte stays set where the sum is not above the rank.
         let (high, ranks) = (Self::ONES << 7, Self::ONES.wrapping_mul(rank.into()));
         let below = (ranks | high).wrapping_sub(self.sums) & high;
@@ -397,8 +398,12 @@ impl Ranked {
 
 #[kunit_tests(rustmasq_port_states)]
 mod tests {
+    use super::super::port_set::PortSet;
     use super::*;
-    use crate::net::random;
+    use crate::{
+        net::random,
+        netfilter::nat::PortRange, //
+    };
     use core::num::NonZeroU16;
 
     /// Numbers of ports about the sizes of words and blocks.
@@ -417,7 +422,14 @@ mod tests {
     }
 
     fn all_free(size: u32) -> Result<PortStates> {
-        PortStates::new(range(size), GFP_KERNEL)
+        let set = PortSet::new(range(size), None, None).ok_or(EINVAL)?;
+        PortStates::new(set.to_owned(), GFP_KERNEL)
+    }
+
+    impl PortStates {
+        fn range(&self) -> PortRange {
+            self.set.as_set().range()
+        }
     }
 
     fn ports(range: PortRange) -> impl Iterator<Item = u16> {
@@ -426,7 +438,7 @@ mod tests {
 
     /// Returns whether the counts are those of the bitmaps.
     fn counts_are_right(states: &PortStates) -> bool {
-        let size = states.range.count().get() as usize;
+        let size = states.range().count().get() as usize;
         let counted = |first: usize, each: usize| {
             let mut counts = [0; STATES];
             for place in (first..(first + each).min(size)).step_by(WORD_PORTS) {
@@ -626,7 +638,7 @@ mod tests {
                     .get_mut(usize::from(port))
                     .map(|taken| core::mem::replace(taken, true));
                 assert_eq!(before, Some(false));
-                assert!(states.range.contains(port) && !states.is_free(port));
+                assert!(states.range().contains(port) && !states.is_free(port));
             }
             assert_eq!((states.free(), states.in_use()), (0, size));
             assert_eq!(states.take_any(random::below), None);
@@ -638,7 +650,7 @@ mod tests {
     fn each_port_can_be_asked_for() -> Result {
         for size in SIZES {
             let mut states = all_free(size)?;
-            let range = states.range;
+            let range = states.range();
             assert!(ports(range).all(|port| states.take(port)));
             assert!(!ports(range).any(|port| states.take(port)));
             assert_eq!((states.free(), states.in_use()), (0, size));
@@ -650,7 +662,7 @@ mod tests {
     fn ranks_lead_to_the_free_ports_in_order() -> Result {
         for size in SIZES {
             let mut states = all_free(size)?;
-            let range = states.range;
+            let range = states.range();
             ports(range).filter(|port| port % 3 == 1).for_each(|port| {
                 states.take(port);
             });
@@ -667,7 +679,7 @@ mod tests {
     /// `is_taken` says which ports are not free, by their places.
     fn draws_are_even(size: u32, is_taken: impl Fn(u32) -> bool) -> Result<bool> {
         let mut states = all_free(size)?;
-        let range = states.range;
+        let range = states.range();
         (0..size)
             .filter(|place| is_taken(*place))
             .for_each(|place| {
@@ -739,7 +751,7 @@ mod tests {
     #[test]
     fn the_oldest_generation_goes_first() -> Result {
         let mut states = all_free(5)?;
-        let range = states.range;
+        let range = states.range();
         ports(range).for_each(|port| states.found_in_use(port, false));
         // Not in the order of their numbers.
         let order = [2, 4, 0, 3, 1].map(|place| range.nth(place));
@@ -760,7 +772,7 @@ mod tests {
     #[test]
     fn recently_freed_ports_are_taken_only_if_none_is_free() -> Result {
         let mut states = all_free(600)?;
-        let range = states.range;
+        let range = states.range();
         for port in ports(range).take(599) {
             states.take(port);
             states.release(port, 0);
@@ -776,7 +788,7 @@ mod tests {
     fn a_port_is_recent_through_four_turns() -> Result {
         // As often as the generations take turns.
         let mut states = all_free(65)?;
-        let port = states.range.last();
+        let port = states.range().last();
         for _ in 0..GENERATIONS {
             assert!(states.take(port));
             states.release(port, 0);
@@ -794,7 +806,7 @@ mod tests {
     #[test]
     fn only_reusable_ports_are_reused_each_once() -> Result {
         let mut states = all_free(2)?;
-        let (first, last) = (states.range.first(), states.range.last());
+        let (first, last) = (states.range().first(), states.range().last());
         states.found_in_use(first, false);
         states.found_in_use(last, true);
         assert_eq!(states.in_use(), 2);
@@ -807,7 +819,7 @@ mod tests {
     #[test]
     fn ports_beyond_the_range_are_ignored() -> Result {
         let mut states = all_free(65)?;
-        let range = states.range;
+        let range = states.range();
         for port in [0, range.first() - 1, range.last() + 1, u16::MAX] {
             states.found_in_use(port, true);
             states.release(port, 0);

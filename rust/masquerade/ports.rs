@@ -25,7 +25,7 @@ use super::{
         Counter, //
     },
     moved::Moved,
-    options::Options,
+    options::RuleOptions,
     per_net::{
         expect_ends,
         look_after_pools,
@@ -36,7 +36,8 @@ use super::{
         Pool,
         Taken, //
     },
-    pools::Pools, //
+    pools::Pools,
+    port_set::PortSet, //
 };
 use crate::{
     net::{
@@ -74,6 +75,8 @@ use kernel::sync::{
 const RANDOM_TRIES: usize = 2;
 /// The number of ports of a pool that are tried although others turn out to have them.
 const TRIES: usize = 64;
+/// The number of random ports that are tried where there can be no pool, and the kernel cannot choose.
+const BLIND_TRIES: usize = 128;
 /// The number of TCP connections that are looked at for one that is over.
 const REUSE_TRIES: usize = 4;
 /// The first port that needs no privilege (`PROT_SOCK`).
@@ -121,9 +124,12 @@ pub(super) fn set_held(held: bool) {
 pub(super) fn keep_own<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     reply: &Tuple,
-    options: &Options,
+    options: &RuleOptions<'_>,
 ) -> Option<u16> {
-    let own = reply.nat_port().filter(|own| options.allow(*own))?;
+    let own = reply.nat_port()?;
+    if !options.allow(own, flow.net()) {
+        return None;
+    }
     let tags = flow.tags();
     if !is_simple(flow, reply, tags) {
         return None;
@@ -225,42 +231,40 @@ pub(super) struct Choice {
 pub(super) fn choose<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
-    options: &Options,
+    options: &RuleOptions<'_>,
     without_input: bool,
 ) -> Choice {
     let keeps_port =
         options.random && without_input && options.to_ports.is_none() && keeps_port(flow, source);
-    let random = options.random && !keeps_port;
-    let by_kernel = NatRange::new(options.to_ports, random);
+    let by_kernel = |random| NatRange::new(options.to_ports, random);
     let reply = flow.reply_to(source);
     // A protocol without ports.
     let (Some(own_port), Some(secrets)) = (reply.nat_port(), SECRETS.as_ref()) else {
         return Choice {
-            range: Some(by_kernel),
+            range: Some(by_kernel(options.random && !keeps_port)),
             counter: None,
             look_ups: 0,
         };
     };
-    let class = class(own_port, reply.is_icmp());
+    let net = flow.net();
+    let keeps_port = keeps_port && options.offer(own_port, net);
+    let random = options.random && !keeps_port;
+    let sets = options.port_sets(own_port, reply.is_icmp(), net);
     let mut attempt = Attempt {
         flow,
         reply,
         secrets,
         tags: flow.tags(),
+        kernel_may_choose: options.names_one_range(),
         look_ups: 0,
     };
-    // From a class below 1024 a flow goes to the next one if its own is full.
-    let ranges: &[PortRange] = match &options.to_ports {
-        Some(range) => core::slice::from_ref(range),
-        None => class,
-    };
     let mut wish = Wish {
-        own: (keeps_port || options.allow(own_port)).then_some(own_port),
+        own: (keeps_port || options.allow(own_port, net)).then_some(own_port),
         by_rule: !keeps_port,
         random,
     };
-    let found = ranges.iter().find_map(|range| {
-        let found = choose_from(&mut attempt, wish, *range);
+    let found = sets.clone().find_map(|set| {
+        let found = choose_from(&mut attempt, wish, set);
         wish.own = None;
         found
     });
@@ -272,11 +276,11 @@ pub(super) fn choose<F: Family>(
             Some(NatRange::other(flow, source, port)),
             Some(Counter::Moved),
         ),
-        Some(Found::Kernel) => (Some(by_kernel), None),
+        Some(Found::Kernel) => (Some(by_kernel(random)), None),
         None => (None, Some(Counter::Refused)),
     };
-    if let (None, Some(last)) = (range, ranges.last()) {
-        trace::port_refused(flow, source, *last);
+    if let (None, Some(last)) = (range, sets.last_range()) {
+        trace::port_refused(flow, source, last);
     }
     Choice {
         range,
@@ -304,20 +308,20 @@ struct Wish {
     random: bool,
 }
 
-/// Chooses a port of the range. Returns `None` if all are taken.
+/// Chooses a port of the set. Returns `None` if all are taken.
 fn choose_from<F: Family>(
     attempt: &mut Attempt<'_, '_, F>,
     wish: Wish,
-    range: PortRange,
+    set: PortSet<'_>,
 ) -> Option<Found> {
-    let Some(State { pools, .. }) = State::of(attempt.flow.net()) else {
-        return Some(Found::Kernel);
-    };
     let candidates = Candidates {
         wish,
-        range,
+        set,
         moved: attempt.moved(),
-        of_endpoint: (wish.own.is_none() && !wish.random).then(|| attempt.port_of_endpoint(range)),
+        of_endpoint: (wish.own.is_none() && !wish.random).then(|| attempt.port_of_endpoint(&set)),
+    };
+    let Some(State { pools, .. }) = State::of(attempt.flow.net()) else {
+        return attempt.without_pool(&candidates);
     };
     if !pools.is_empty() {
         if let Some(found) = attempt.take_from_pools(pools, &candidates) {
@@ -336,14 +340,14 @@ fn choose_from<F: Family>(
 fn crowd<F: Family>(
     attempt: &mut Attempt<'_, '_, F>,
     pools: &Pools,
-    candidates: &Candidates,
+    candidates: &Candidates<'_>,
 ) -> Option<Found> {
     // Another CPU may make the pool in this moment.
     let made = expect_ends()
         && pools
             .make(
                 &attempt.destination(),
-                candidates.range,
+                candidates.set,
                 attempt.secrets.pools,
             )
             .is_ok();
@@ -355,25 +359,25 @@ fn crowd<F: Family>(
     }
     match attempt.take_from_pools(pools, candidates) {
         Some(found) => found.map(|port| attempt.note(port, candidates)),
-        None => Some(Found::Kernel),
+        None => attempt.without_pool(candidates),
     }
 }
 
-/// The ports of a range that suit a flow.
-struct Candidates {
+/// The ports of a set that suit a flow.
+struct Candidates<'a> {
     wish: Wish,
-    range: PortRange,
+    set: PortSet<'a>,
     /// The port that the inside endpoint got towards another destination.
     moved: Option<u16>,
     /// The port that belongs to the inside endpoint, if it would get this one elsewhere.
     of_endpoint: Option<u16>,
 }
 
-impl Candidates {
+impl Candidates<'_> {
     /// Returns the port that the inside endpoint got towards another destination, if it suits.
     fn moved(&self) -> Option<u16> {
         self.moved
-            .filter(|port| !self.wish.random && self.range.contains(*port))
+            .filter(|port| !self.wish.random && self.set.allows(*port))
     }
 }
 
@@ -384,6 +388,8 @@ struct Attempt<'a, 'hook, F: Family> {
     reply: Tuple,
     secrets: &'a Secrets,
     tags: FlowTags,
+    /// All ports of one range will do, so that the kernel can be told which these are.
+    kernel_may_choose: bool,
     /// The number of look-ups so far.
     look_ups: u32,
 }
@@ -395,7 +401,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Notes which port the inside endpoint got, if it is not the one that it would get elsewhere.
-    fn note(&self, port: u16, candidates: &Candidates) -> Found {
+    fn note(&self, port: u16, candidates: &Candidates<'_>) -> Found {
         let elsewhere = candidates
             .moved
             .or(candidates.wish.own)
@@ -407,9 +413,8 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Returns the port that belongs to the inside endpoint.
-    fn port_of_endpoint(&self, range: PortRange) -> u16 {
-        self.secrets
-            .port_of(self.flow.original_source_words(), range)
+    fn port_of_endpoint(&self, set: &PortSet<'_>) -> u16 {
+        self.secrets.port_of(self.flow.original_source_words(), set)
     }
 
     fn destination(&self) -> Destination {
@@ -418,9 +423,13 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Takes a port from the destination's pool, if there is one. It is `None` if all are taken.
     #[inline(never)]
-    fn take_from_pools(&mut self, pools: &Pools, candidates: &Candidates) -> Option<Option<u16>> {
+    fn take_from_pools(
+        &mut self,
+        pools: &Pools,
+        candidates: &Candidates<'_>,
+    ) -> Option<Option<u16>> {
         let (destination, key) = (self.destination(), self.secrets.pools);
-        pools.with(&destination, candidates.range, key, |pool| {
+        pools.with(&destination, &candidates.set, key, |pool| {
             self.take_from_pool(pool, candidates)
         })
     }
@@ -441,39 +450,65 @@ impl<F: Family> Attempt<'_, '_, F> {
         counters::count(self.flow.net(), counter);
     }
 
+    /// Lets the kernel choose, if it can be told from which ports; else tries random ones. Returns `None` if none of these
+    /// is free.
+    #[cold]
+    fn without_pool(&mut self, candidates: &Candidates<'_>) -> Option<Found> {
+        if self.kernel_may_choose {
+            return Some(Found::Kernel);
+        }
+        let set = &candidates.set;
+        let mut at_random = (0..BLIND_TRIES).map(|_| set.draw(random::below));
+        let port = at_random.find(|port| self.gets(set, *port, Rests::Ignored))?;
+        Some(self.note(port, candidates))
+    }
+
+    /// Makes the attempt with a port of the set, unless that is reserved.
+    fn gets(&mut self, set: &PortSet<'_>, port: u16, rests: Rests) -> bool {
+        !set.is_reserved(port) && self.succeeds_with(port, rests)
+    }
+
     /// Tries the ports that need no pool.
-    fn at_once(&mut self, candidates: &Candidates) -> Option<Found> {
+    fn at_once(&mut self, candidates: &Candidates<'_>) -> Option<Found> {
         let wish = &candidates.wish;
+        // An endpoint has one port everywhere, also where another one had that a moment ago.
+        let moved = candidates.moved();
+        if !self.kernel_may_choose
+            && moved.is_some_and(|port| self.succeeds_with(port, Rests::Ignored))
+        {
+            return moved.map(Found::Port);
+        }
         let tried = wish.by_rule && is_simple(self.flow, &self.reply, self.tags);
         if let Some(own) = wish.own.filter(|_| !tried) {
             if self.succeeds_with(own, Rests::Ignored) {
                 // The kernel gives the port that the endpoint has elsewhere, if it still has one, or else its own.
-                return Some(if candidates.moved.is_some() {
+                return Some(if candidates.moved.is_some() && self.kernel_may_choose {
                     Found::Kernel
                 } else {
                     Found::Port(own)
                 });
             }
         }
-        // An endpoint has one port everywhere, also where another one had that a moment ago.
-        let moved = candidates.moved();
-        if moved.is_some_and(|port| self.succeeds_with(port, Rests::Ignored)) {
+        if self.kernel_may_choose
+            && moved.is_some_and(|port| self.succeeds_with(port, Rests::Ignored))
+        {
             return moved.map(Found::Port);
         }
-        let range = candidates.range;
+        let set = &candidates.set;
         let of_endpoint = candidates
             .of_endpoint
-            .or_else(|| (!wish.random).then(|| self.port_of_endpoint(range)));
-        let at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(range.count())));
+            .or_else(|| (!wish.random).then(|| self.port_of_endpoint(set)));
+        let at_random = (0..RANDOM_TRIES).map(|_| set.draw(random::below));
         of_endpoint
             .into_iter()
             .chain(at_random)
-            .find(|port| self.succeeds_with(*port, Rests::Respected))
+            .find(|port| self.gets(set, *port, Rests::Respected))
             .map(Found::Port)
     }
 
     /// Takes a port from the pool. Returns `None` if all are taken.
-    fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates) -> Option<u16> {
+    fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates<'_>) -> Option<u16> {
+        let set = &candidates.set;
         let flow = self.tags.flow;
         let usual = candidates.wish.own.or(candidates.of_endpoint);
         let mut port = pool.take(flow, [candidates.moved(), usual]);
@@ -483,14 +518,16 @@ impl<F: Family> Attempt<'_, '_, F> {
             // The pool does not know yet of the flows that were there before it. What turns out to be taken stays
             // marked, so all flows together try each port once; or twice, if it rests.
             // CAST: A number of ports.
-            2 * pool.range().count().get() as usize
+            2 * pool.count() as usize
         };
         for _ in 0..tries {
             let Some(taken) = port else {
-                return self.after_another(pool);
+                return self.after_another(pool, set);
             };
             self.reply.set_nat_port(taken.port);
-            if self.is_free_for(pool, &taken) {
+            if set.is_reserved(taken.port) {
+                pool.offered_reserved();
+            } else if self.is_free_for(pool, &taken) {
                 return Some(taken.port);
             }
             port = pool.take_instead(taken.port, flow);
@@ -541,19 +578,20 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Takes the port of a TCP connection that is over, for a SYN that can follow it.
-    fn after_another(&mut self, pool: &Pool) -> Option<u16> {
+    fn after_another(&mut self, pool: &Pool, set: &PortSet<'_>) -> Option<u16> {
         if !self.reply.is_tcp() {
             return None;
         }
         (0..REUSE_TRIES)
             .map(|_| {
                 pool.take_reusable()
-                    .unwrap_or_else(|| pool.range().nth(random::below(pool.range().count())))
+                    .unwrap_or_else(|| set.draw(random::below))
             })
             .find(|port| {
                 self.reply.set_nat_port(*port);
                 self.look_ups += 1;
-                !is_mapped(self.flow, &self.reply)
+                !set.is_reserved(*port)
+                    && !is_mapped(self.flow, &self.reply)
                     && !self.flow.shadows_socket(&self.reply)
                     && self.flow.succeed(&self.reply)
             })
@@ -563,17 +601,21 @@ impl<F: Family> Attempt<'_, '_, F> {
 
 impl Secrets {
     /// Returns the port that belongs to an inside endpoint.
-    fn port_of(&self, [high, low, rest]: [u64; 3], range: PortRange) -> u16 {
-        let hash = if low == 0 {
+    fn port_of(&self, [high, low, rest]: [u64; 3], set: &PortSet<'_>) -> u16 {
+        let mut hash = if low == 0 {
             // IPv4's address is the lower half of the first word, and one word has room for all.
             self.endpoint.hash(&[high ^ rest << 32])
         } else {
             self.endpoint.hash(&[high, low, rest])
         };
-        // Multiplication spreads the hash evenly over the range.
-        let place = (u64::from(hash) * u64::from(range.count().get())) >> 32;
-        // CAST: The place is less than the number of ports.
-        range.nth(place as u32)
+        set.draw(|count| {
+            // Multiplication spreads the hash evenly over the set.
+            let place = (u64::from(hash) * u64::from(count.get())) >> 32;
+            // Another number, for another port if this one is reserved (Knuth, section 6.4).
+            hash = hash.wrapping_mul(0x9e37_79b1).rotate_left(16);
+            // CAST: The place is less than the number of ports.
+            place as u32
+        })
     }
 }
 

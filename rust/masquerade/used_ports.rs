@@ -6,21 +6,20 @@
 //! free ones of the range are counted, word by word, and one of them is taken at random. So the search is short however
 //! many are used, and each free port is equally likely.
 
-use crate::{
-    net::random,
-    netfilter::nat::PortRange, //
+use super::{
+    options::PortSets,
+    port_set::{
+        PortSet,
+        WORD_PORTS, //
+    }, //
 };
-use core::{
-    num::NonZeroU32,
-    slice, //
-};
+use crate::net::random;
+use core::num::NonZeroU32;
 use kernel::{
     alloc::Flags,
     prelude::*, //
 };
 
-/// The number of ports of a word.
-const WORD_PORTS: u32 = 64;
 /// The number of words for all ports, 0 included, which is a query identifier.
 const WORDS: usize = 1 << 16 >> 6;
 /// The number of random ports that are looked at before the free ones are counted.
@@ -70,35 +69,26 @@ impl UsedPorts {
         self.change(port, |word, bit| word & !bit);
     }
 
-    /// Returns the numbers of the words that have ports of the range, each with its free ones as bits.
-    fn free_in(&self, range: PortRange) -> impl Iterator<Item = (u32, u64)> + '_ {
-        let (first, last) = (u32::from(range.first()), u32::from(range.last()));
-        let (first_word, last_word) = (first / WORD_PORTS, last / WORD_PORTS);
-        (first_word..=last_word).map(move |number| {
-            let mut free = !self.word(number);
-            if number == first_word {
-                free &= u64::MAX << (first % WORD_PORTS);
-            }
-            if number == last_word {
-                free &= u64::MAX >> (WORD_PORTS - 1 - last % WORD_PORTS);
-            }
-            (number, free)
+    /// Returns the numbers of the words that have ports of the set, each with its free ones as bits.
+    fn free_in<'a>(&'a self, set: PortSet<'a>) -> impl Iterator<Item = (u32, u64)> + 'a {
+        set.words()
+            .map(|(number, ports)| (number, ports & !self.word(number)))
+    }
+
+    /// Returns a free port of the set, each with the same probability.
+    fn random_free(&self, set: PortSet<'_>) -> Option<u16> {
+        let count = set.count();
+        let mut at_random = (0..RANDOM_TRIES).map(|_| set.nth(random::below(count)));
+        let is_free = |port: &u16| self.is_free(*port) && !set.is_reserved(*port);
+        at_random.find(is_free).or_else(|| {
+            let free: u32 = self.free_in(set).map(|(_, free)| free.count_ones()).sum();
+            self.nth_free(set, random::below(NonZeroU32::new(free)?))
         })
     }
 
-    /// Returns a free port of the range, each with the same probability.
-    fn random_free(&self, range: PortRange) -> Option<u16> {
-        let count = range.count();
-        let mut at_random = (0..RANDOM_TRIES).map(|_| range.nth(random::below(count)));
-        at_random.find(|port| self.is_free(*port)).or_else(|| {
-            let free: u32 = self.free_in(range).map(|(_, free)| free.count_ones()).sum();
-            self.nth_free(range, random::below(NonZeroU32::new(free)?))
-        })
-    }
-
-    /// Returns the free port of the range that has the place among the free ones, counted from 0.
-    fn nth_free(&self, range: PortRange, mut place: u32) -> Option<u16> {
-        for (number, mut free) in self.free_in(range) {
+    /// Returns the free port of the set that has the place among the free ones, counted from 0.
+    fn nth_free(&self, set: PortSet<'_>, mut place: u32) -> Option<u16> {
+        for (number, mut free) in self.free_in(set) {
             let count = free.count_ones();
             if place < count {
                 for _ in 0..place {
@@ -111,26 +101,26 @@ impl UsedPorts {
         None
     }
 
-    /// Returns the first free port of the range behind a port, or, if there is none, the first one.
-    fn free_behind(&self, range: PortRange, port: u16) -> Option<u16> {
-        let first_of = |part: Option<PortRange>| {
+    /// Returns the first free port of the set behind a port, or, if there is none, the first one.
+    fn free_behind(&self, set: PortSet<'_>, port: u16) -> Option<u16> {
+        let first_of = |part: Option<PortSet<'_>>| {
             let (number, free) = self.free_in(part?).find(|(_, free)| *free != 0)?;
             u16::try_from(number * WORD_PORTS + free.trailing_zeros()).ok()
         };
-        first_of(range.behind(port)).or_else(|| first_of(Some(range)))
+        first_of(set.behind(port)).or_else(|| first_of(Some(set)))
     }
 }
 
-/// A search for a port, of some ranges, that no mapping uses.
+/// A search for a port, of some sets, that no mapping uses.
 pub(super) struct Search<'a> {
-    ranges: slice::Iter<'a, PortRange>,
-    /// The range that ports were offered of.
-    current: Option<Current>,
+    sets: PortSets<'a>,
+    /// The set that ports were offered of.
+    current: Option<Current<'a>>,
 }
 
-/// The range of a search from which ports are offered, one behind the other.
-struct Current {
-    range: PortRange,
+/// The set of a search from which ports are offered, one behind the other.
+struct Current<'a> {
+    set: PortSet<'a>,
     first: u16,
     last: u16,
     /// The number of ports that may still be offered.
@@ -138,25 +128,25 @@ struct Current {
 }
 
 impl<'a> Search<'a> {
-    /// Returns the search for a port, of the first of the ranges that has one.
-    pub(super) fn new(ranges: &'a [PortRange]) -> Self {
+    /// Returns the search for a port, of the first of the sets that has one.
+    pub(super) fn new(sets: PortSets<'a>) -> Self {
         Self {
-            ranges: ranges.iter(),
+            sets,
             current: None,
         }
     }
 
-    /// Returns the next free port, or `None` if all were offered. Each range is left after [`MOST_FURTHER`] ports.
+    /// Returns the next free port, or `None` if all were offered. Each set is left after [`MOST_FURTHER`] ports.
     pub(super) fn next(&mut self, used: &UsedPorts) -> Option<u16> {
         let further = self.current.as_mut().and_then(|current| current.next(used));
         if further.is_some() {
             return further;
         }
-        let (range, first) = self
-            .ranges
-            .find_map(|range| Some((*range, used.random_free(*range)?)))?;
+        let (set, first) = self
+            .sets
+            .find_map(|set| Some((set, used.random_free(set)?)))?;
         self.current = Some(Current {
-            range,
+            set,
             first,
             last: first,
             left: MOST_FURTHER,
@@ -165,11 +155,11 @@ impl<'a> Search<'a> {
     }
 }
 
-impl Current {
+impl Current<'_> {
     /// Returns the next free port, until the first one's turn comes again.
     fn next(&mut self, used: &UsedPorts) -> Option<u16> {
         self.left = self.left.checked_sub(1)?;
-        let port = used.free_behind(self.range, self.last)?;
+        let port = used.free_behind(self.set, self.last)?;
         self.last = port;
         (port != self.first).then_some(port)
     }
@@ -178,6 +168,7 @@ impl Current {
 #[kunit_tests(rustmasq_used_ports)]
 mod tests {
     use super::*;
+    use crate::netfilter::nat::PortRange;
     use core::num::NonZeroU16;
 
     fn range(first: u16, last: u16) -> Result<PortRange> {
@@ -192,11 +183,13 @@ mod tests {
             let ranges = [range(first, last)?];
             used.change(7, |word, bit| word & !bit);
             for _ in first..=last {
-                let port = Search::new(&ranges).next(&used).ok_or(ENOENT)?;
+                let port = Search::new(PortSets::of(&ranges))
+                    .next(&used)
+                    .ok_or(ENOENT)?;
                 assert!(ranges[0].contains(port) && used.is_free(port));
                 used.take(port);
             }
-            assert!(Search::new(&ranges).next(&used).is_none());
+            assert!(Search::new(PortSets::of(&ranges)).next(&used).is_none());
         }
         Ok(())
     }
@@ -207,7 +200,7 @@ mod tests {
         let ranges = [range(60, 69)?, range(200, 202)?];
         used.take(63);
         used.take(64);
-        let mut search = Search::new(&ranges);
+        let mut search = Search::new(PortSets::of(&ranges));
         let mut offered = [false; 256];
         let mut count = 0;
         while let Some(port) = search.next(&used) {
@@ -225,7 +218,7 @@ mod tests {
     fn each_free_port_is_equally_likely() -> Result {
         // 64 free ports of 1,024, side by side.
         let mut used = UsedPorts::new(GFP_KERNEL)?;
-        let all = range(2048, 3071)?;
+        let all = PortSet::new(range(2048, 3071)?, None, None).ok_or(EINVAL)?;
         for port in (2048..=3071).filter(|port| !(2100..2164).contains(port)) {
             used.take(port);
         }

@@ -72,6 +72,13 @@ impl PortRange {
         })
     }
 
+    /// Returns the range from `first` to `last` of query identifiers, both included and in host order.
+    ///
+    /// Returns `None` if `last` is less than `first`.
+    pub(crate) fn of_identifiers(first: u16, last: u16) -> Option<Self> {
+        (first <= last).then_some(Self { first, last })
+    }
+
     /// Returns the first port, in host order.
     pub(crate) fn first(self) -> u16 {
         self.first

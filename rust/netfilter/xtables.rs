@@ -93,9 +93,8 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
 /// A target in the table `nat`, chain POSTROUTING.
 ///
 /// The last part of a rule's binary form, `Rule`, is private to the kernel. The abstraction stores there
-/// the `Options` that [`check`](Self::check) returned, so nothing is parsed for a packet. nftables copies a
-/// rule together with its options, so these are `Copy`, and their address has no meaning. While a rule
-/// exists, conntrack is enabled in its namespace.
+/// the `Options` that [`check`](Self::check) returned, so nothing is parsed for a packet. They are dropped when the rule is
+/// removed. While a rule exists, conntrack is enabled in its namespace.
 ///
 /// A form without a private part has the offset 0. Then the options take the place of the whole rule, and userspace
 /// reads them back: [`check`](Self::check) returns the rule itself.
@@ -105,7 +104,7 @@ pub(crate) trait SourceNatTarget: 'static {
     /// A rule's binary form (`targinfo`), as userspace sends it.
     type Rule: FromBytes;
     /// A rule's options, checked.
-    type Options: Copy + Send + Sync + 'static;
+    type Options: StoredOptions;
 
     /// The name after `-j`.
     const NAME: &'static CStr;
@@ -134,6 +133,50 @@ pub(crate) trait SourceNatTarget: 'static {
     ///
     /// Returns the packet's verdict. Context: a hook; must not sleep.
     fn target(options: &Self::Options, context: TargetContext<'_, Self::Family>) -> Verdict;
+}
+
+/// Options that a rule can store.
+///
+/// # Safety
+///
+/// nftables copies the bytes of a rule, its options among them, for packets to use (`nf_tables_commit_chain_prepare`); it
+/// destroys one copy alone, when no packet can reach the rule any more. So a byte-wise copy must be as good as the value
+/// itself, for shared references, until the value is dropped: nothing in its own bytes changes through a shared reference,
+/// and its address has no meaning.
+pub(crate) unsafe trait StoredOptions: Send + Sync + 'static {}
+
+// SAFETY: A copy of a `Copy` value is as good as the value. There are no cells among them, and nothing is dropped.
+unsafe impl<T: Copy + Send + Sync + 'static> StoredOptions for T {}
+
+/// Options that may own more of them on the heap.
+pub(crate) struct OwningOptions<T, M> {
+    options: T,
+    more: Option<KBox<M>>,
+}
+
+impl<T, M> OwningOptions<T, M> {
+    /// Returns the options, with what they own.
+    pub(crate) fn new(options: T, more: Option<KBox<M>>) -> Self {
+        Self { options, more }
+    }
+
+    /// Returns those that are stored in the rule.
+    pub(crate) fn options(&self) -> &T {
+        &self.options
+    }
+
+    /// Returns those on the heap.
+    pub(crate) fn more(&self) -> Option<&M> {
+        self.more.as_deref()
+    }
+}
+
+// SAFETY: A copy of the bytes is a copy of a `Copy` value and of a pointer. The memory that it points to stays where it is
+// until the value is dropped, and a `KBox` lets references to it come from several copies of its pointer: its type says
+// nothing of aliasing. No part of the value's own bytes is a cell.
+unsafe impl<T: Copy + Send + Sync + 'static, M: Send + Sync + 'static> StoredOptions
+    for OwningOptions<T, M>
+{
 }
 
 /// The callbacks of a target, with the facts about its types that they rely on.
@@ -191,7 +234,8 @@ impl<T: SourceNatTarget> Callbacks<T> {
             to_result(unsafe { bindings::nf_ct_netns_get(param.net, param.family) })?;
             // SAFETY: `targinfo` is a `T::Rule` that nobody else uses until this function has returned, and
             // the borrow for `T::check` has ended, so its private part may be written to. By `OPTIONS_FIT`
-            // the options fit there and are aligned.
+            // the options fit there and are aligned. What is overwritten are bytes of userspace. As nothing fails from here
+            // on, `destroy` is called for this rule, and drops the options.
             unsafe { Self::options(param.targinfo).write(options) };
             T::added();
             Ok(0)
@@ -214,8 +258,10 @@ impl<T: SourceNatTarget> Callbacks<T> {
         // SAFETY: x_tables calls a target with a packet, so the pointer is not null.
         let skb = unsafe { NonNull::new_unchecked(skb) };
         // SAFETY: `check` wrote the options into this rule, or into the one that nftables copied it from
-        // (`nf_tables_commit_chain_prepare`). Nobody writes to a rule that packets can reach, and the rule is
-        // freed after a grace period or, by iptables, when no packet is in the table any more.
+        // (`nf_tables_commit_chain_prepare`); such a copy is as good (`StoredOptions`). Nobody writes to a rule that packets
+        // can reach. The rule is destroyed, and then freed, after a grace period (`nf_tables_trans_destroy_work`) or, by
+        // iptables, when no packet is in the table any more (`xt_replace_table`), so the options are not dropped before this
+        // call has ended.
         let options = unsafe { &*Self::options(targinfo) };
         // SAFETY: The target is registered for `T::Family`, the table `nat` and POST_ROUTING alone, which x_tables and
         // nftables check. This is the only place that asks for the context, once for a call.
@@ -232,9 +278,12 @@ impl<T: SourceNatTarget> Callbacks<T> {
         // SAFETY: The caller, x_tables or nftables, guarantees that `param` is valid for the call; it only
         // reads it.
         let param = unsafe { &*param };
+        // SAFETY: `targinfo` is the rule that `check` wrote the options into: iptables and nftables (`nft_target_destroy`)
+        // destroy the rule that they checked, once, and no packet is in it or in a copy of it. So this drops the options
+        // once, and nobody uses them any more.
+        unsafe { Self::options(param.targinfo).drop_in_place() };
         // SAFETY: `check` took a reference for this namespace and family, and this is the one call that
-        // gives it back. The call is in process context, so the function may sleep. The options are `Copy`
-        // and need no destructor.
+        // gives it back. The call is in process context, so the function may sleep.
         unsafe { bindings::nf_ct_netns_put(param.net, param.family) };
         T::removed();
     }

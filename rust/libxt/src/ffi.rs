@@ -32,16 +32,19 @@ use crate::bindings::{
     option,
     xt_entry_target,
     xt_rustmasq_info,
+    xt_rustmasq_info_v1,
     xt_xlate,
     xt_xlate_tg_params,
     xtables_target, //
 };
 use crate::options::{
     Cone,
+    Context,
     GivenOption,
     Manner,
     Options,
-    Refusal, //
+    Refusal,
+    Revision, //
 };
 use crate::place::wrong_place;
 use crate::protocol::{
@@ -60,13 +63,22 @@ const O_WHEN_FULL: c_int = 4;
 const O_FULL_CONE: c_int = 5;
 const O_ADDRESS_RESTRICTED_CONE: c_int = 6;
 const O_PORT_RESTRICTED_CONE: c_int = 7;
+// Of revision 1 alone, as those that follow.
+const O_PSID: c_int = 8;
+const O_EXCEPT_PORTS: c_int = 9;
+const O_EXCEPT_RESERVED: c_int = 10;
+const O_MAX_FLOWS_PER_HOST: c_int = 11;
+const O_ROUTE_SOURCE: c_int = 12;
+const O_KEEP_OWN: c_int = 13;
 
 // The layout that xt_RUSTMASQ.h documents; the kernel module is built from the same header.
 const _: () = assert!(size_of::<xt_rustmasq_info>() == 48);
 const _: () = assert!(offset_of!(xt_rustmasq_info, kernel_private) == 16);
+const _: () = assert!(size_of::<xt_rustmasq_info_v1>() == 168);
+const _: () = assert!(offset_of!(xt_rustmasq_info_v1, kernel_private) == 136);
 
-/// The number of targets for iptables: one for each family.
-const TARGET_COUNT: usize = 2;
+/// The number of targets for iptables: one for each family and revision.
+const TARGET_COUNT: usize = 4;
 
 /// Registered targets, which libxtables links into its own list and writes to.
 struct Targets<const N: usize>(UnsafeCell<[xtables_target; N]>);
@@ -77,27 +89,54 @@ unsafe impl<const N: usize> Sync for Targets<N> {}
 
 /// The targets for iptables and its relatives.
 static TARGETS: Targets<TARGET_COUNT> = Targets(UnsafeCell::new([
-    target::<ipt_entry>(),
-    target::<ip6t_entry>(),
+    target::<ipt_entry, xt_rustmasq_info_v1>(),
+    target::<ip6t_entry, xt_rustmasq_info_v1>(),
+    target::<ipt_entry, xt_rustmasq_info>(),
+    target::<ip6t_entry, xt_rustmasq_info>(),
 ]));
 
-/// The target for nft, of both families.
+/// The targets for nft, of both families.
 ///
 /// nft lists rules of both families, and libxtables keeps only the targets of one: the family of
-/// the rule that made it load the extension. It has this one for either.
-static NFT_TARGET: Targets<1> = Targets(UnsafeCell::new([xtables_target {
-    family: bindings::NFPROTO_UNSPEC as u16,
-    ..common_target()
-}]));
+/// the rule that made it load the extension. It has these for either.
+static NFT_TARGETS: Targets<2> = Targets(UnsafeCell::new([
+    nft_target::<xt_rustmasq_info_v1>(),
+    nft_target::<xt_rustmasq_info>(),
+]));
 
-/// The options in getopt's form; an empty entry ends the table.
-struct OptionTable([option; 8]);
+/// The options in getopt's form, those of revision 0 first; an empty entry ends the table.
+struct OptionTable<const N: usize>([option; N]);
 
 // SAFETY: The table is never written to: libxtables takes a pointer to const and copies the
 // entries. Its pointers are NULL or point to string literals, which are constant as well.
-unsafe impl Sync for OptionTable {}
+unsafe impl<const N: usize> Sync for OptionTable<N> {}
 
-static EXTRA_OPTS: OptionTable = OptionTable([
+/// The number of options of revision 0.
+const OLD_OPTIONS: usize = 7;
+
+/// The end of a table of options.
+const NO_OPTION: option = option {
+    name: ptr::null(),
+    has_arg: 0,
+    flag: ptr::null_mut(),
+    val: 0,
+};
+
+/// The options of revision 0.
+static OLD_OPTS: OptionTable<{ OLD_OPTIONS + 1 }> = {
+    let mut options = [NO_OPTION; OLD_OPTIONS + 1];
+    let mut n = 0;
+    while n < OLD_OPTIONS {
+        options[n] = ALL_OPTIONS[n];
+        n += 1;
+    }
+    OptionTable(options)
+};
+
+/// The options of revision 1.
+static EXTRA_OPTS: OptionTable<14> = OptionTable(ALL_OPTIONS);
+
+const ALL_OPTIONS: [option; 14] = [
     getopt_option(c"to-ports", bindings::required_argument, O_TO_PORTS),
     getopt_option(c"random", bindings::no_argument, O_RANDOM),
     getopt_option(c"random-fully", bindings::no_argument, O_RANDOM_FULLY),
@@ -113,13 +152,18 @@ static EXTRA_OPTS: OptionTable = OptionTable([
         bindings::no_argument,
         O_PORT_RESTRICTED_CONE,
     ),
-    option {
-        name: ptr::null(),
-        has_arg: 0,
-        flag: ptr::null_mut(),
-        val: 0,
-    },
-]);
+    getopt_option(c"psid", bindings::required_argument, O_PSID),
+    getopt_option(c"except-ports", bindings::required_argument, O_EXCEPT_PORTS),
+    getopt_option(c"except-reserved", bindings::no_argument, O_EXCEPT_RESERVED),
+    getopt_option(
+        c"max-flows-per-host",
+        bindings::required_argument,
+        O_MAX_FLOWS_PER_HOST,
+    ),
+    getopt_option(c"route-source", bindings::no_argument, O_ROUTE_SOURCE),
+    getopt_option(c"keep-own", bindings::no_argument, O_KEEP_OWN),
+    NO_OPTION,
+];
 
 const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> option {
     option {
@@ -131,33 +175,67 @@ const fn getopt_option(name: &'static CStr, has_arg: c_uint, val: c_int) -> opti
     }
 }
 
-/// Returns revision 0 of the target for the family of `E`.
-const fn target<E: Entry>() -> xtables_target {
+/// Returns the target for the family of `E`, of the revision of `F`.
+const fn target<E: Entry, F: Form>() -> xtables_target {
     xtables_target {
         family: E::NFPROTO,
-        help: Some(help::<E>),
-        parse: Some(parse::<E>),
+        help: Some(help::<E, F>),
+        parse: Some(parse::<E, F>),
         final_check: Some(final_check),
-        extra_opts: EXTRA_OPTS.0.as_ptr(),
-        ..common_target()
+        extra_opts: F::OPTIONS,
+        ..common_target::<F>()
     }
 }
 
-/// Returns revision 0 of the target, with what does not depend on the family.
-const fn common_target() -> xtables_target {
+/// Returns the target for nft, of the revision of `F`.
+const fn nft_target<F: Form>() -> xtables_target {
+    xtables_target {
+        family: bindings::NFPROTO_UNSPEC as u16,
+        ..common_target::<F>()
+    }
+}
+
+/// Returns the target of the revision of `F`, with what does not depend on the family.
+const fn common_target<F: Form>() -> xtables_target {
     // SAFETY: All members of `xtables_target` are integers, raw pointers or `Option`s of function
     // pointers, for which all-zero bytes are the values 0, NULL and `None`.
     let empty: xtables_target = unsafe { MaybeUninit::zeroed().assume_init() };
     xtables_target {
         version: bindings::XTABLES_VERSION.as_ptr(),
         name: NAME.as_ptr(),
-        size: size_of::<xt_rustmasq_info>(),
-        userspacesize: offset_of!(xt_rustmasq_info, kernel_private),
-        print: Some(print),
-        save: Some(save),
+        revision: F::REVISION as u8,
+        size: size_of::<F>(),
+        userspacesize: F::PRIVATE_OFFSET,
+        print: Some(print::<F>),
+        save: Some(save::<F>),
         xlate: Some(xlate),
         ..empty
     }
+}
+
+/// A rule's binary form, one C type for each revision.
+///
+/// Only C types that consist of integers may implement it: [`read_options`] reads them from
+/// libxtables.
+trait Form: From<Options> + Into<Options> {
+    /// The revision.
+    const REVISION: Revision;
+    /// The offset of the kernel's part.
+    const PRIVATE_OFFSET: usize;
+    /// The options that it has a place for.
+    const OPTIONS: *const option;
+}
+
+impl Form for xt_rustmasq_info {
+    const REVISION: Revision = Revision::Zero;
+    const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
+    const OPTIONS: *const option = (&raw const OLD_OPTS).cast();
+}
+
+impl Form for xt_rustmasq_info_v1 {
+    const REVISION: Revision = Revision::One;
+    const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
+    const OPTIONS: *const option = (&raw const EXTRA_OPTS).cast();
 }
 
 /// Makes the loader call [`register`] when it loads the extension.
@@ -173,11 +251,11 @@ static REGISTER: extern "C" fn() = register;
 /// Registers the targets with libxtables.
 extern "C" fn register() {
     let (targets, count) = if program_name() == Some(NFT) {
-        (NFT_TARGET.0.get().cast(), 1)
+        (NFT_TARGETS.0.get().cast(), 2)
     } else {
         (TARGETS.0.get().cast(), TARGET_COUNT as c_uint)
     };
-    // SAFETY: The pointer and the count describe the array in `TARGETS` or `NFT_TARGET`, whose
+    // SAFETY: The pointer and the count describe the array in `TARGETS` or `NFT_TARGETS`, whose
     // elements are complete. It is static, so libxtables can keep it in its list, and in an
     // `UnsafeCell` that no Rust code accesses, so libxtables can write to it. The program
     // initialises libxtables before it loads an extension.
@@ -232,8 +310,8 @@ impl Entry for ip6t_entry {
 }
 
 /// Prints the help for `iptables -j RUSTMASQ -h`.
-extern "C" fn help<E: Entry>() {
-    write_stdout(&Options::help_text(E::FAMILY));
+extern "C" fn help<E: Entry, F: Form>() {
+    write_stdout(&Options::help_text(E::FAMILY, F::REVISION));
 }
 
 /// Parses one option of the command line into the target's data.
@@ -243,10 +321,10 @@ extern "C" fn help<E: Entry>() {
 /// # Safety
 ///
 /// Called only by libxtables, right after getopt has returned option `id`. `entry` points to an
-/// `E`. `flags` points to an integer that was 0 before the rule's first option and that nobody else
+/// `E`, and the target is of the revision of `F`. `flags` points to an integer that was 0 before the rule's first option and that nobody else
 /// writes to. `target` points to a pointer to a RUSTMASQ target that may be read and written, as
 /// [`read_options`] and [`write_options`] require.
-unsafe extern "C" fn parse<E: Entry>(
+unsafe extern "C" fn parse<E: Entry, F: Form>(
     id: c_int,
     _argv: *mut *mut c_char,
     inverted: c_int,
@@ -254,7 +332,7 @@ unsafe extern "C" fn parse<E: Entry>(
     entry: *const c_void,
     target: *mut *mut xt_entry_target,
 ) -> c_int {
-    // SAFETY: `parse::<E>` is registered for the family whose entries are `E`s, and libxtables
+    // SAFETY: `parse::<E, F>` is registered for the family whose entries are `E`s, and libxtables
     // calls it only while it parses a rule of that family. An `E` consists of integers, so that any
     // bytes are a valid one, and `read_unaligned` does not depend on its alignment.
     let entry = unsafe { entry.cast::<E>().read_unaligned() };
@@ -263,7 +341,7 @@ unsafe extern "C" fn parse<E: Entry>(
     let target = unsafe { *target };
     // SAFETY: iptables allocated this target with the size registered in `target`, filled it with
     // zeros, and since then only this function has written to its data.
-    let options = unsafe { read_options(target) };
+    let options = unsafe { read_options::<F>(target) };
     // SAFETY: libxtables passes the address of its own member `xtables_target.tflags`.
     let seen = unsafe { &mut *flags };
     let bit = 1 << id;
@@ -271,14 +349,19 @@ unsafe extern "C" fn parse<E: Entry>(
         inverted: inverted != 0,
         repeated: *seen & bit != 0,
     };
+    let context = Context {
+        family: E::FAMILY,
+        protocol: entry.protocol(),
+        revision: F::REVISION,
+    };
 
     // SAFETY: getopt was not called since it returned option `id`.
-    match unsafe { parse_option(options, id, manner, E::FAMILY, entry.protocol()) } {
+    match unsafe { parse_option(options, id, manner, context) } {
         Ok(Some(options)) => {
             *seen |= bit;
             // SAFETY: The target has the registered size, as above where it was read. It is part of
             // a rule that iptables still builds, and `parse` is the callback to fill it in.
-            unsafe { write_options(target, options) };
+            unsafe { write_options::<F>(target, options) };
             1
         }
         Ok(None) => 0,
@@ -299,30 +382,33 @@ unsafe fn parse_option(
     mut options: Options,
     id: c_int,
     manner: Manner,
-    family: Family,
-    protocol: RuleProtocol,
+    context: Context,
 ) -> Result<Option<Options>, Refusal> {
-    let argument;
+    let has_argument = matches!(
+        id,
+        O_TO_PORTS | O_WHEN_FULL | O_PSID | O_EXCEPT_PORTS | O_MAX_FLOWS_PER_HOST
+    );
+    // SAFETY: The last option that getopt returned is this one, and these need an argument.
+    let argument = has_argument.then(|| unsafe { argument_of_option() });
+    let argument = argument.as_deref().unwrap_or_default();
     let option = match id {
-        O_TO_PORTS => {
-            // SAFETY: The last option that getopt returned is this one, which needs an argument.
-            argument = unsafe { argument_of_option() };
-            GivenOption::ToPorts(&argument)
-        }
+        O_TO_PORTS => GivenOption::ToPorts(argument),
         O_RANDOM => GivenOption::Random,
         O_RANDOM_FULLY => GivenOption::RandomFully,
         O_FULL_CONE => GivenOption::Cone(Cone::Full),
         O_ADDRESS_RESTRICTED_CONE => GivenOption::Cone(Cone::AddressRestricted),
         O_PORT_RESTRICTED_CONE => GivenOption::Cone(Cone::PortRestricted),
-        O_WHEN_FULL => {
-            // SAFETY: As for the option above.
-            argument = unsafe { argument_of_option() };
-            GivenOption::WhenFull(&argument)
-        }
+        O_WHEN_FULL => GivenOption::WhenFull(argument),
+        O_PSID => GivenOption::Psid(argument),
+        O_EXCEPT_PORTS => GivenOption::ExceptPorts(argument),
+        O_EXCEPT_RESERVED => GivenOption::ExceptReserved,
+        O_MAX_FLOWS_PER_HOST => GivenOption::MaxFlowsPerHost(argument),
+        O_ROUTE_SOURCE => GivenOption::RouteSource,
+        O_KEEP_OWN => GivenOption::KeepOwn,
         _ => return Ok(None),
     };
-    let service = |name: &str| service_port(name, protocol);
-    options.add(&option, manner, family, protocol, &service)?;
+    let service = |name: &str| service_port(name, context.protocol);
+    options.add(&option, manner, context, &service)?;
     Ok(Some(options))
 }
 
@@ -386,10 +472,14 @@ fn check_place() -> Option<Refusal> {
 /// # Safety
 ///
 /// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
-unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _numeric: c_int) {
+unsafe extern "C" fn print<F: Form>(
+    _ip: *const c_void,
+    target: *const xt_entry_target,
+    _numeric: c_int,
+) {
     // SAFETY: libxtables found this callback by the name and the revision in `target`. The kernel
     // accepts a rule of that name and revision only with the size that is registered here.
-    write_stdout(&unsafe { read_options(target) }.print_text());
+    write_stdout(&unsafe { read_options::<F>(target) }.print_text());
 }
 
 /// Prints a rule's options for `iptables -S` and `iptables-save`.
@@ -397,10 +487,10 @@ unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _
 /// # Safety
 ///
 /// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
-unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
+unsafe extern "C" fn save<F: Form>(_ip: *const c_void, target: *const xt_entry_target) {
     // SAFETY: `target` is of the name and revision that this callback is registered for. It comes
     // from the kernel, or `parse` has filled it in: either way with the registered size.
-    write_stdout(&unsafe { read_options(target) }.save_text());
+    write_stdout(&unsafe { read_options::<F>(target) }.save_text());
 }
 
 /// Translates a rule's target to a statement of nftables.
@@ -415,10 +505,18 @@ unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
 unsafe extern "C" fn xlate(xl: *mut xt_xlate, params: *const xt_xlate_tg_params) -> c_int {
     // SAFETY: The caller passes valid parameters.
     let target = unsafe { (*params).target };
-    // SAFETY: The caller found this callback by the target's name, of which there is only one
-    // revision. The target comes from the kernel, or `parse` has filled it in: either way it has
-    // the registered size.
-    let options = unsafe { read_options(target) };
+    // SAFETY: The caller passes a target, which begins with its name and revision.
+    let revision = unsafe { (*target).u.user.revision };
+    // nft finds this callback by the target's name alone.
+    // SAFETY: The target comes from the kernel, or `parse` has filled it in: either way it has the
+    // size that its revision is registered with, and the kernel has no other revision than these.
+    let options = unsafe {
+        if revision == Revision::Zero as u8 {
+            read_options::<xt_rustmasq_info>(target)
+        } else {
+            read_options::<xt_rustmasq_info_v1>(target)
+        }
+    };
 
     let mut text = options.nft_text();
     let comment = options.nft_comment();
@@ -447,15 +545,15 @@ unsafe extern "C" fn xlate(xl: *mut xt_xlate, params: *const xt_xlate_tg_params)
 ///
 /// # Safety
 ///
-/// `target` must be valid for reads of an `xt_entry_target` and of an initialised
-/// `xt_rustmasq_info`, its data, right behind it. It need not be aligned.
-unsafe fn read_options(target: *const xt_entry_target) -> Options {
+/// `target` must be valid for reads of an `xt_entry_target` and of an initialised `F`, its data,
+/// right behind it. It need not be aligned.
+unsafe fn read_options<F: Form>(target: *const xt_entry_target) -> Options {
     // SAFETY: The caller vouches for an `xt_entry_target`, so the address of its last member is in
     // bounds. Nothing is read here.
-    let data = unsafe { &raw const (*target).data }.cast::<xt_rustmasq_info>();
-    // SAFETY: The caller vouches for an initialised `xt_rustmasq_info` there. It consists of
-    // integers, so any bytes are a valid one. In a 32-bit program's rule blob it may be unaligned,
-    // hence `read_unaligned`.
+    let data = unsafe { &raw const (*target).data }.cast::<F>();
+    // SAFETY: The caller vouches for an initialised `F` there. It consists of integers, so any
+    // bytes are a valid one. In a 32-bit program's rule blob it may be unaligned, hence
+    // `read_unaligned`.
     unsafe { data.read_unaligned() }.into()
 }
 
@@ -463,14 +561,14 @@ unsafe fn read_options(target: *const xt_entry_target) -> Options {
 ///
 /// # Safety
 ///
-/// `target` must be valid for reads of an `xt_entry_target` and for writes of an `xt_rustmasq_info`
-/// right behind it. It need not be aligned.
-unsafe fn write_options(target: *mut xt_entry_target, options: Options) {
+/// `target` must be valid for reads of an `xt_entry_target` and for writes of an `F` right behind
+/// it. It need not be aligned.
+unsafe fn write_options<F: Form>(target: *mut xt_entry_target, options: Options) {
     // SAFETY: The caller vouches for an `xt_entry_target`, so the address of its last member is in
     // bounds. Nothing is written here.
-    let data = unsafe { &raw mut (*target).data }.cast::<xt_rustmasq_info>();
-    // SAFETY: The caller vouches for writable space of an `xt_rustmasq_info` there, and
-    // `write_unaligned` does not depend on its alignment.
+    let data = unsafe { &raw mut (*target).data }.cast::<F>();
+    // SAFETY: The caller vouches for writable space of an `F` there, and `write_unaligned` does not
+    // depend on its alignment.
     unsafe { data.write_unaligned(options.into()) };
 }
 
