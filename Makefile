@@ -137,6 +137,8 @@ stage: all ## build everything that the guest needs
 	@tests=$(kernel)/source/tools/testing/selftests/net; test ! -e $$tests/netfilter/nft_nat.sh || { \
 		mkdir -p $(stage)$(modules_dir)/selftests; \
 		cd $$tests && cp --parents lib.sh lib/sh/defer.sh netfilter/{lib,nft_nat}.sh $(stage)$(modules_dir)/selftests; }
+	@# The extension of an earlier version, for a scenario.
+	@$(if $(stock),,scripts/old-extension $(stage)$(modules_dir)/old-extension)
 	@scripts/image > /dev/null
 
 ifeq ($(KDIR)$(origin KERNEL),file)

@@ -715,6 +715,127 @@ mod tests {
         assert_eq!(Options::parse(&rule), Ok(Options::default()));
     }
 
+    fn list(ranges: &[(u16, u16)]) -> (u8, [uapi::xt_rustmasq_ports; MOST_RANGES]) {
+        let mut list = [uapi::xt_rustmasq_ports::default(); MOST_RANGES];
+        for (to, (first, last)) in list.iter_mut().zip(ranges) {
+            *to = uapi::xt_rustmasq_ports {
+                first: first.to_be(),
+                last: last.to_be(),
+            };
+        }
+        // CAST: At most 15.
+        (ranges.len() as u8, list)
+    }
+
+    fn with_lists(to_ports: &[(u16, u16)], except: &[(u16, u16)]) -> uapi::xt_rustmasq_info_v1 {
+        let (to_ports_count, to_ports) = list(to_ports);
+        let (except_ports_count, except_ports) = list(except);
+        uapi::xt_rustmasq_info_v1 {
+            to_ports_count,
+            except_ports_count,
+            to_ports,
+            except_ports,
+            ..Default::default()
+        }
+    }
+
+    /// Returns whether the rule's options are stored without others on the heap, and the range of its ports.
+    fn stored(rule: &uapi::xt_rustmasq_info_v1) -> Option<(bool, Option<(u16, u16)>)> {
+        let stored = rule.check().ok()?;
+        let range = stored.options().to_ports;
+        Some((
+            stored.more().is_none(),
+            range.map(|range| (range.first(), range.last())),
+        ))
+    }
+
+    #[test]
+    fn what_one_range_says_needs_no_memory() {
+        assert_eq!(stored(&with_lists(&[], &[])), Some((true, None)));
+        let range = with_lists(&[(7, 9)], &[]);
+        assert_eq!(stored(&range), Some((true, Some((7, 9)))));
+        let cut = with_lists(&[(7, 9)], &[(1, 7)]);
+        assert_eq!(stored(&cut), Some((true, Some((8, 9)))));
+        let map = uapi::xt_rustmasq_info_v1 {
+            flags: uapi::XT_RUSTMASQ_PSID,
+            psid_length: 4,
+            ..Default::default()
+        };
+        assert_eq!(stored(&map), Some((true, Some((1, 4095)))));
+        let two = with_lists(&[(7, 9), (11, 12)], &[]);
+        assert_eq!(stored(&two), Some((false, Some((7, 12)))));
+        let except = with_lists(&[], &[(7, 9)]);
+        assert_eq!(stored(&except), Some((false, None)));
+        assert_eq!(stored(&with_lists(&[(7, 9)], &[(1, 20)])), None);
+    }
+
+    #[test]
+    fn each_flag_of_revision_1() {
+        let parse = |flags| {
+            let rule = uapi::xt_rustmasq_info_v1 {
+                flags,
+                ..Default::default()
+            };
+            Request::parse(&rule)
+        };
+        let is_set = |flags, get: fn(&Request) -> bool| parse(flags).map(|request| get(&request));
+        assert_eq!(parse(0), Ok(Request::default()));
+        let flag = uapi::XT_RUSTMASQ_EXCEPT_RESERVED;
+        assert_eq!(is_set(flag, |request| request.except_reserved), Ok(true));
+        let flag = uapi::XT_RUSTMASQ_ROUTE_SOURCE;
+        assert_eq!(is_set(flag, |request| request.route_source), Ok(true));
+        let flag = uapi::XT_RUSTMASQ_KEEP_OWN;
+        assert_eq!(is_set(flag, |request| request.keep_own), Ok(true));
+        let flag = uapi::XT_RUSTMASQ_PSID;
+        assert_eq!(
+            is_set(flag, |request| request.ports.psid.is_some()),
+            Ok(true)
+        );
+        for bit in (0..32).map(|n| 1_u32 << n) {
+            if bit & uapi::XT_RUSTMASQ_FLAGS_ALL_V1 == 0 {
+                let refusal = Refusal::UnknownFlags(bit, uapi::XT_RUSTMASQ_FLAGS_ALL_V1);
+                assert_eq!(parse(bit), Err(refusal));
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_lists() {
+        let refusal = |rule: &uapi::xt_rustmasq_info_v1| Request::parse(rule).err();
+        let to_ports = |ranges: &[(u16, u16)]| refusal(&with_lists(ranges, &[]));
+        let (list, except) = (List::ToPorts, List::ExceptPorts);
+        assert_eq!(to_ports(&[(7, 9), (11, 65_535)]), None);
+        assert_eq!(to_ports(&[(0, 9)]), Some(Refusal::NoRange(list, 0, 9)));
+        assert_eq!(to_ports(&[(9, 7)]), Some(Refusal::NoRange(list, 9, 7)));
+        for (first, last) in [(10, 10), (9, 20), (1, 2), (7, 9)] {
+            let refusal = Some(Refusal::NotApart(list, first, last));
+            assert_eq!(to_ports(&[(7, 9), (first, last)]), refusal);
+        }
+        assert_eq!(
+            to_ports(&[(7, 65_535), (1, 1)]),
+            Some(Refusal::NotApart(list, 1, 1))
+        );
+        assert_eq!(
+            refusal(&with_lists(&[], &[(0, 0)])),
+            Some(Refusal::NoRange(except, 0, 0))
+        );
+        let mut rule = with_lists(&[(7, 9)], &[]);
+        rule.to_ports_count = 0;
+        assert_eq!(refusal(&rule), Some(Refusal::RangeBehindCount(list, 7, 9)));
+        rule.to_ports_count = 16;
+        assert_eq!(refusal(&rule), Some(Refusal::TooManyRanges(list, 16)));
+        rule.to_ports_count = 1;
+        rule.flags = uapi::XT_RUSTMASQ_PSID;
+        assert_eq!(refusal(&rule), Some(Refusal::ListAndPortSet));
+        rule.psid = 1_u16.to_be();
+        assert_eq!(refusal(&rule), Some(Refusal::NoPortSet(0, 0, 1)));
+        rule.flags = 0;
+        assert_eq!(refusal(&rule), Some(Refusal::PortSetWithoutFlag(0, 0, 1)));
+        rule.psid = 0;
+        rule.reserved[1] = 1;
+        assert_eq!(refusal(&rule), Some(Refusal::Reserved));
+    }
+
     #[test]
     fn refusals_name_the_field() -> Result {
         use kernel::str::CString;

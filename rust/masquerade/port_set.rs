@@ -510,3 +510,277 @@ impl Display for OwnedPortSet {
         Ok(())
     }
 }
+
+#[kunit_tests(rustmasq_port_set)]
+mod tests {
+    use super::*;
+    use core::num::NonZeroU16;
+
+    fn range(first: u16, last: u16) -> Option<PortRange> {
+        PortRange::new(NonZeroU16::new(first)?, NonZeroU16::new(last)?)
+    }
+
+    fn list(ranges: &[(u16, u16)]) -> PortList {
+        PortList::new(
+            ranges
+                .iter()
+                .filter_map(|(first, last)| range(*first, *last)),
+        )
+    }
+
+    fn bits(spec: PortSpec) -> Result<PortBits> {
+        PortBits::new(spec, GFP_KERNEL)?.ok_or(ENOENT)
+    }
+
+    /// Returns whether all that a set tells of its ports is as the model has it.
+    fn is_as_model(set: &PortSet<'_>, is_in: impl Fn(u16) -> bool) -> bool {
+        let ports = || (0..=u16::MAX).filter(|port| is_in(*port));
+        let places = || 0..set.count().get();
+        let of_words = set.words().flat_map(|(number, bits)| {
+            (0..WORD_PORTS)
+                .filter(move |bit| bits >> bit & 1 != 0)
+                .map(move |bit| number * WORD_PORTS + bit)
+        });
+        places().map(|place| set.nth(place)).eq(ports())
+            && ports().map(|port| set.place(port)).eq(places().map(Some))
+            && of_words.eq(ports().map(u32::from))
+            && (0..=u16::MAX).all(|port| set.allows(port) == is_in(port))
+            && (0..=u16::MAX).all(|port| set.place(port).is_some() == is_in(port))
+            && set.nth(set.count().get()) == set.nth(0)
+    }
+
+    /// Numbers that are the same each time (Marsaglia's xorshift).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, limit: u32) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            // CAST: The high half, brought below the limit.
+            (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
+        }
+
+        /// Returns some ranges that ascend, at most `most`, each below its own share of the ports.
+        fn list(&mut self, most: u32) -> PortList {
+            let count = 1 + self.below(most);
+            let share = 65_535 / count;
+            PortList::new((0..count).filter_map(|n| {
+                let first = n * share + 2 + self.below(share / 2);
+                // CAST: At most 65,535.
+                range(first as u16, (first + self.below(share / 2 - 2)) as u16)
+            }))
+        }
+    }
+
+    fn list_has(list: &PortList, port: u16) -> bool {
+        list.ranges().any(|range| range.contains(port))
+    }
+
+    #[test]
+    fn a_range_alone() {
+        for (first, last) in [(1, 65535), (7, 7), (1024, 65535), (63, 64), (600, 1023)] {
+            let set = range(first, last).and_then(|range| PortSet::new(range, None, None));
+            assert!(set.is_some_and(|set| is_as_model(&set, |port| (first..=last).contains(&port))));
+        }
+    }
+
+    #[test]
+    fn lists_and_exceptions_are_as_their_model() -> Result {
+        let mut numbers = Numbers(0x2200);
+        for most in [1, 2, 3, 15, 15, 15] {
+            let (to_ports, except) = (numbers.list(most), numbers.list(most));
+            let spec = PortSpec {
+                to_ports,
+                psid: None,
+                except,
+            };
+            let bits = Arc::new(bits(spec)?, GFP_KERNEL)?;
+            let set = PortSet::new(bits.range(), Some(&bits), None).ok_or(ENOENT)?;
+            let is_in = |port| list_has(&to_ports, port) && !list_has(&except, port);
+            assert!(is_as_model(&set, is_in));
+            assert!(is_in(bits.range().first()) && is_in(bits.range().last()));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn exceptions_alone_leave_the_rest_of_each_class() -> Result {
+        let except = list(&[(100, 700), (1024, 1024), (30_000, 32_767), (65_535, 65_535)]);
+        let spec = PortSpec {
+            except,
+            ..PortSpec::default()
+        };
+        let bits = Arc::new(bits(spec)?, GFP_KERNEL)?;
+        let classes = [
+            PortRange::BELOW_512,
+            PortRange::BELOW_1024,
+            PortRange::UNPRIVILEGED,
+            PortRange::IDENTIFIERS,
+        ];
+        for class in classes {
+            let set = PortSet::new(class, Some(&bits), None).ok_or(ENOENT)?;
+            let is_in = |port| class.contains(port) && !list_has(&except, port);
+            assert!(is_as_model(&set, is_in));
+        }
+        assert!(
+            range(100, 700).is_some_and(|range| PortSet::new(range, Some(&bits), None).is_none())
+        );
+        Ok(())
+    }
+
+    /// Returns the ports of a port set as RFC 7597, section 5.1, makes them: the offset's bits, those of the identifier,
+    /// and the rest, for all values of the first and the last.
+    fn ports_of_map(offset: u32, length: u32, psid: u32) -> impl Iterator<Item = u32> {
+        let rest = 16 - offset - length;
+        (0..1_u32 << offset)
+            .filter(move |a| offset == 0 || *a > 0)
+            .flat_map(move |a| {
+                (0..1_u32 << rest).map(move |j| (a << (16 - offset)) + psid * (1 << rest) + j)
+            })
+            .filter(|port| *port != 0)
+    }
+
+    #[test]
+    fn port_sets_are_those_of_rfc_7597() -> Result {
+        for offset in 0..=16 {
+            for length in 0..=16 - offset {
+                // The first, the last, and one between them.
+                for psid in [0, (1 << length) - 1, (1 << length) / 3] {
+                    // CAST: Small numbers.
+                    let id = PortSetId::new(offset as u8, length as u8, psid as u16);
+                    let spec = PortSpec {
+                        psid: Some(id.ok_or(EINVAL)?),
+                        ..PortSpec::default()
+                    };
+                    let bits = PortBits::new(spec, GFP_KERNEL)?;
+                    let count = ports_of_map(offset, length, psid).count();
+                    let Some(bits) = bits else {
+                        assert_eq!(count, 0);
+                        continue;
+                    };
+                    assert_eq!(bits.count.get() as usize, count);
+                    let bits = Arc::new(bits, GFP_KERNEL)?;
+                    let set = PortSet::new(bits.range(), Some(&bits), None).ok_or(ENOENT)?;
+                    let ports = (0..set.count().get()).map(|place| u32::from(set.nth(place)));
+                    assert!(ports.eq(ports_of_map(offset, length, psid)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_port_sets() {
+        assert_eq!(PortSetId::new(9, 8, 0), None);
+        assert_eq!(PortSetId::new(17, 0, 0), None);
+        assert_eq!(PortSetId::new(255, 255, 0), None);
+        assert_eq!(PortSetId::new(6, 8, 256), None);
+        assert_eq!(PortSetId::new(0, 0, 1), None);
+        assert!(PortSetId::new(0, 16, 65_535).is_some() && PortSetId::new(16, 0, 0).is_some());
+    }
+
+    #[test]
+    fn sets_without_a_port() -> Result {
+        let nothing = |to_ports, except| {
+            let spec = PortSpec {
+                to_ports,
+                psid: None,
+                except,
+            };
+            PortBits::new(spec, GFP_KERNEL).map(|bits| bits.is_none())
+        };
+        assert!(nothing(list(&[(5, 9)]), list(&[(1, 20)]))?);
+        assert!(nothing(list(&[]), list(&[(1, 65_535)]))?);
+        assert!(!nothing(list(&[]), list(&[(2, 65_535)]))?);
+        Ok(())
+    }
+
+    #[test]
+    fn one_range_is_seen() -> Result {
+        let one_range = |to_ports, except| {
+            let spec = PortSpec {
+                to_ports,
+                psid: None,
+                except,
+            };
+            bits(spec).map(|bits| {
+                bits.is_one_range()
+                    .then(|| (bits.range.first(), bits.range.last()))
+            })
+        };
+        assert_eq!(one_range(list(&[(64, 200)]), list(&[]))?, Some((64, 200)));
+        assert_eq!(
+            one_range(list(&[(64, 200)]), list(&[(1, 99)]))?,
+            Some((100, 200))
+        );
+        assert_eq!(one_range(list(&[(64, 200)]), list(&[(99, 99)]))?, None);
+        assert_eq!(one_range(list(&[(64, 200), (202, 202)]), list(&[]))?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn the_same_set_made_again_is_the_same() -> Result {
+        let spec = |last| PortSpec {
+            to_ports: list(&[(5, 9), (20, last)]),
+            ..PortSpec::default()
+        };
+        let made = |last| Arc::new(bits(spec(last))?, GFP_KERNEL).map_err(Error::from);
+        let (first, again, other) = (made(30)?, made(30)?, made(31)?);
+        let set = |bits| PortSet::new(PortRange::UNPRIVILEGED, bits, None);
+        let whole = range(5, 30).ok_or(EINVAL)?;
+        let part = |bits| PortSet::new(whole, Some(bits), None).ok_or(ENOENT);
+        let owned = part(&first)?.to_owned();
+        assert!(owned.is_same(&part(&first)?) && owned.is_same(&part(&again)?));
+        assert!(!owned.is_same(&part(&other)?));
+        assert!(!owned.is_same(&PortSet::new(whole, None, None).ok_or(ENOENT)?));
+        assert!(set(Some(&first)).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn draws_are_even() -> Result {
+        // 100 ports, in three parts, each of which is drawn as often as any other.
+        let spec = PortSpec {
+            to_ports: list(&[(60, 69), (1000, 1059), (65_506, 65_535)]),
+            ..PortSpec::default()
+        };
+        let bits = Arc::new(bits(spec)?, GFP_KERNEL)?;
+        let set = PortSet::new(bits.range(), Some(&bits), None).ok_or(ENOENT)?;
+        const DRAWS: u32 = 100_000;
+        let mut counts = [0_u32; 100];
+        for _ in 0..DRAWS {
+            let place = set
+                .place(set.draw(crate::net::random::below))
+                .ok_or(ENOENT)?;
+            *counts.get_mut(place as usize).ok_or(EINVAL)? += 1;
+        }
+        // Chi-squared with 99 degrees of freedom is above 176 once in 300,000 runs.
+        let square = |count: &u32| u64::from(count.abs_diff(DRAWS / 100)).pow(2);
+        assert!(counts.iter().map(square).sum::<u64>() < 176 * u64::from(DRAWS / 100));
+        Ok(())
+    }
+
+    #[test]
+    fn text_of_a_set() -> Result {
+        use kernel::str::CString;
+        let text = |spec: PortSpec| {
+            let bits = Arc::new(bits(spec)?, GFP_KERNEL)?;
+            let set = PortSet::new(bits.range(), Some(&bits), None).ok_or(ENOENT)?;
+            let owned = set.to_owned();
+            CString::try_from_fmt(kernel::prelude::fmt!("{}", owned))
+        };
+        let spec = PortSpec {
+            to_ports: list(&[(5, 9), (20, 20)]),
+            except: list(&[(6, 6)]),
+            ..PortSpec::default()
+        };
+        assert_eq!(text(spec)?.to_bytes(), b"5-9,20!6");
+        let spec = PortSpec {
+            psid: PortSetId::new(6, 8, 52),
+            ..PortSpec::default()
+        };
+        assert_eq!(text(spec)?.to_bytes(), b"psid:6/8/52");
+        Ok(())
+    }
+}

@@ -72,7 +72,6 @@
 -p tcp -j RUSTMASQ --to-ports +80;--to-ports: "\+80" .* allowed: .* in decimal;FAIL
 -p tcp -j RUSTMASQ --to-ports 1-2-3;--to-ports: "1-2-3" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports 1:2;--to-ports: "1:2" .* allowed: PORT or PORT-PORT;FAIL
--p tcp -j RUSTMASQ --to-ports 1,2;--to-ports: "1,2" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports 5-;--to-ports: "5-" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports -5;--to-ports: "-5" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports -;--to-ports: "-" .* allowed: PORT or PORT-PORT;FAIL
@@ -81,6 +80,67 @@
 -p tcp -j RUSTMASQ --to-ports "80 ";--to-ports: "80 " .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports 80%n%s;--to-ports: "80%n%s" .* allowed: PORT or PORT-PORT;FAIL
 -p tcp -j RUSTMASQ --to-ports;"--to-ports" requires an argument;FAIL
+
+# --- Lists of ranges, which ascend
+-p tcp -j RUSTMASQ --to-ports 1024-2047,4096-8191,50000;=;OK
+-p tcp -j RUSTMASQ --to-ports 1,3,65535;=;OK
+-p udp -j RUSTMASQ --to-ports 50000,1024-2047;-p udp -j RUSTMASQ --to-ports 1024-2047,50000;OK
+-p tcp -j RUSTMASQ --to-ports 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29;=;OK
+-p tcp -j RUSTMASQ --to-ports http,8000-8999;-p tcp -j RUSTMASQ --to-ports 80,8000-8999;OK
+-p tcp -j RUSTMASQ --to-ports 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31;--to-ports: 16 ranges are too many. allowed: up to 15;FAIL
+-p tcp -j RUSTMASQ --to-ports 1,2;--to-ports: 1 and 2 touch. allowed: 1-2, or ranges with a port between them;FAIL
+-p tcp -j RUSTMASQ --to-ports 100-200,50-150;--to-ports: 50-150 and 100-200 overlap. allowed: ranges with a port between them;FAIL
+-p tcp -j RUSTMASQ --to-ports 7,7;--to-ports: 7 and 7 overlap. allowed: ranges with a port between them;FAIL
+-p tcp -j RUSTMASQ --to-ports 1,70000;--to-ports: "70000" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 1,,3;--to-ports: "" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports 1,;--to-ports: "" .* allowed: PORT or PORT-PORT;FAIL
+-p tcp -j RUSTMASQ --to-ports "1, 3";--to-ports: " 3" .* allowed: PORT or PORT-PORT;FAIL
+
+# --- Port sets of MAP
+-p tcp -j RUSTMASQ --psid 6/8/52;=;OK
+-p udp -j RUSTMASQ --psid 0/0/0 --random;=;OK
+-p udp -j RUSTMASQ --psid 16/0/0;=;OK
+-p udp -j RUSTMASQ --psid 0/16/65535;=;OK
+-p udp -j RUSTMASQ --except-ports 1232-1233 --psid 6/8/52;-p udp -j RUSTMASQ --psid 6/8/52 --except-ports 1232-1233;OK
+-p tcp -j RUSTMASQ --psid 6/8;--psid: "6/8" is no port set. allowed: OFFSET/LENGTH/PSID, three numbers in decimal;FAIL
+-p tcp -j RUSTMASQ --psid 6/8/0x34;--psid: "6/8/0x34" is no port set. allowed: OFFSET/LENGTH/PSID;FAIL
+-p tcp -j RUSTMASQ --psid "";--psid: "" is no port set. allowed: OFFSET/LENGTH/PSID;FAIL
+-p tcp -j RUSTMASQ --psid 6/8/-1;--psid: "6/8/-1" is no port set. allowed: OFFSET/LENGTH/PSID;FAIL
+-p tcp -j RUSTMASQ --psid 9/8/1;--psid: "9/8/1" has 17 bits. allowed: OFFSET \+ LENGTH <= 16;FAIL
+-p tcp -j RUSTMASQ --psid 6/8/256;--psid: the PSID 256 has more than 8 bits. allowed: 0 to 255;FAIL
+-p tcp -j RUSTMASQ --psid 0/16/0;--psid: "0/16/0" is port 0 alone. allowed: a set with another port;FAIL
+-p tcp -j RUSTMASQ --to-ports 5 --psid 6/8/52;--psid: not allowed after --to-ports. allowed: one of them;FAIL
+-p tcp -j RUSTMASQ --psid 6/8/52 --to-ports 5;--to-ports: not allowed after --psid. allowed: one of them;FAIL
+-p tcp -j RUSTMASQ --psid 6/8/52 --psid 6/8/53;--psid: .* one too many. allowed: --psid once;FAIL
+-p tcp -j RUSTMASQ ! --psid 6/8/52;--psid: .* not allowed. allowed: --psid without "!";FAIL
+-j RUSTMASQ --psid 6/8/52;--psid: "6/8/52" is allowed only after -p tcp, udp, sctp or .*every protocol;FAIL
+
+# --- Exceptions
+-j RUSTMASQ --except-ports 30000-32767;=;OK
+-j RUSTMASQ --except-ports 8080,30000-32767 --except-reserved;=;OK
+-j RUSTMASQ --except-reserved;=;OK
+-p tcp -j RUSTMASQ --to-ports 1024-65535 --except-ports 8080 --random;=;OK
+-j RUSTMASQ --except-ports ssh;-j RUSTMASQ --except-ports 22;OK
+! -p tcp -j RUSTMASQ --except-ports 5;=;OK
+-j RUSTMASQ --except-ports 0;--except-ports: "0" is no port range. allowed: PORT or PORT-PORT;FAIL
+-j RUSTMASQ --except-ports 5-9,9;--except-ports: 5-9 and 9 overlap. allowed: ranges;FAIL
+-j RUSTMASQ --except-ports 1-65535;--except-ports: --except-ports 1-65535 leaves no port. allowed: a list that leaves one;FAIL
+-p tcp -j RUSTMASQ --to-ports 5-9,20 --except-ports 1-10,20;--except-ports: .* leaves no port. allowed: a list;FAIL
+-p tcp -j RUSTMASQ --except-ports 1-10,20 --to-ports 5-9,20;--to-ports: .* leaves no port. allowed: a list;FAIL
+-j RUSTMASQ --except-ports;"--except-ports" requires an argument;FAIL
+-j RUSTMASQ --except-reserved --except-reserved;--except-reserved: .* one too many. allowed: --except-reserved once;FAIL
+
+# --- Shares and source addresses
+-j RUSTMASQ --max-flows-per-host 1;=;OK
+-j RUSTMASQ --max-flows-per-host 4294967295;=;OK
+-j RUSTMASQ --max-flows-per-host 0;--max-flows-per-host: "0" is no number of flows. allowed: 1 to 4294967295;FAIL
+-j RUSTMASQ --max-flows-per-host 4294967296;--max-flows-per-host: "4294967296" .* allowed: 1 to 4294967295;FAIL
+-j RUSTMASQ --max-flows-per-host many;--max-flows-per-host: "many" is no number of flows. allowed: 1 to 4294967295;FAIL
+-j RUSTMASQ --max-flows-per-host 5 --max-flows-per-host 6;--max-flows-per-host: .* one too many;FAIL
+-j RUSTMASQ --route-source;=;OK
+-j RUSTMASQ --keep-own;=;OK
+-j RUSTMASQ ! --keep-own;--keep-own: .* not allowed. allowed: --keep-own without "!";FAIL
+-p udp -j RUSTMASQ --keep-own --route-source --max-flows-per-host 9 --full-cone --when-full reject --random --except-reserved --except-ports 7 --to-ports 5-9,20;-p udp -j RUSTMASQ --to-ports 5-9,20 --except-ports 7 --except-reserved --random --when-full reject --full-cone --max-flows-per-host 9 --route-source --keep-own;OK
 
 # --- Names of services, which are listed as numbers
 -p tcp -j RUSTMASQ --to-ports http;-p tcp -j RUSTMASQ --to-ports 80;OK

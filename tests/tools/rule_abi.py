@@ -29,6 +29,13 @@ TO_PORTS, RANDOM, RANDOM_FULLY, REJECT = 1, 2, 4, 8
 # At most one of these: --full-cone, --port-restricted-cone, --address-restricted-cone.
 CONES = (16, 32, 64)
 ALL_FLAGS = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT | sum(CONES)
+# Of revision 1 alone, which has no TO_PORTS.
+PSID, EXCEPT_RESERVED, ROUTE_SOURCE, KEEP_OWN = 128, 256, 512, 1024
+ALL_FLAGS_1 = ALL_FLAGS & ~TO_PORTS | PSID | EXCEPT_RESERVED | ROUTE_SOURCE | KEEP_OWN
+# The most ranges of a list.
+RANGES = 15
+# The size of a rule by revision, and of the part that userspace fills in.
+SIZES, USER_SIZES = (48, 168), (16, 136)
 # The seed for random bytes.
 SEED = 1
 # The number of lines about refused rules that the module logs at once after it is loaded.
@@ -41,8 +48,93 @@ def rule_info(flags=0, first=0, last=0, reserved=bytes(8), private=bytes(32)):
     return struct.pack("=I", flags) + struct.pack("!HH", first, last) + reserved + private
 
 
+def ranges_data(ranges):
+    """Returns an array of struct xt_rustmasq_ports."""
+    return b"".join(struct.pack("!HH", *each) for each in ranges).ljust(4 * RANGES, b"\0")
+
+
+def rule_info_1(flags=0, to_ports=(), except_ports=(), psid=(0, 0, 0), share=0, counts=None, reserved=bytes(2),
+                private=bytes(32)):
+    """Returns a struct xt_rustmasq_info_v1. The counts of ranges are the right ones unless they are given."""
+    counts = counts or (len(to_ports), len(except_ports))
+    offset, length, identifier = psid
+    fields = struct.pack("=II", flags, share) + struct.pack("!HBBBB", identifier, offset, length, *counts) + reserved
+    return fields + ranges_data(to_ports) + ranges_data(except_ports) + private
+
+
+def revision_of(rule):
+    """Returns the revision of a rule, by its size."""
+    return SIZES.index(len(rule))
+
+
+def ranges_in(rule, place):
+    return [struct.unpack_from("!HH", rule, place + 4 * n) for n in range(RANGES)]
+
+
+def expected_list(name, count, ranges):
+    """Returns what expected returns, for one list of revision 1."""
+    if count > RANGES:
+        return f"{name}_count is {count} "
+    before = -1
+    for n, (first, last) in enumerate(ranges):
+        if n >= count:
+            if first or last:
+                return f"{name} has {first}-{last} behind its {name}_count ranges "
+            continue
+        if first == 0 or last < first:
+            return f"{name} has the range {first}-{last} "
+        if first <= before + 1:
+            return f"{name} has {first}-{last} not behind the range before it "
+        before = last
+    return None
+
+
+def ports_left(to_ports, psid, except_ports):
+    """Returns whether a rule leaves a port. psid is None, or offset, length and identifier."""
+    ports = set(range(1, 1 << 16))
+    if psid:
+        offset, length, identifier = psid
+        rest = 16 - offset - length
+        ports = {(a << 16 - offset) + (identifier << rest) + j
+                 for a in range(int(offset > 0), 1 << offset) for j in range(1 << rest)} - {0}
+    elif to_ports:
+        ports = {port for first, last in to_ports for port in range(first, last + 1)}
+    return any(all(not first <= port <= last for first, last in except_ports) for port in ports)
+
+
+def expected_1(rule):
+    """Returns the same as expected, for revision 1."""
+    (flags,) = struct.unpack_from("=I", rule)
+    identifier, offset, length, *counts = struct.unpack_from("!HBBBB", rule, 8)
+    to_ports, except_ports = ranges_in(rule, 16), ranges_in(rule, 76)
+    if flags & ~ALL_FLAGS_1:
+        return f"flags has unknown bits {flags & ~ALL_FLAGS_1:#x} "
+    if any(rule[14:16]):
+        return "reserved is not zero"
+    wrong = expected_list("to_ports", counts[0], to_ports)
+    if wrong:
+        return wrong
+    if flags & PSID and (offset + length > 16 or identifier >> length):
+        return f"psid is {offset}/{length}/{identifier} (allowed"
+    if not flags & PSID and (offset or length or identifier):
+        return f"psid is {offset}/{length}/{identifier} without "
+    wrong = expected_list("except_ports", counts[1], except_ports)
+    if wrong:
+        return wrong
+    if flags & PSID and counts[0]:
+        return "to_ports_count is not 0 with XT_RUSTMASQ_PSID"
+    if (flags & sum(CONES)).bit_count() > 1:
+        return f"flags has {flags & sum(CONES):#x} "
+    psid = (offset, length, identifier) if flags & PSID else None
+    if not ports_left(to_ports[: counts[0]], psid, except_ports[: counts[1]]):
+        return "no port is left "
+    return None
+
+
 def expected(rule):
     """Returns None if the module must accept the rule, else the start of the message that the log must contain."""
+    if revision_of(rule) == 1:
+        return expected_1(rule)
     (flags,) = struct.unpack_from("=I", rule)
     first, last = struct.unpack_from("!HH", rule, 4)
     if flags & ~ALL_FLAGS:
@@ -97,10 +189,97 @@ def chosen_rules():
     yield "all zeros but the private part", bytes(16) + junk
     yield "all ones", b"\xff" * 48
     yield "junk", random.Random(SEED + 1).randbytes(48)
+    for what, rule in chosen_rules_1():
+        yield f"revision 1, {what}", rule
 
 
-def nearly_right(rng):
+def chosen_rules_1():
+    """Yields the same of revision 1."""
+    junk = random.Random(SEED).randbytes(32)
+    apart = [(4000 * n + 1, 4000 * n + 100) for n in range(RANGES)]
+    yield "no options", rule_info_1()
+    yield "a range", rule_info_1(0, [(1000, 2000)])
+    yield "15 ranges", rule_info_1(0, apart)
+    yield "15 exceptions", rule_info_1(0, [(1, 65535)], apart)
+    yield "ranges of one port with one between them", rule_info_1(0, [(1, 1), (3, 3), (65535, 65535)])
+    yield "exceptions alone", rule_info_1(0, [], [(30000, 32767)])
+    yield "a port set", rule_info_1(PSID, psid=(6, 8, 52))
+    yield "a port set of no bits", rule_info_1(PSID)
+    yield "a port set with the last identifier", rule_info_1(PSID, psid=(0, 16, 65535))
+    yield "a port set with an offset of 16 bits", rule_info_1(PSID, psid=(16, 0, 0))
+    yield "a port set with exceptions", rule_info_1(PSID, [], [(1, 2000)], psid=(6, 8, 52))
+    yield "a share", rule_info_1(share=0xFFFFFFFF)
+    for cone in CONES:
+        flags = ALL_FLAGS_1 & ~sum(CONES) & ~PSID | cone
+        yield f"all options with flag {cone}", rule_info_1(flags, [(258, 513), (600, 700)], [(300, 300)], share=7,
+                                                           private=junk)
+    yield "all ones in the private part", rule_info_1(RANDOM, private=b"\xff" * 32)
+    for bit in range(32):
+        if not ALL_FLAGS_1 & 1 << bit:
+            yield f"unknown flag bit {bit}", rule_info_1(1 << bit)
+    for place in range(2):
+        yield f"reserved byte {place}", rule_info_1(reserved=bytes(place) + b"\x01" + bytes(1 - place))
+    yield "two cones", rule_info_1(CONES[0] | CONES[1])
+    for name, lists in (("range", lambda *ranges: (ranges, ())), ("exception", lambda *ranges: ((), ranges))):
+        yield f"one {name} that begins with 0", rule_info_1(0, *lists((0, 5)))
+        yield f"a reversed {name}", rule_info_1(0, *lists((6, 5)))
+        yield f"one {name} that touches the one before it", rule_info_1(0, *lists((1, 5), (6, 9)))
+        yield f"one {name} in the one before it", rule_info_1(0, *lists((1, 50), (6, 9)))
+        yield f"one {name} below the one before it", rule_info_1(0, *lists((7, 9), (1, 5)))
+        yield f"one {name} that comes twice", rule_info_1(0, *lists((7, 9), (7, 9)))
+        yield f"one {name} behind the last port", rule_info_1(0, *lists((7, 65535), (1, 1)))
+    yield "a range behind the count", rule_info_1(0, [(1, 2), (4, 5)], counts=(1, 0))
+    yield "an exception behind the count", rule_info_1(0, [], [(1, 2)], counts=(0, 0))
+    yield "a count of 16", rule_info_1(0, apart, counts=(16, 0))
+    yield "a count of 255 exceptions", rule_info_1(0, [], apart, counts=(0, 255))
+    yield "a count of ranges that are 0", rule_info_1(counts=(1, 0))
+    yield "a port set and a range", rule_info_1(PSID, [(1, 2)], psid=(6, 8, 52))
+    yield "a port set of 17 bits", rule_info_1(PSID, psid=(9, 8, 0))
+    yield "a port set of 510 bits", rule_info_1(PSID, psid=(255, 255, 0))
+    yield "an identifier that is too large", rule_info_1(PSID, psid=(6, 8, 256))
+    yield "a port set without its flag", rule_info_1(psid=(6, 8, 52))
+    yield "an offset without the flag", rule_info_1(psid=(6, 0, 0))
+    yield "a port set of port 0", rule_info_1(PSID, psid=(0, 16, 0))
+    yield "exceptions that leave no port", rule_info_1(0, [], [(1, 65535)])
+    yield "exceptions that leave no port of a list", rule_info_1(0, [(5, 9), (20, 30)], [(1, 9), (15, 40)])
+    yield "exceptions that leave no port of a set", rule_info_1(PSID, [], [(1, 255)], psid=(0, 8, 0))
+    yield "all ones", b"\xff" * 168
+    yield "junk", random.Random(SEED + 1).randbytes(168)
+
+
+def random_list(rng):
+    """Returns the ranges of a list, which are wrong now and then."""
+    ports = sorted(rng.sample(range(1, 65536), 2 * rng.choice((0, 0, 1, 1, 2, 3, RANGES))))
+    ranges = list(zip(ports[::2], ports[1::2]))
+    if ranges and rng.random() < 0.2:
+        ranges[rng.randrange(len(ranges))] = tuple(rng.choice((0, 1, ports[0], 65535)) for _ in range(2))
+    return ranges
+
+
+def nearly_right_1(rng):
+    """Returns the same as nearly_right, of revision 1."""
+    flags = rng.choice((0, RANDOM, RANDOM_FULLY, REJECT)) | rng.choice((0, 0, *CONES, rng.randrange(8) << 4))
+    flags |= rng.choice((0, 0, PSID, EXCEPT_RESERVED, ROUTE_SOURCE, KEEP_OWN, rng.randrange(16) << 7))
+    if rng.random() < 0.1:
+        flags |= 1 << rng.randrange(32)
+    psid = (0, 0, 0)
+    if flags & PSID or rng.random() < 0.05:
+        length = rng.randrange(18)
+        psid = (rng.randrange(18 - length), length, rng.randrange(1 << min(16, length + (rng.random() < 0.2))))
+    to_ports = random_list(rng) if not flags & PSID or rng.random() < 0.1 else []
+    except_ports = random_list(rng) if rng.random() < 0.95 else [(1, 65535)]
+    counts = (len(to_ports), len(except_ports))
+    if rng.random() < 0.1:
+        counts = (rng.choice((0, 1, RANGES, RANGES + 1, 255)), counts[1])
+    reserved = rng.randbytes(2) if rng.random() < 0.1 else bytes(2)
+    share = rng.choice((0, 0, 1, rng.randrange(1 << 32)))
+    return rule_info_1(flags, to_ports, except_ports, psid, share, counts, reserved, rng.randbytes(32))
+
+
+def nearly_right(rng, revision=0):
     """Returns a random rule in which each field is wrong now and then."""
+    if revision == 1:
+        return nearly_right_1(rng)
     flags = rng.randrange(16) | rng.choice((0, 0, *CONES, rng.randrange(8) << 4))
     if rng.random() < 0.2:
         flags |= 1 << rng.randrange(32)
@@ -193,7 +372,7 @@ class Legacy:
 
     def send(self, rule):
         """Makes this the only rule. Returns the error, or 0, and the rule as read back, or None."""
-        error = self.replace(target(b"RUSTMASQ", rule))
+        error = self.replace(target(b"RUSTMASQ", rule, revision_of(rule)))
         if error:
             return error, None
         entries = self.entries()
@@ -208,7 +387,9 @@ class Legacy:
         yield "a rule without data", self.replace(target(b"RUSTMASQ", b""))
         yield "a target that claims to be larger than its rule", self.replace(target(b"RUSTMASQ", rule_info(), size=96))
         yield "a rule in PREROUTING", self.replace(target(b"RUSTMASQ", rule_info()), hook=0)
-        yield "revision 1", self.replace(target(b"RUSTMASQ", rule_info(), revision=1))
+        yield "revision 2", self.replace(target(b"RUSTMASQ", rule_info_1(), revision=2))
+        yield "a rule of revision 0 as revision 1", self.replace(target(b"RUSTMASQ", rule_info(), revision=1))
+        yield "a rule of revision 1 as revision 0", self.replace(target(b"RUSTMASQ", rule_info_1(), revision=0))
 
     def clear(self):
         return self.replace(b"")
@@ -317,7 +498,7 @@ class Nft:
     def send(self, rule):
         """Does the same as Legacy.send."""
         self.clear()
-        error = self.add(rule)
+        error = self.add(rule, revision=revision_of(rule))
         if error:
             return error, None
         (back,) = self.dump()
@@ -329,7 +510,9 @@ class Nft:
         yield "a rule of 1 byte", self.add(b"\0")
         yield "a rule in PREROUTING", self.add(rule_info(), chain=b"PREROUTING")
         yield "a rule in the table filter", self.add(rule_info(), table=b"filter")
-        yield "revision 1", self.add(rule_info(), revision=1)
+        yield "revision 2", self.add(rule_info_1(), revision=2)
+        yield "a rule of revision 0 as revision 1", self.add(rule_info(), revision=1)
+        yield "a rule of revision 1 as revision 0", self.add(rule_info_1(), revision=0)
         # The target is registered for IPv4 and IPv6 only, and the family inet is neither.
         family, self.family = self.family, self.NFPROTO_INET
         self.table(b"nat", b"nat", self.POSTROUTING, b"POSTROUTING")
@@ -395,7 +578,9 @@ class Checker:
         if wanted is None:
             if error or logged:
                 return f"{error_text(error)}, {logged}, expected to be accepted"
-            if back != rule[:16] + bytes(len(back) - 16) or len(back) not in (16, 48):
+            revision = revision_of(rule)
+            user = USER_SIZES[revision]
+            if back != rule[:user] + bytes(len(back) - user) or len(back) not in (user, SIZES[revision]):
                 return f"sent {rule.hex()}, read back {back.hex()}"
             return None
         if error != errno.EINVAL:
@@ -417,9 +602,9 @@ class Checker:
             self.report(f"{what}: {(expected(rule) or 'accepted').rstrip()}", self.finding(rule))
         self.reset()
         rng = random.Random(SEED + 2)
-        rules = [nearly_right(rng) for _ in range(150)]
+        rules = [nearly_right(rng, n % 2) for n in range(300)]
         findings = [f"{rule.hex()}: {found}" for rule in rules if (found := self.finding(rule))]
-        self.report("150 rules that are nearly right", "\n    # ".join(findings[:5]))
+        self.report("300 rules that are nearly right", "\n    # ".join(findings[:5]))
         # They take some seconds at most, and the limit is LINES every 5 seconds.
         self.report(f"they left few lines in the log ({self.lines})", self.lines > 4 * LINES and f"{self.lines} lines")
         self.reset()

@@ -4,7 +4,7 @@
 
 Usage: tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED
 
-Sends COUNT tables or rules, made from SEED, for each of IPv4 and IPv6. Any part of them may be changed: sizes, offsets,
+Sends COUNT tables or rules, made from SEED, for each of IPv4 and IPv6, half of them with rules of each revision. Any part of them may be changed: sizes, offsets,
 names, revisions, chains, matches, counters, and the fields of the rule. Class Breakpoints finds out how far the kernel
 went with each. Where the kernel called the module's check, the check must have decided as the model in
 tests/tools/rule_abi.py does. One in ten must reach the check, and one in a hundred must be accepted. Prints TAP.
@@ -25,11 +25,11 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from rule_abi import LIBC, Legacy, Nft, error_text, expected, nearly_right, padded, reload_module, rule_info, target
+from rule_abi import (LIBC, SIZES, USER_SIZES, Legacy, Nft, error_text, expected, nearly_right, padded, reload_module,
+                      rule_info, rule_info_1, target)
 from tap import done_testing, result
 
 NAME = b"RUSTMASQ"
-SIZE = 48
 # The reasons for which the kernel may stop, in the order of its checks.
 STAGES = ("the message or the name", "the revision or the size", "the table or the chain", "the module's check",
           "a later check", "nothing", "nothing, without a RUSTMASQ rule")
@@ -51,8 +51,8 @@ class Breakpoints:
     MEMBERS = {"revision": (45, 1), "table": (88, 8), "checkentry": (56, 8)}
     NAME_AT = 16
 
-    def __init__(self, family):
-        place = self.place(family)
+    def __init__(self, family, revision):
+        place = self.place(family, revision)
         self.files = []
         for offset, length in self.MEMBERS.values():
             self.files.append(self.breakpoint(place + offset, length))
@@ -71,14 +71,17 @@ class Breakpoints:
                      f"{error_text(ctypes.get_errno())}")
         return file
 
-    def place(self, family):
-        """Returns the address of the module's struct xt_target for the family. The one for IPv4 comes first."""
+    def place(self, family, revision):
+        """Returns the address of the module's struct xt_target for the family and the revision.
+
+        Revision 0 comes first, and in each the one for IPv4.
+        """
         with open(f"/lib/modules/{os.uname().release}/updates/rust/rustmasq.ko", "rb") as file:
             found = list(re.finditer(NAME + b"\0", section(file.read(), b".data")))
-        if len(found) != 2:
-            sys.exit(f"tests/tools/rule_abi_fuzz.py: the module has {len(found)} targets, expected 2")
+        if len(found) != 4:
+            sys.exit(f"tests/tools/rule_abi_fuzz.py: the module has {len(found)} targets, expected 4")
         with open("/sys/module/rustmasq/sections/.data", encoding="ascii") as file:
-            return int(file.read(), 16) + found[family == socket.AF_INET6].start() - self.NAME_AT
+            return int(file.read(), 16) + found[2 * revision + (family == socket.AF_INET6)].start() - self.NAME_AT
 
     def counts(self):
         """Returns the number of accesses to each member since the last call."""
@@ -114,7 +117,7 @@ def other_number(rng, value, size):
     """Returns another integer: close to the old one, an extreme, or random."""
     kind = rng.randrange(6)
     if kind == 0:
-        value += rng.choice((-1, 1)) * rng.choice((1, 2, 4, 8, 16, SIZE))
+        value += rng.choice((-1, 1)) * rng.choice((1, 2, 4, 8, 16, *SIZES))
     elif kind == 1:
         value = rng.choice((0, 1, -1, 1 << (8 * size - 1), (1 << (8 * size - 1)) - 1))
     elif kind == 2:
@@ -159,8 +162,9 @@ class LegacyFuzz(Legacy):
     # The fields of an entry's target.
     TARGET = {"size": (0, 2, 12), "name": (2, 29, 6), "revision": (31, 1, 6)}
 
-    def __init__(self, family):
+    def __init__(self, family, revision):
         super().__init__(family)
+        self.revision, self.size = revision, SIZES[revision]
         # The kernel writes old counters to the middle of this buffer. A wrong number of them must not overwrite
         # anything else.
         self.buffer = mmap.mmap(-1, 1 << 16)
@@ -182,10 +186,10 @@ class LegacyFuzz(Legacy):
 
     def ours(self, rng):
         """Returns an entry with RUSTMASQ, whose rule has a wrong size now and then."""
-        rule = nearly_right(rng)
+        rule = nearly_right(rng, self.revision)
         if rng.random() < 0.15:
-            rule = (rule + rng.randbytes(32))[: rng.choice((0, 8, 40, 47, 49, 56, 80))]
-        entry_target = padded(target(NAME, rule, rng.choice((0,) * 19 + (1,))), 8)
+            rule = (rule + rng.randbytes(32))[: self.size + rng.choice((-self.size, 8 - self.size, -8, -1, 1, 8, 32))]
+        entry_target = padded(target(NAME, rule, rng.choice((self.revision,) * 19 + (1 - self.revision,))), 8)
         if rng.random() < 0.05:
             return self.entry_with(entry_target, target(rng.choice(MATCHES), rng.randbytes(8)))
         return self.entry_with(entry_target)
@@ -254,7 +258,8 @@ class LegacyFuzz(Legacy):
         if name == "name":
             return other_name(rng, TABLES if place == 0 else TARGETS, size)
         if name == "rule":
-            return nearly_right(rng) if size == SIZE and rng.random() < 0.5 else other_bytes(rng, old)
+            whole = size == self.size and rng.random() < 0.5
+            return nearly_right(rng, self.revision) if whole else other_bytes(rng, old)
         if size not in (1, 2, 4):
             return other_bytes(rng, old)
         number = other_number(rng, int.from_bytes(old, "little"), size)
@@ -348,8 +353,9 @@ class NftFuzz(Nft):
 
     TABLES, CHAINS = (b"nat", b"nat", b"filter", b"other"), (b"POSTROUTING", b"PREROUTING", b"aside", b"other")
 
-    def __init__(self, family):
+    def __init__(self, family, revision):
         super().__init__(family)
+        self.revision, self.size = revision, SIZES[revision]
         names = Attribute(1, b"nat\0").bytes() + Attribute(3, b"aside\0").bytes()
         error = self.batch(self.NEWCHAIN, self.CREATE, names)
         if error:
@@ -359,10 +365,10 @@ class NftFuzz(Nft):
         """Returns an expression, mostly with RUSTMASQ."""
         if rng.random() < 0.1:
             return Attribute(1, [Attribute(1, rng.choice((b"counter\0", b"notrack\0", b"match\0", b"none\0")))])
-        rule = nearly_right(rng)
+        rule = nearly_right(rng, self.revision)
         if rng.random() < 0.15:
-            rule = (rule + rng.randbytes(32))[: rng.choice((0, 1, 8, 40, 47, 49, 56, 80))]
-        revision = rng.choice((0,) * 15 + (1, 256, 1 << 31))
+            rule = (rule + rng.randbytes(32))[: self.size + rng.choice((-self.size, 1 - self.size, -8, -1, 1, 8, 32))]
+        revision = rng.choice((self.revision,) * 15 + (1 - self.revision, 256, 1 << 31))
         return Attribute(1, [Attribute(1, b"target\0"), Attribute(2, [
             Attribute(1, NAME + b"\0", TARGETS), Attribute(2, struct.pack("!I", revision)), Attribute(3, rule)])])
 
@@ -405,8 +411,8 @@ class NftFuzz(Nft):
         elif chosen.kinds:
             chosen.content = other_name(rng, chosen.kinds, rng.choice((8, 12, 29, 32, 300)))
         elif isinstance(chosen.content, bytes):
-            chosen.content = nearly_right(rng) if len(chosen.content) == SIZE and kind < 7 else \
-                other_bytes(rng, chosen.content)
+            whole = len(chosen.content) == self.size and kind < 7
+            chosen.content = nearly_right(rng, self.revision) if whole else other_bytes(rng, chosen.content)
 
     def put(self, case):
         flags, family, data = case
@@ -437,7 +443,7 @@ class NftFuzz(Nft):
             expression = dict(attributes_in(element))
             of_target = dict(attributes_in(expression.get(2, b"")))
             if kind == 1 and c_string(expression.get(1, b"")) == b"target" and c_string(of_target.get(1, b"")) == NAME:
-                found.append(of_target.get(3, b"")[:SIZE])
+                found.append(of_target.get(3, b"")[: self.size])
         return found
 
     def kept_rules(self):
@@ -461,8 +467,10 @@ class NftFuzz(Nft):
 class Checker:
     """Sends cases and compares the kernel's answers with the model."""
 
-    def __init__(self, interface, family, what):
-        self.interface, self.what, self.breakpoints = interface, what, Breakpoints(family)
+    def __init__(self, interface, family, revision, what):
+        self.interface, self.what, self.breakpoints = interface, what, Breakpoints(family, revision)
+        self.size, self.user_size = SIZES[revision], USER_SIZES[revision]
+        self.simplest = (rule_info, rule_info_1)[revision]()
         self.stages = dict.fromkeys(STAGES, 0)
 
     def send(self, case):
@@ -475,7 +483,7 @@ class Checker:
         rules = self.interface.sent_rules(case)
         error, seen = self.send(case)
         checked = rules[: seen["checkentry"]]
-        bad = [rule for rule in checked if len(rule) < SIZE or expected(rule)]
+        bad = [rule for rule in checked if len(rule) < self.size or expected(rule)]
         stage = self.stage(error, seen, bad)
         if len(checked) != seen["checkentry"]:
             return stage, f"the module's check was called for {seen['checkentry']} rules, but there are {len(rules)}"
@@ -500,7 +508,7 @@ class Checker:
         With the simplest rules in their place, it must be refused, too. Returns what is wrong, or None.
         """
         for rule in checked:
-            case = self.interface.replaced(case, rule, rule_info())
+            case = self.interface.replaced(case, rule, self.simplest)
         again, seen = self.send(case)
         if not again:
             self.interface.remove()
@@ -513,7 +521,8 @@ class Checker:
         self.interface.remove()
         if rules != checked:
             return f"accepted, but the module's check was called for {len(checked)} rules of {len(rules)}"
-        if [rule[:16] for rule in kept] != [rule[:16] for rule in rules] or any(any(rule[16:]) for rule in kept):
+        user = self.user_size
+        if [rule[:user] for rule in kept] != [rule[:user] for rule in rules] or any(any(rule[user:]) for rule in kept):
             return f"read back {[rule.hex() for rule in kept]}"
         return None
 
@@ -556,10 +565,12 @@ def main():
     if len(sys.argv) != 4 or sys.argv[1] not in interfaces:
         sys.exit(__doc__)
     for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
-        checker = Checker(interfaces[sys.argv[1]](family), family, f"{sys.argv[1]}, {name}")
-        # The kernel must not search for modules with random names, nor spend time on waiting for RCU readers.
-        with set_to("/proc/sys/kernel/modprobe", "\n"), set_to("/sys/kernel/rcu_expedited", "1\n"):
-            checker.run(int(sys.argv[2]), sys.argv[3])
+        for revision in range(len(SIZES)):
+            interface = interfaces[sys.argv[1]](family, revision)
+            checker = Checker(interface, family, revision, f"{sys.argv[1]}, {name}, revision {revision}")
+            # The kernel must not search for modules with random names, nor spend time on waiting for RCU readers.
+            with set_to("/proc/sys/kernel/modprobe", "\n"), set_to("/sys/kernel/rcu_expedited", "1\n"):
+                checker.run(int(sys.argv[2]) // len(SIZES), sys.argv[3])
     reload_module()
     result("the module can be removed")
     done_testing()

@@ -104,6 +104,12 @@ test_translation() {
 	# shellcheck disable=SC2086 # several words
 	check_xlate "all options" "tcp dport 80 counter masquerade to :10-20 random,fully-random comment \
 \"translated from -j RUSTMASQ $options\"" -p tcp --dport 80 -j RUSTMASQ $options
+	check_xlate "a list, of which nftables takes the longest part" "tcp dport 80 counter masquerade to :2000-2999 \
+comment \"translated from -j RUSTMASQ --to-ports 5-9,2000-2999,4000\"" -p tcp --dport 80 -j RUSTMASQ --to-ports 5-9,2000-2999,4000
+	options="--to-ports 1,$(seq -s, 10001 2 10025) --random"
+	# shellcheck disable=SC2086 # several words
+	check_xlate "options that are too long for a comment" "tcp dport 80 counter masquerade to :1 random comment \
+\"translated from -j RUSTMASQ --to-ports 1,$(seq -s, 10001 2 10021) ...\"" -p tcp --dport 80 -j RUSTMASQ $options
 	check_xlate "a comment of the user's takes precedence" \
 		'udp sport 5 counter masquerade to :69 comment "two words"' \
 		-p udp --sport 5 -m comment --comment "two words" -j RUSTMASQ --to-ports tftp
@@ -147,7 +153,7 @@ for family in ipt:$IPTABLES ip6t:$IP6TABLES; do
 	test_translation
 	test_places
 	check_match "$program -j RUSTMASQ -h prints the target's options" \
-		"RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully " \
+		"RUSTMASQ target options:.*--to-ports PORT.*--random .*--random-fully .*--psid OFFSET.*--keep-own " \
 		"$(ns_exec router "$program" -j RUSTMASQ -h | tr '\n' ' ')"
 done
 

@@ -33,19 +33,35 @@ refusals() { ns_exec router awk '$1 == "ports_refused" { print $2 }' /proc/net/r
 # look_ups: prints how many look-ups the router has made to choose ports.
 look_ups() { ns_exec router awk '$1 == "lookups" { print $2 }' /proc/net/rustmasq; }
 
-# check_set WHAT OPTION...: checks that clients get all ports of the file "expected", one each, and that one client more
-# is refused, with this rule.
+# check_set WHAT FIRST OPTION...: checks that clients from FIRST on get all ports of the file "expected", one each, and that
+# one client more is refused, with this rule.
 check_set() {
-	local what="IPv$v, $protocol, ${*:2}: $1" count before
+	local what="IPv$v, $protocol, ${*:3}: $1" first=$2 count before
 	count=$(wc -l < "$scratch/expected")
-	crowd_rule RUSTMASQ "${@:2}"
+	crowd_rule RUSTMASQ "${@:3}"
 	before=$(refusals)
-	send_crowd 1 "$count"
+	send_crowd "$first" $((first + count - 1))
 	check_equal "$what: $count clients get $count ports" "$count" "$(ports_in_use | uniq | wc -l)"
 	check "$what: these are the ports of the set" cmp "$scratch/expected" <(ports_in_use)
 	check_equal "$what: no packet is refused" "$before" "$(refusals)"
-	send_crowd $((count + 1)) $((count + 1))
+	send_crowd $((first + count)) $((first + count))
 	check_equal "$what: one client more is refused" $((before + 1)) "$(refusals)"
+}
+
+# reserve LIST: reserves ports in the router's namespace.
+reserve() { ns_exec router tee /proc/sys/net/ipv4/ip_local_reserved_ports <<< "$1" > /dev/null || bail "reserve $1"; }
+
+# port_from PORT OPTION...: prints the port that a flow from the port gets, with this rule.
+port_from() {
+	crowd_rule RUSTMASQ "${@:2}"
+	send_crowd 900 900 --first-port "$1"
+	port_of 900
+}
+
+# send_one_more: lets the client 9 try again. Succeeds if it has a port.
+send_one_more() {
+	send_crowd 9 9
+	[[ $(port_of 9) ]]
 }
 
 setup_crowd
@@ -56,10 +72,139 @@ list=700-709,5000,6000-6006,65535
 for v in 4 6; do
 	for protocol in udp tcp sctp icmp; do
 		ports_of_list $list > "$scratch/expected"
-		check_set "all ports" --to-ports $list
+		check_set "all ports" 1 --to-ports $list
 		ports_of_map 4 9 77 > "$scratch/expected"
-		check_set "all ports" --psid 4/9/77
+		check_set "all ports" 1 --psid 4/9/77
 	done
+	protocol=udp
+	ports_of_list $list > "$scratch/expected"
+	check_set "all ports" 1 --to-ports $list --random
+	# Mappings stay longer than flows: these clients have none yet, and nobody else gets these ports.
+	ports_of_list 900-909,15000,16000-16006,64000 > "$scratch/expected"
+	check_set "all ports" 301 --to-ports 900-909,15000,16000-16006,64000 --full-cone
+	ports_of_map 6 8 52 > "$scratch/expected"
+	check_set "all ports" 1 --psid 6/8/52 --random-fully
+
+	# --- What is left out
+
+	seq 6000 6019 > "$scratch/expected"
+	check_set "without exceptions, all ports" 1 --to-ports 6000-6019
+	without 6003-6005,6010 < <(seq 6000 6019) > "$scratch/expected"
+	check_set "all ports but these" 1 --to-ports 6000-6019 --except-ports 6003-6005,6010
+	check_set "all ports but these" 1 --to-ports 6000-6019 --except-ports 6003-6005,6010 --random
+	without 17003-17005,17010 < <(seq 17000 17019) > "$scratch/expected"
+	check_set "all ports but these" 401 --to-ports 17000-17019 --except-ports 17003-17005,17010 --port-restricted-cone
+	ports_of_map 4 9 77 | without 1-40000 > "$scratch/expected"
+	check_set "all ports but these" 1 --psid 4/9/77 --except-ports 1-40000
+
+	for protocol in udp tcp icmp; do
+		what="IPv$v, $protocol"
+		check_equal "$what: without the option a flow keeps port 30080" 30080 "$(port_from 30080)"
+		got=$(port_from 30080 --except-ports 30000-32767)
+		check_match "$what: --except-ports 30000-32767: a flow from port 30080 gets another one" '^[0-9]+$' "$got"
+		check_fails "... which is none of these: $got" test "$got" -ge 30000 -a "$got" -le 32767
+		check_equal "... a flow from port 29999 keeps it" 29999 "$(port_from 29999 --except-ports 30000-32767)"
+		got=$(port_from 30080 --to-ports 20000-40000 --except-ports 30000-32767 --full-cone)
+		check_fails "... a mapping has none of these: $got" test "${got:-30000}" -ge 30000 -a "${got:-30000}" -le 32767
+		# Unlike a port, an identifier may be 0.
+		check_match "$what: the only one that is left is given" '^(65535|0)$' "$(port_from 30080 --except-ports 1-65534)"
+	done
+	protocol=udp
+	check_port "IPv$v: a flow from an excepted port below 512 gets one of these" 100 119 \
+		"$(port_from 500 --except-ports 1-99,120-511)"
+	check_port "IPv$v: ... and one above where all below 512 are excepted" 600 1023 "$(port_from 500 --except-ports 1-511)"
+	check_equal "IPv$v: ... and none where no class has any" "" "$(port_from 500 --except-ports 1-511,600-65535)"
+
+	# --- Reserved ports
+
+	reserve 6003-6005,6010,18003-18005,18010
+	seq 6000 6019 > "$scratch/expected"
+	check_set "reserved ports, too" 1 --to-ports 6000-6019
+	without 6003-6005,6010 < <(seq 6000 6019) > "$scratch/expected"
+	check_set "all ports but reserved ones" 1 --to-ports 6000-6019 --except-reserved
+	check_set "all ports but reserved ones" 1 --to-ports 6000-6019 --except-reserved --random
+	without 18003-18005,18010 < <(seq 18000 18019) > "$scratch/expected"
+	check_set "all ports but reserved ones" 501 --to-ports 18000-18019 --except-reserved --full-cone
+	check_equal "IPv$v: without the option a flow keeps a reserved port" 6004 "$(port_from 6004)"
+	got=$(port_from 6004 --except-reserved)
+	check_match "IPv$v: --except-reserved: it gets another one: $got" '^[0-9]+$' "${got/#600[345]/reserved}"
+
+	# They change while the rule is there, and towards a crowded destination.
+	reserve ''
+	crowd_rule RUSTMASQ --to-ports 6000-6019 --except-reserved
+	send_crowd 1 8
+	reserve 6000-6019
+	before=$(refusals)
+	send_crowd 9 9
+	check_equal "IPv$v: when all ports are reserved, a flow is refused" $((before + 1)) "$(refusals)"
+	taken=$(ports_in_use)
+	reserve 6000-6009
+	# A pool learns within a second which ports are reserved no more.
+	wait_until send_one_more || not_ok "IPv$v: ports that are reserved no more are given"
+	send_crowd 10 30
+	check_equal "IPv$v: the ports that are reserved no more are all used" 10 \
+		"$(ports_in_use | grep -c '^601')"
+	check_equal "IPv$v: of the reserved ones only those that flows had before" \
+		"$(grep '^600' <<< "$taken")" "$(ports_in_use | grep '^600')"
+	reserve ''
 done
+
+# --- The price towards a crowded destination, and one port for all destinations
+
+v=4 protocol=udp
+list=$(for ((n = 0; n < 15; n++)); do printf '%s,' $((2000 + 1000 * n))-$((2039 + 1000 * n)); done)
+crowd_rule RUSTMASQ --to-ports "${list%,}"
+send_crowd 1 540
+before=$(look_ups)
+send_crowd 541 600
+spent=$(($(look_ups) - before))
+check_equal "600 ports in 15 parts: all are used" 600 "$(ports_in_use | uniq | wc -l)"
+check "... the last 60 with two look-ups each at most ($spent)" test $spent -le 120
+check_match "... /proc/net/rustmasq_pools shows the parts" " range=${list%,} in_use=600 resting=0 free=0\$" \
+	"$(ns_exec router cat /proc/net/rustmasq_pools)"
+
+crowd_rule RUSTMASQ --to-ports 5000,7000-7100,8000-8100
+send_crowd 1 2
+moved=$(port_of 2)
+targets=(10.9.0.1)
+send_crowd 2 2
+check_equal "a client whose port was taken by another has one port towards both servers" "$moved" "$(port_of 2 10.9.0.1)"
+targets=()
+
+# --- Save and restore
+
+options='--to-ports 1024-2047,4096-8191,50000 --except-ports 1030,5000-5999 --except-reserved --random --when-full reject'
+options+=' --full-cone --max-flows-per-host 4294967295 --route-source --keep-own'
+for v in 4 6; do
+	for options in "$options" '--psid 6/8/52 --except-ports 1232'; do
+		# shellcheck disable=SC2086 # several words
+		crowd_rule RUSTMASQ $options
+		program=$IPTABLES
+		[[ $v == 4 ]] || program=$IP6TABLES
+		saved=$(ns_exec router "$program-save" -t nat | grep RUSTMASQ)
+		check_equal "$program-save prints the options" "-A POSTROUTING -o wan0 -p udp -j RUSTMASQ $options" "$saved"
+		host_table router -t nat -F
+		ns_exec router "$program-restore" -w <<< $'*nat\n'"$saved"$'\nCOMMIT'
+		check_equal "$program-restore restores the rule" "$saved" \
+			"$(ns_exec router "$program-save" -t nat | grep RUSTMASQ)"
+		# shellcheck disable=SC2086 # several words
+		check "$program -D finds the rule by its options" host_table router -t nat -D POSTROUTING -o wan0 -p udp \
+			-j RUSTMASQ $options
+	done
+	host_table router -t nat -F
+done
+
+# --- Without pools: only some random ports are tried, but no other is given
+
+v=4
+forget_all
+unload_module || bail "the module cannot be removed"
+modprobe rustmasq pools_max=0 || bail "modprobe"
+before=$(refusals)
+crowd_rule RUSTMASQ --to-ports 700-709,5000,6000-6006,65535
+send_crowd 1 60
+check_equal "pools_max=0: 60 clients for 19 ports: each gets one of these, or is refused" "60 0" \
+	"$(($(crowd_flows | wc -l) + $(refusals) - before)) $(ports_in_use | without 700-709,5000,6000-6006,65535 | wc -l)"
+check "... and most ports are used" test "$(crowd_flows | wc -l)" -ge 15
 
 done_testing

@@ -99,7 +99,8 @@ pub struct Pool {
     pub source: IpAddr,
     /// The conntrack zone.
     pub zone: u16,
-    /// The first port or identifier that they may get, and the last one, as FIRST-LAST.
+    /// The ports or identifiers that they may get: FIRST-LAST; several such, with commas; or psid:OFFSET/LENGTH/PSID.
+    /// After a `!` follow those that are left out, or `reserved`.
     pub range: String,
     /// The number of ports that flows have.
     pub in_use: u32,
@@ -124,15 +125,13 @@ impl Pool {
                 .find(|(name, _)| *name == wanted)
                 .map(|(_, value)| value)
         };
-        let (first, last) = value("range")?.split_once('-')?;
-        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
         Some(Self {
             protocol: value("protocol")?.to_owned(),
             destination: value("destination")?.parse().ok()?,
             port: value("port")?.parse().ok()?,
             source: value("source")?.parse().ok()?,
             zone: value("zone")?.parse().ok()?,
-            range: format!("{first}-{last}"),
+            range: value("range").filter(|range| is_range(range))?.to_owned(),
             in_use: value("in_use")?.parse().ok()?,
             resting: value("resting")?.parse().ok()?,
             free: value("free")?.parse().ok()?,
@@ -153,6 +152,25 @@ pub fn sort_by_fill(pools: &mut [Pool]) {
         let right = u64::from(a.in_use) * b.size();
         left.cmp(&right).then(b.in_use.cmp(&a.in_use))
     });
+}
+
+/// Returns whether the text has the form of a pool's ports.
+fn is_range(text: &str) -> bool {
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let is_list = |text: &str| {
+        text.split(',').all(|part| match part.split_once('-') {
+            Some((first, last)) => is_port(first) && is_port(last),
+            None => is_port(part),
+        })
+    };
+    let mut parts = text.split('!');
+    let has_ports = parts
+        .next()
+        .is_some_and(|ports| match ports.strip_prefix("psid:") {
+            Some(set) => set.split('/').filter(|number| is_port(number)).count() == 3,
+            None => is_list(ports),
+        });
+    has_ports && parts.all(|left_out| left_out == "reserved" || is_list(left_out))
 }
 
 #[cfg(test)]
@@ -228,6 +246,41 @@ protocol=tcp destination=203.0.113.2 port=80 source=203.0.113.1 zone=0 range=600
         };
         assert_eq!((pools.len(), &pools[1]), (3, &expected));
         assert_eq!(Pool::parse_all(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn forms_of_ports() {
+        let line = POOLS.lines().next().unwrap();
+        let parse = |range: &str| {
+            Pool::parse_all(&line.replace("1024-65535", range)).map(|pools| pools[0].range.clone())
+        };
+        for range in [
+            "7-7",
+            "1024-2047,4096-8191,50000",
+            "psid:6/8/52",
+            "psid:6/8/52!1232!reserved",
+            "1024-65535!8080,30000-32767",
+            "5,7!reserved",
+        ] {
+            assert_eq!(parse(range).as_deref(), Ok(range));
+        }
+        for range in [
+            "",
+            "5-",
+            "5,",
+            "psid:6/8",
+            "psid:6/8/x",
+            "5!",
+            "5!free",
+            "x",
+            "5-65536",
+            "!5",
+        ] {
+            assert!(
+                Pool::parse_all(&line.replace("1024-65535", range)).is_err(),
+                "{range:?}"
+            );
+        }
     }
 
     #[test]

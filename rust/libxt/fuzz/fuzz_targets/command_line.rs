@@ -3,7 +3,7 @@
 //! Fuzz target: any command line.
 //!
 //! The input is the words of the command line, separated by NUL bytes. The first word is the
-//! program's name; with a `6` in it, the family is IPv6.
+//! program's name; with a `6` in it, the family is IPv6, and with a `0`, the kernel has only revision 0.
 
 #![no_main]
 #![deny(unsafe_code)]
@@ -11,7 +11,8 @@
 use iptables::{
     oracle,
     parse,
-    Family, //
+    Family,
+    Target, //
 };
 use libfuzzer_sys::{
     fuzz_mutator,
@@ -22,7 +23,7 @@ use libfuzzer_sys::{
 use xt_RUSTMASQ as _;
 
 /// Words to insert, which mutations of single bytes would take long to find.
-const PHRASES: [&str; 28] = [
+const PHRASES: [&str; 40] = [
     "!",
     "!\0-p\x006",
     "-p\x000",
@@ -47,6 +48,18 @@ const PHRASES: [&str; 28] = [
     "--full-cone",
     "--address-restricted-cone",
     "--port-restricted-cone",
+    "--to-ports\x001-9,11,4096-8191",
+    "--to-ports\x002,4,6,8,10,12,14,16,18,20,22,24,26,28,30",
+    "--psid",
+    "--psid\x006/8/52",
+    "--psid\x000/0/0",
+    "--psid\x000/16/65535",
+    "--except-ports",
+    "--except-ports\0http,30000-32767",
+    "--except-ports\x001-65534",
+    "--except-reserved",
+    "--max-flows-per-host\x004294967295",
+    "--keep-own\0--route-source",
     "drop",
     "65536",
     "\u{1b}[31m",
@@ -59,8 +72,10 @@ fuzz_target!(|data: &[u8]| {
         true => Family::Ipv6,
         false => Family::Ipv4,
     };
-    let outcome = parse(family, &line);
-    let rule = oracle::check_options(family, &outcome);
+    let revision = u8::from(!line[0].as_bytes().contains(&b'0'));
+    let target = Target { family, revision };
+    let outcome = parse(target, &line);
+    let rule = oracle::check_options(target, &outcome);
     if let Some(refusal) = &outcome.refusal {
         oracle::check_refusal(
             refusal,
@@ -68,9 +83,9 @@ fuzz_target!(|data: &[u8]| {
         );
         return;
     }
-    assert!(oracle::kernel_accepts(&rule), "{rule:?}");
-    let saved = oracle::save_text(family, &rule);
-    assert_eq!(oracle::parse_saved(family, &saved), rule, "{saved:?}");
+    assert!(oracle::kernel_accepts(target, &rule), "{rule:?}");
+    let saved = oracle::save_text(target, &rule);
+    assert_eq!(oracle::parse_saved(target, &saved), rule, "{saved:?}");
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {

@@ -14,10 +14,28 @@ use std::sync::Mutex;
 
 use crate::bindings;
 
-/// The bytes of a rule's binary form, `struct xt_rustmasq_info`.
-pub type Rule = [u8; size_of::<bindings::xt_rustmasq_info>()];
+/// The bytes of a rule's binary form, `struct xt_rustmasq_info_v1`; or `struct xt_rustmasq_info`, and then zeros.
+pub type Rule = [u8; size_of::<bindings::xt_rustmasq_info_v1>()];
 
-/// The address family of a rule; its value is the argument `ipv6` of the C functions.
+/// A target of the extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The family of its rules.
+    pub family: Family,
+    /// The revision of their binary form: 0 or 1.
+    pub revision: u8,
+}
+
+impl Target {
+    fn which(self) -> bindings::which {
+        bindings::which {
+            ipv6: self.family as c_int,
+            revision: self.revision.into(),
+        }
+    }
+}
+
+/// The address family of a rule; its value is the member `ipv6` of C's `struct which`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// iptables
@@ -83,7 +101,7 @@ pub enum Callback {
 static STATE: Mutex<()> = Mutex::new(());
 
 /// Parses a command line, whose first word is the program's name.
-pub fn parse(family: Family, line: &[CString]) -> Outcome {
+pub fn parse(target: Target, line: &[CString]) -> Outcome {
     let _state = STATE.lock();
     // CAST: getopt takes `char **`. glibc's getopt reorders the array but never writes to the
     // words.
@@ -95,7 +113,7 @@ pub fn parse(family: Family, line: &[CString]) -> Outcome {
     // that `iptables_parse` uses is locked.
     unsafe {
         bindings::iptables_parse(
-            family as c_int,
+            target.which(),
             line.len() as c_int,
             argv.as_mut_ptr(),
             outcome.as_mut_ptr(),
@@ -120,7 +138,7 @@ pub fn parse(family: Family, line: &[CString]) -> Outcome {
 }
 
 /// Returns the text that a callback of the extension prints for a rule.
-pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
+pub fn show(target: Target, callback: Callback, rule: &Rule) -> Vec<u8> {
     let _state = STATE.lock();
     let callback = match callback {
         Callback::Help => bindings::HELP,
@@ -130,9 +148,9 @@ pub fn show(family: Family, callback: Callback, rule: &Rule) -> Vec<u8> {
         Callback::Translate => bindings::TRANSLATE,
         Callback::TranslateCommented => bindings::TRANSLATE_COMMENTED,
     };
-    // SAFETY: `rule` is valid for reads of an `xt_rustmasq_info`, whose size it has. The global
-    // state that `iptables_show` uses is locked.
-    let text = unsafe { bindings::iptables_show(family as c_int, callback, rule.as_ptr()) };
+    // SAFETY: `rule` is valid for reads of a rule of either revision: it has the size of the larger one. The
+    // global state that `iptables_show` uses is locked.
+    let text = unsafe { bindings::iptables_show(target.which(), callback, rule.as_ptr()) };
     // SAFETY: `text` is a string that `iptables_show` has just allocated for its caller.
     unsafe { take_string(text) }
 }

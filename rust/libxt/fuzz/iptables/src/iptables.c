@@ -58,11 +58,11 @@ static struct xtables_globals globals = {
 	.exit_err = exit_err,
 };
 
-/* The registered targets, one for each family. */
+/* The registered targets, one for each family and revision. */
 static struct xtables_target *targets;
 static unsigned int target_count;
-/* The options of iptables and of the extension, for IPv4 and IPv6. */
-static struct option *opts[2];
+/* The options of iptables and of the extension, for IPv4 and IPv6, by revision. */
+static struct option *opts[2][2];
 
 /*
  * Replaces the function of libxtables, which registers only the targets of the
@@ -111,14 +111,16 @@ int xtables_service_to_port(const char *name, const char *protocol)
 	return -1;
 }
 
-static struct xtables_target *find_target(int ipv6)
+static struct xtables_target *find_target(struct which which)
 {
-	uint16_t family = ipv6 ? NFPROTO_IPV6 : NFPROTO_IPV4;
+	uint16_t family = which.ipv6 ? NFPROTO_IPV6 : NFPROTO_IPV4;
+	size_t size = which.revision ? sizeof(struct xt_rustmasq_info_v1) :
+				       sizeof(struct xt_rustmasq_info);
 	unsigned int i;
 
 	for (i = 0; i < target_count; i++) {
-		if (targets[i].family == family) {
-			if (targets[i].size != sizeof(struct xt_rustmasq_info))
+		if (targets[i].family == family && targets[i].revision == which.revision) {
+			if (targets[i].size != size)
 				abort();
 			return &targets[i];
 		}
@@ -196,8 +198,8 @@ static bool __attribute__((noinline)) final_check(struct xtables_target *target)
 	return true;
 }
 
-static void parse_options(struct xtables_target *target, int ipv6, void *entry,
-			  int argc, char **argv, struct outcome *outcome)
+static void parse_options(struct xtables_target *target, const struct option *options,
+			  int ipv6, void *entry, int argc, char **argv, struct outcome *outcome)
 {
 	struct given_option *given;
 	bool inverted = false;
@@ -207,7 +209,7 @@ static void parse_options(struct xtables_target *target, int ipv6, void *entry,
 
 	/* "-": report other words in their order, as option 1. ":": print no errors. */
 	optind = 0;
-	while (accepted && (opt = getopt_long(argc, argv, "-:p:", opts[ipv6], NULL)) != -1) {
+	while (accepted && (opt = getopt_long(argc, argv, "-:p:", options, NULL)) != -1) {
 		if (opt == 1 && strcmp(optarg, "!") == 0 && !inverted) {
 			inverted = true;
 			continue;
@@ -226,22 +228,23 @@ static void parse_options(struct xtables_target *target, int ipv6, void *entry,
 			given = &outcome->options[outcome->count++];
 			*given = current;
 			accepted = parse_option(target, opt, argv, inverted, entry);
-			memcpy(given->rule, target->t->data, sizeof(given->rule));
+			memcpy(given->rule, target->t->data, target->size);
 		}
 		inverted = false;
 	}
 	outcome->refused = !accepted || !final_check(target);
 }
 
-void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
+void iptables_parse(struct which which, int argc, char **argv, struct outcome *outcome)
 {
-	struct xtables_target *target = find_target(ipv6);
-	void *entry = new_entry(ipv6);
+	struct option **options = &opts[which.ipv6][which.revision];
+	struct xtables_target *target = find_target(which);
+	void *entry = new_entry(which.ipv6);
 
-	if (!opts[ipv6]) {
+	if (!*options) {
 		xtables_set_params(&globals);
-		opts[ipv6] = xtables_merge_options(orig_opts, NULL, target->extra_opts,
-						   &target->option_offset);
+		*options = xtables_merge_options(orig_opts, NULL, target->extra_opts,
+						 &target->option_offset);
 	}
 	target->t = new_target(target);
 	target->tflags = 0;
@@ -251,7 +254,7 @@ void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome)
 	message = NULL;
 	outcome->count = 0;
 	outcome->skipped = 0;
-	parse_options(target, ipv6, entry, argc, argv, outcome);
+	parse_options(target, *options, which.ipv6, entry, argc, argv, outcome);
 	outcome->message = message;
 
 	free(target->t);
@@ -277,11 +280,11 @@ static char *translate(const struct xtables_target *target, const void *entry,
 	return text;
 }
 
-char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule)
+char *iptables_show(struct which which, enum callback callback, const uint8_t *rule)
 {
-	const struct xtables_target *target = find_target(ipv6);
+	const struct xtables_target *target = find_target(which);
 	struct xt_entry_target *t = new_target(target);
-	void *entry = new_entry(ipv6);
+	void *entry = new_entry(which.ipv6);
 	FILE *saved_stdout = stdout;
 	char *text;
 	size_t size;

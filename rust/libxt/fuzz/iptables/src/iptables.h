@@ -18,7 +18,7 @@ struct given_option {
 	uint16_t protocol;
 	int protocol_inverted;
 	/* The rule after the extension parsed the option. */
-	uint8_t rule[sizeof(struct xt_rustmasq_info)];
+	uint8_t rule[sizeof(struct xt_rustmasq_info_v1)];
 };
 
 /* The result of parsing a command line. */
@@ -44,11 +44,20 @@ enum callback {
 	TRANSLATE_COMMENTED,	/* iptables-translate with -m comment */
 };
 
+/*
+ * A target: of a family and of a revision, whose rules are the first bytes of
+ * a rule's array.
+ */
+struct which {
+	int ipv6;
+	int revision;
+};
+
 /* Parses a command line; argv ends with NULL. */
-void iptables_parse(int ipv6, int argc, char **argv, struct outcome *outcome);
+void iptables_parse(struct which which, int argc, char **argv, struct outcome *outcome);
 
 /* Returns the text that a callback prints for a rule. The caller must free it. */
-char *iptables_show(int ipv6, enum callback callback, const uint8_t *rule);
+char *iptables_show(struct which which, enum callback callback, const uint8_t *rule);
 
 /* Frees a string returned by the functions above. */
 void iptables_free(char *text);

@@ -24,4 +24,5 @@ pub use ffi::{
     Outcome,
     Protocol,
     Rule,
+    Target,
 };

@@ -15,14 +15,19 @@ use crate::{
     Outcome,
     Protocol,
     Rule,
+    Target,
 };
 
 use crate::bindings::{
     XT_RUSTMASQ_ADDRESS_RESTRICTED_CONE as ADDRESS_RESTRICTED_CONE,
+    XT_RUSTMASQ_EXCEPT_RESERVED as EXCEPT_RESERVED,
     XT_RUSTMASQ_FULL_CONE as FULL_CONE,
+    XT_RUSTMASQ_KEEP_OWN as KEEP_OWN,
     XT_RUSTMASQ_PORT_RESTRICTED_CONE as PORT_RESTRICTED_CONE,
+    XT_RUSTMASQ_PSID as PSID,
     XT_RUSTMASQ_RANDOM as RANDOM,
     XT_RUSTMASQ_RANDOM_FULLY as RANDOM_FULLY,
+    XT_RUSTMASQ_ROUTE_SOURCE as ROUTE_SOURCE,
     XT_RUSTMASQ_TO_PORTS as TO_PORTS,
     XT_RUSTMASQ_WHEN_FULL_REJECT as REJECT, //
 };
@@ -30,8 +35,12 @@ use crate::bindings::{
 /// The options that exclude each other.
 const CONES: u32 = FULL_CONE | ADDRESS_RESTRICTED_CONE | PORT_RESTRICTED_CONE;
 
+/// The flags of both revisions, and those of revision 1 alone.
+const COMMON: u32 = RANDOM | RANDOM_FULLY | REJECT | CONES;
+const NEW: u32 = PSID | EXCEPT_RESERVED | ROUTE_SOURCE | KEEP_OWN;
+
 /// The data of a new rule.
-const NEW_RULE: Rule = [0; 48];
+const NEW_RULE: Rule = [0; 168];
 
 /// Splits the input of a fuzz target at its NUL bytes.
 pub fn split_words(data: &[u8]) -> Vec<CString> {
@@ -40,45 +49,163 @@ pub fn split_words(data: &[u8]) -> Vec<CString> {
         .collect()
 }
 
-/// Returns a rule's flags, and its first and last port in host order.
-fn fields(rule: &Rule) -> (u32, u16, u16) {
-    let [a, b, c, d, e, f, g, h, ..] = *rule;
-    (
-        u32::from_ne_bytes([a, b, c, d]),
-        u16::from_be_bytes([e, f]),
-        u16::from_be_bytes([g, h]),
-    )
+/// What a rule says, in either revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Fields {
+    flags: u32,
+    to_ports: Vec<(u16, u16)>,
+    except_ports: Vec<(u16, u16)>,
+    /// Offset, length, identifier.
+    psid: (u8, u8, u16),
+    share: u32,
 }
 
-/// Creates a rule; the ports are in host order.
-fn new_rule(flags: u32, first: u16, last: u16) -> Rule {
-    let mut rule = NEW_RULE;
-    rule[..4].copy_from_slice(&flags.to_ne_bytes());
-    rule[4..6].copy_from_slice(&first.to_be_bytes());
-    rule[6..8].copy_from_slice(&last.to_be_bytes());
-    rule
+/// Reads a number in network order.
+fn number(rule: &Rule, place: usize) -> u16 {
+    u16::from_be_bytes([rule[place], rule[place + 1]])
+}
+
+impl Fields {
+    /// Reads a rule. Counts are taken as they are, up to the size of the arrays.
+    fn of(target: Target, rule: &Rule) -> Self {
+        let word = |place: usize| u32::from_ne_bytes(rule[place..place + 4].try_into().unwrap());
+        let range = |place: usize| (number(rule, place), number(rule, place + 2));
+        let list = |count: u8, place: usize| {
+            (0..usize::from(count).min(15))
+                .map(|n| range(place + 4 * n))
+                .collect()
+        };
+        if target.revision == 0 {
+            let to_ports = if word(0) & TO_PORTS != 0 {
+                vec![range(4)]
+            } else {
+                vec![]
+            };
+            return Self {
+                flags: word(0) & !TO_PORTS,
+                to_ports,
+                ..Self::default()
+            };
+        }
+        Self {
+            flags: word(0),
+            to_ports: list(rule[12], 16),
+            except_ports: list(rule[13], 76),
+            psid: (rule[10], rule[11], number(rule, 8)),
+            share: word(4),
+        }
+    }
+
+    /// Writes the rule.
+    fn write(&self, target: Target) -> Rule {
+        let mut rule = NEW_RULE;
+        let put_list = |rule: &mut Rule, place: usize, list: &[(u16, u16)]| {
+            for (n, (first, last)) in list.iter().enumerate() {
+                rule[place + 4 * n..][..2].copy_from_slice(&first.to_be_bytes());
+                rule[place + 4 * n + 2..][..2].copy_from_slice(&last.to_be_bytes());
+            }
+        };
+        let mut flags = self.flags;
+        if target.revision == 0 {
+            flags |= if self.to_ports.is_empty() {
+                0
+            } else {
+                TO_PORTS
+            };
+            put_list(&mut rule, 4, &self.to_ports);
+        } else {
+            rule[4..8].copy_from_slice(&self.share.to_ne_bytes());
+            rule[8..10].copy_from_slice(&self.psid.2.to_be_bytes());
+            rule[10] = self.psid.0;
+            rule[11] = self.psid.1;
+            rule[12] = self.to_ports.len() as u8;
+            rule[13] = self.except_ports.len() as u8;
+            put_list(&mut rule, 16, &self.to_ports);
+            put_list(&mut rule, 76, &self.except_ports);
+        }
+        rule[..4].copy_from_slice(&flags.to_ne_bytes());
+        rule
+    }
+
+    /// Returns whether the rule has the port.
+    fn has_port(&self, port: u16) -> bool {
+        let within = |list: &[(u16, u16)]| list.iter().any(|(a, b)| (*a..=*b).contains(&port));
+        let (offset, length, psid) = self.psid;
+        let in_set = || {
+            // The bits of the port as text.
+            let bits = format!("{port:016b}");
+            let (a, rest) = bits.split_at(offset.into());
+            let wanted = format!("{psid:016b}");
+            (offset == 0 || a.contains('1'))
+                && rest[..length.into()] == wanted[16 - usize::from(length)..]
+        };
+        port != 0
+            && (self.to_ports.is_empty() || within(&self.to_ports))
+            && (self.flags & PSID == 0 || in_set())
+            && !within(&self.except_ports)
+    }
+
+    /// Returns the longest range of the rule's ports, the first of several, if it names its ports.
+    fn longest(&self) -> Option<(u16, u16)> {
+        if self.to_ports.is_empty() && self.flags & PSID == 0 {
+            return None;
+        }
+        let has: Vec<bool> = (0..=65535).map(|port| self.has_port(port)).collect();
+        let starts =
+            (1..=65535_u16).filter(|port| has[usize::from(*port)] && !has[usize::from(*port) - 1]);
+        let length = |first: u16| {
+            has[usize::from(first)..]
+                .iter()
+                .take_while(|has| **has)
+                .count()
+        };
+        let longest = starts.rev().max_by_key(|first| length(*first))?;
+        Some((longest, longest + (length(longest) - 1) as u16))
+    }
+}
+
+/// Returns whether ranges ascend, with a port between two of them.
+fn is_list(list: &[(u16, u16)]) -> bool {
+    let apart = list
+        .windows(2)
+        .all(|pair| u32::from(pair[1].0) > u32::from(pair[0].1) + 1);
+    apart && list.iter().all(|(first, last)| *first > 0 && first <= last)
 }
 
 /// Returns whether the kernel must accept the rule.
-pub fn kernel_accepts(rule: &Rule) -> bool {
-    let (flags, first, last) = fields(rule);
-    let ports = if flags & TO_PORTS != 0 {
-        first != 0 && first <= last
+pub fn kernel_accepts(target: Target, rule: &Rule) -> bool {
+    let fields = Fields::of(target, rule);
+    let known = COMMON | if target.revision == 0 { 0 } else { NEW };
+    let (offset, length, psid) = fields.psid;
+    let psid_is_right = if fields.flags & PSID != 0 {
+        u32::from(offset) + u32::from(length) <= 16
+            && u32::from(psid) < 1 << length
+            && fields.to_ports.is_empty()
     } else {
-        (first, last) == (0, 0)
+        fields.psid == (0, 0, 0)
     };
-    let known = TO_PORTS | RANDOM | RANDOM_FULLY | REJECT | CONES;
-    ports && flags & !known == 0 && (flags & CONES).count_ones() <= 1 && rule[8..16] == [0; 8]
+    fields.flags & !known == 0
+        && (fields.flags & CONES).count_ones() <= 1
+        && is_list(&fields.to_ports)
+        && is_list(&fields.except_ports)
+        && psid_is_right
+        // Whatever is not a field, and what is behind a list, is zero.
+        && user_part(target, rule) == user_part(target, &fields.write(target))
+        && (1..=65535).any(|port| fields.has_port(port))
 }
 
 /// Returns whether a rule has no option that the other one lacks.
-pub fn has_only_options_of(rule: &Rule, other: &Rule) -> bool {
-    fields(rule).0 & !fields(other).0 == 0
+pub fn has_only_options_of(target: Target, rule: &Rule, other: &Rule) -> bool {
+    let (rule, other) = (Fields::of(target, rule), Fields::of(target, other));
+    rule.flags & !other.flags == 0
+        && rule.to_ports.len() <= other.to_ports.len()
+        && rule.except_ports.len() <= other.except_ports.len()
+        && [0, other.share].contains(&rule.share)
 }
 
 /// Returns the part of a rule that userspace fills in.
-pub fn user_part(rule: &Rule) -> &[u8] {
-    &rule[..16]
+pub fn user_part(target: Target, rule: &Rule) -> &[u8] {
+    &rule[..if target.revision == 0 { 16 } else { 136 }]
 }
 
 /// The services of `iptables.c`: name, protocol, port.
@@ -126,6 +253,42 @@ fn parse_range(text: &[u8], protocol: u16) -> Option<(u16, u16)> {
     }
 }
 
+/// Parses ranges with commas between them, and sorts them.
+fn parse_list(text: &[u8], protocol: u16) -> Option<Vec<(u16, u16)>> {
+    let parts = text.split(|byte| *byte == b',');
+    let mut list = parts
+        .map(|part| parse_range(part, protocol))
+        .collect::<Option<Vec<_>>>()?;
+    list.sort_unstable();
+    (is_list(&list) && list.len() <= 15).then_some(list)
+}
+
+/// Parses a number as Rust would print it.
+fn parse_number(text: &str) -> Option<u32> {
+    text.parse()
+        .ok()
+        .filter(|number: &u32| number.to_string() == text)
+}
+
+/// Parses a port set.
+fn parse_psid(text: &[u8]) -> Option<(u8, u8, u16)> {
+    let words: Vec<&str> = std::str::from_utf8(text).ok()?.split('/').collect();
+    let numbers = words
+        .into_iter()
+        .map(parse_number)
+        .collect::<Option<Vec<_>>>()?;
+    match numbers[..] {
+        [offset @ 0..=16, length @ 0..=16, psid @ 0..=65535]
+            if offset + length <= 16
+                && psid < 1 << length
+                && (offset, length, psid) != (0, 16, 0) =>
+        {
+            Some((offset as u8, length as u8, psid as u16))
+        }
+        _ => None,
+    }
+}
+
 /// Returns whether all packets of the protocol have ports or query identifiers.
 fn has_ports(family: Family, protocol: Protocol) -> bool {
     let icmp = match family {
@@ -136,46 +299,66 @@ fn has_ports(family: Family, protocol: Protocol) -> bool {
 }
 
 /// Returns the rule that results from adding an option, or `None` if the option must be refused.
-fn expected_rule(family: Family, before: &Rule, option: &GivenOption) -> Option<Rule> {
+fn expected_rule(target: Target, before: &Rule, option: &GivenOption) -> Option<Rule> {
     if option.inverted {
         return None;
     }
-    let (flags, first, last) = fields(before);
+    let mut rule = Fields::of(target, before);
+    let has_ports = has_ports(target.family, option.protocol);
     match (option.name.as_str(), &option.argument) {
-        ("to-ports", Some(text)) if has_ports(family, option.protocol) => {
-            let (first, last) = parse_range(text, option.protocol.number)?;
-            Some(new_rule(flags | TO_PORTS, first, last))
+        ("to-ports", Some(text)) => {
+            rule.to_ports = parse_list(text, option.protocol.number)?;
+            let too_many = target.revision == 0 && rule.to_ports.len() > 1;
+            if !has_ports || too_many || rule.flags & PSID != 0 {
+                return None;
+            }
         }
-        ("to-ports", Some(_)) => None,
-        ("random", None) => Some(new_rule(flags | RANDOM, first, last)),
-        ("random-fully", None) => Some(new_rule(flags | RANDOM_FULLY, first, last)),
+        ("psid", Some(text)) => {
+            rule.psid = parse_psid(text)?;
+            if !has_ports || !rule.to_ports.is_empty() {
+                return None;
+            }
+            rule.flags |= PSID;
+        }
+        ("except-ports", Some(text)) => {
+            rule.except_ports = parse_list(text, option.protocol.number)?;
+        }
+        ("except-reserved", None) => rule.flags |= EXCEPT_RESERVED,
+        ("max-flows-per-host", Some(text)) => {
+            rule.share =
+                parse_number(std::str::from_utf8(text).ok()?).filter(|number| *number > 0)?;
+        }
+        ("route-source", None) => rule.flags |= ROUTE_SOURCE,
+        ("keep-own", None) => rule.flags |= KEEP_OWN,
+        ("random", None) => rule.flags |= RANDOM,
+        ("random-fully", None) => rule.flags |= RANDOM_FULLY,
         ("when-full", Some(text)) => match &text[..] {
-            b"drop" => Some(*before),
-            b"reject" => Some(new_rule(flags | REJECT, first, last)),
-            _ => None,
+            b"drop" => {}
+            b"reject" => rule.flags |= REJECT,
+            _ => return None,
         },
         ("full-cone" | "address-restricted-cone" | "port-restricted-cone", None)
-            if flags & CONES != 0 =>
+            if rule.flags & CONES != 0 =>
         {
-            None
+            return None
         }
-        ("address-restricted-cone", None) => {
-            Some(new_rule(flags | ADDRESS_RESTRICTED_CONE, first, last))
-        }
-        ("full-cone", None) => Some(new_rule(flags | FULL_CONE, first, last)),
-        ("port-restricted-cone", None) => Some(new_rule(flags | PORT_RESTRICTED_CONE, first, last)),
+        ("address-restricted-cone", None) => rule.flags |= ADDRESS_RESTRICTED_CONE,
+        ("full-cone", None) => rule.flags |= FULL_CONE,
+        ("port-restricted-cone", None) => rule.flags |= PORT_RESTRICTED_CONE,
         other => panic!("there is no option {other:?}"),
     }
+    let left = (1..=65535).any(|port| rule.has_port(port));
+    left.then(|| rule.write(target))
 }
 
 /// Checks the result of each option, and returns the rule after the last one.
-pub fn check_options(family: Family, outcome: &Outcome) -> Rule {
+pub fn check_options(target: Target, outcome: &Outcome) -> Rule {
     let mut rule = NEW_RULE;
     for (n, option) in outcome.options.iter().enumerate() {
         let repeated = outcome.options[..n]
             .iter()
             .any(|other| other.name == option.name);
-        let expected = expected_rule(family, &rule, option).filter(|_| !repeated);
+        let expected = expected_rule(target, &rule, option).filter(|_| !repeated);
         let refused = outcome.refusal.is_some() && n + 1 == outcome.options.len();
         assert_eq!(
             expected.is_none(),
@@ -209,43 +392,76 @@ fn one_line(text: &[u8]) -> &str {
 
 /// Returns the text of `-S` for a rule, and checks that `-L` and the translation have the same
 /// options.
-pub fn save_text(family: Family, rule: &Rule) -> String {
-    let saved = show(family, Callback::Save, rule);
+pub fn save_text(target: Target, rule: &Rule) -> String {
+    let saved = show(target, Callback::Save, rule);
     let saved = one_line(&saved);
     let listed = saved
         .replace(" --to-ports ", " masq ports: ")
         .replace(" --", " ");
     for callback in [Callback::Print, Callback::PrintNumeric] {
-        assert_eq!(one_line(&show(family, callback, rule)), listed);
+        assert_eq!(one_line(&show(target, callback, rule)), listed);
     }
-    let statement = saved
-        .replace(" --when-full reject", "")
-        .replace(" --full-cone", "")
-        .replace(" --address-restricted-cone", "")
-        .replace(" --port-restricted-cone", "")
-        .replace(" --to-ports ", " to :")
-        .replace(" --random --random-fully", " random,fully-random")
-        .replace(" --random-fully", " fully-random")
-        .replace(" --random", " random");
-    for (callback, comment) in [
-        (
-            Callback::Translate,
-            format!("translated from -j RUSTMASQ{saved}"),
+    // The rule that the text stands for, as some of these bytes may mean nothing.
+    let fields = Fields::of(target, &parse_saved(target, saved));
+    let mut statement = match fields.longest() {
+        Some((first, last)) if first == last => format!(" to :{first}"),
+        Some((first, last)) => format!(" to :{first}-{last}"),
+        None => String::new(),
+    };
+    statement += match (fields.flags & RANDOM != 0, fields.flags & RANDOM_FULLY != 0) {
+        (true, true) => " random,fully-random",
+        (true, false) => " random",
+        (false, true) => " fully-random",
+        (false, false) => "",
+    };
+    let whole = format!("translated from -j RUSTMASQ{saved}");
+    let text = one_line_of(show(target, Callback::Translate, rule));
+    let comment = text
+        .strip_prefix(&format!("masquerade{statement} comment \""))
+        .and_then(|comment| comment.strip_suffix('"'))
+        .unwrap_or_else(|| panic!("{text:?}: {saved:?}"));
+    match comment.strip_suffix(" ...") {
+        // It is cut behind an option or a range, and no shorter than it must be.
+        Some(start) => assert!(
+            whole.starts_with(start)
+                && whole.len() + 2 > 127
+                && comment.len() <= 125
+                && [" ", ","].contains(&&whole[start.len()..=start.len()]),
+            "{text:?}: {saved:?}"
         ),
-        (Callback::TranslateCommented, "of the user".into()),
-    ] {
-        assert_eq!(
-            one_line(&show(family, callback, rule)),
-            format!("masquerade{statement} comment \"{comment}\"")
-        );
+        None => assert_eq!(comment, whole),
     }
+    assert_eq!(
+        one_line_of(show(target, Callback::TranslateCommented, rule)),
+        format!("masquerade{statement} comment \"of the user\"")
+    );
     saved.into()
 }
 
+/// Returns the same as [`one_line`].
+fn one_line_of(text: Vec<u8>) -> String {
+    one_line(&text).into()
+}
+
 /// Checks that the help names every option and that its lines are shorter than 80 columns.
-pub fn check_help(family: Family) {
+pub fn check_help(target: Target) {
     let help =
-        String::from_utf8(show(family, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
+        String::from_utf8(show(target, Callback::Help, &NEW_RULE)).expect("the help is UTF-8");
+    let new = [
+        "psid",
+        "except-ports",
+        "except-reserved",
+        "max-flows-per-host",
+        "route-source",
+        "keep-own",
+    ];
+    for option in new {
+        assert_eq!(
+            help.contains(&format!("\n --{option} ")),
+            target.revision > 0,
+            "{help}"
+        );
+    }
     for option in [
         "to-ports",
         "random",
@@ -267,9 +483,9 @@ pub fn check_help(family: Family) {
 }
 
 /// Parses the text of `-S`, which must be a valid command line, and returns the resulting rule.
-pub fn parse_saved(family: Family, saved: &str) -> Rule {
+pub fn parse_saved(target: Target, saved: &str) -> Rule {
     let line = format!("iptables -p 6{saved}").replace(' ', "\0");
-    let outcome = parse(family, &split_words(line.as_bytes()));
+    let outcome = parse(target, &split_words(line.as_bytes()));
     assert!(
         outcome.refusal.is_none() && outcome.skipped == 0,
         "{saved:?}"
