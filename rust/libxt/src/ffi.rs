@@ -206,8 +206,8 @@ const fn common_target<F: Form>() -> xtables_target {
         revision: F::REVISION as u8,
         size: size_of::<F>(),
         userspacesize: F::PRIVATE_OFFSET,
-        print: Some(print::<F>),
-        save: Some(save::<F>),
+        print: Some(print),
+        save: Some(save),
         xlate: Some(xlate),
         ..empty
     }
@@ -341,7 +341,7 @@ unsafe extern "C" fn parse<E: Entry, F: Form>(
     let target = unsafe { *target };
     // SAFETY: iptables allocated this target with the size registered in `target`, filled it with
     // zeros, and since then only this function has written to its data.
-    let options = unsafe { read_options::<F>(target) };
+    let options = unsafe { read_options(target) };
     // SAFETY: libxtables passes the address of its own member `xtables_target.tflags`.
     let seen = unsafe { &mut *flags };
     let bit = 1 << id;
@@ -472,14 +472,10 @@ fn check_place() -> Option<Refusal> {
 /// # Safety
 ///
 /// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
-unsafe extern "C" fn print<F: Form>(
-    _ip: *const c_void,
-    target: *const xt_entry_target,
-    _numeric: c_int,
-) {
-    // SAFETY: libxtables found this callback by the name and the revision in `target`. The kernel
-    // accepts a rule of that name and revision only with the size that is registered here.
-    write_stdout(&unsafe { read_options::<F>(target) }.print_text());
+unsafe extern "C" fn print(_ip: *const c_void, target: *const xt_entry_target, _numeric: c_int) {
+    // SAFETY: The caller found this callback by the target's name. The kernel has accepted the target,
+    // so its size is that of one of the revisions.
+    write_stdout(&unsafe { read_options(target) }.print_text());
 }
 
 /// Prints a rule's options for `iptables -S` and `iptables-save`.
@@ -487,10 +483,10 @@ unsafe extern "C" fn print<F: Form>(
 /// # Safety
 ///
 /// Called only by libxtables, with a RUSTMASQ target as [`read_options`] requires.
-unsafe extern "C" fn save<F: Form>(_ip: *const c_void, target: *const xt_entry_target) {
-    // SAFETY: `target` is of the name and revision that this callback is registered for. It comes
-    // from the kernel, or `parse` has filled it in: either way with the registered size.
-    write_stdout(&unsafe { read_options::<F>(target) }.save_text());
+unsafe extern "C" fn save(_ip: *const c_void, target: *const xt_entry_target) {
+    // SAFETY: `target` is of this name. It comes from the kernel, or `parse` has filled it in: either way with the size
+    // that is registered for its revision.
+    write_stdout(&unsafe { read_options(target) }.save_text());
 }
 
 /// Translates a rule's target to a statement of nftables.
@@ -505,18 +501,9 @@ unsafe extern "C" fn save<F: Form>(_ip: *const c_void, target: *const xt_entry_t
 unsafe extern "C" fn xlate(xl: *mut xt_xlate, params: *const xt_xlate_tg_params) -> c_int {
     // SAFETY: The caller passes valid parameters.
     let target = unsafe { (*params).target };
-    // SAFETY: The caller passes a target, which begins with its name and revision.
-    let revision = unsafe { (*target).u.user.revision };
-    // nft finds this callback by the target's name alone.
-    // SAFETY: The target comes from the kernel, or `parse` has filled it in: either way it has the
-    // size that its revision is registered with, and the kernel has no other revision than these.
-    let options = unsafe {
-        if revision == Revision::Zero as u8 {
-            read_options::<xt_rustmasq_info>(target)
-        } else {
-            read_options::<xt_rustmasq_info_v1>(target)
-        }
-    };
+    // SAFETY: The caller found this callback by the target's name. The target comes from the kernel, or
+    // `parse` has filled it in: either way it has the size that is registered for its revision.
+    let options = unsafe { read_options(target) };
 
     let mut text = options.nft_text();
     let comment = options.nft_comment();
@@ -541,13 +528,36 @@ unsafe extern "C" fn xlate(xl: *mut xt_xlate, params: *const xt_xlate_tg_params)
     1
 }
 
+/// Reads the options from a target's data, in the form that its size tells.
+///
+/// iptables-nft and nft find a callback by the target's name alone, so that the one of the newest
+/// revision gets rules of older ones, too; iptables-nft writes that newest one into their header.
+///
+/// # Safety
+///
+/// `target` must be valid for reads of an `xt_entry_target` and of its data right behind it: an
+/// initialised [`Form`], whose size the header has. It need not be aligned.
+unsafe fn read_options(target: *const xt_entry_target) -> Options {
+    const HEADER: usize = size_of::<xt_entry_target>();
+    // SAFETY: The caller vouches for an `xt_entry_target`, which begins with its size.
+    let size = unsafe { (&raw const (*target).u.target_size).read_unaligned() };
+    // SAFETY: The caller vouches for a form of that size, and there are only these two.
+    unsafe {
+        if usize::from(size) < HEADER + size_of::<xt_rustmasq_info_v1>() {
+            read_form::<xt_rustmasq_info>(target)
+        } else {
+            read_form::<xt_rustmasq_info_v1>(target)
+        }
+    }
+}
+
 /// Reads the options from a target's data.
 ///
 /// # Safety
 ///
 /// `target` must be valid for reads of an `xt_entry_target` and of an initialised `F`, its data,
 /// right behind it. It need not be aligned.
-unsafe fn read_options<F: Form>(target: *const xt_entry_target) -> Options {
+unsafe fn read_form<F: Form>(target: *const xt_entry_target) -> Options {
     // SAFETY: The caller vouches for an `xt_entry_target`, so the address of its last member is in
     // bounds. Nothing is read here.
     let data = unsafe { &raw const (*target).data }.cast::<F>();

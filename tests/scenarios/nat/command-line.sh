@@ -109,7 +109,7 @@ comment \"translated from -j RUSTMASQ --to-ports 5-9,2000-2999,4000\"" -p tcp --
 	options="--to-ports 1,$(seq -s, 10001 2 10025) --random"
 	# shellcheck disable=SC2086 # several words
 	check_xlate "options that are too long for a comment" "tcp dport 80 counter masquerade to :1 random comment \
-\"translated from -j RUSTMASQ --to-ports 1,$(seq -s, 10001 2 10021) ...\"" -p tcp --dport 80 -j RUSTMASQ $options
+\"translated from -j RUSTMASQ --to-ports 1,$(seq -s, 10001 2 10025) ...\"" -p tcp --dport 80 -j RUSTMASQ $options
 	check_xlate "a comment of the user's takes precedence" \
 		'udp sport 5 counter masquerade to :69 comment "two words"' \
 		-p udp --sport 5 -m comment --comment "two words" -j RUSTMASQ --to-ports tftp
