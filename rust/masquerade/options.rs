@@ -135,6 +135,7 @@ impl<'a> RuleOptions<'a> {
     /// Returns the sets of ports that a flow of the namespace may get, the best one first.
     ///
     /// `own` is its own port. Without `--to-ports` a flow goes to the next class of ports if its own one is full.
+    #[inline(always)]
     pub(super) fn port_sets<'b>(&'b self, own: u16, is_icmp: bool, net: &'b Net) -> PortSets<'b> {
         let ranges = match &self.options.to_ports {
             Some(range) => slice::from_ref(range),
@@ -193,6 +194,7 @@ impl<'a> PortSets<'a> {
 impl<'a> Iterator for PortSets<'a> {
     type Item = PortSet<'a>;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<PortSet<'a>> {
         let Self {
             ranges,

@@ -193,6 +193,7 @@ impl PortBits {
     }
 
     /// Returns the number of ports of the set that are less than `port`, which is at most 65,536.
+    #[inline(never)]
     fn rank(&self, port: u32) -> u32 {
         let number = port / WORD_PORTS;
         // CAST: A small number.
@@ -206,6 +207,7 @@ impl PortBits {
     }
 
     /// Returns the port that so many ports of the set are less than, or the last one.
+    #[inline(never)]
     fn select(&self, rank: u32) -> u16 {
         let after = self
             .before
@@ -295,10 +297,24 @@ struct Part<'a> {
     count: NonZeroU32,
 }
 
+impl<'a> Part<'a> {
+    /// Returns the ports of the range, if the bitmap has any.
+    fn new(bits: &'a Arc<PortBits>, range: PortRange) -> Option<Self> {
+        let before = bits.rank(range.first().into());
+        let count = bits.rank(u32::from(range.last()) + 1) - before;
+        Some(Self {
+            bits,
+            before,
+            count: NonZeroU32::new(count)?,
+        })
+    }
+}
+
 impl<'a> PortSet<'a> {
     /// Returns the ports of the range that the bitmap has, without those that are reserved.
     ///
     /// Returns `None` if it has none of the range.
+    #[inline(always)]
     pub(super) fn new(
         range: PortRange,
         bits: Option<&'a Arc<PortBits>>,
@@ -306,15 +322,7 @@ impl<'a> PortSet<'a> {
     ) -> Option<Self> {
         let part = match bits {
             None => None,
-            Some(bits) => {
-                let before = bits.rank(range.first().into());
-                let count = bits.rank(u32::from(range.last()) + 1) - before;
-                Some(Part {
-                    bits,
-                    before,
-                    count: NonZeroU32::new(count)?,
-                })
-            }
+            Some(bits) => Some(Part::new(bits, range)?),
         };
         Some(Self {
             range,
@@ -324,11 +332,13 @@ impl<'a> PortSet<'a> {
     }
 
     /// Returns the range that all ports of the set are in.
+    #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn range(&self) -> PortRange {
         self.range
     }
 
     /// Returns the number of ports, reserved ones included.
+    #[inline(always)]
     pub(super) fn count(&self) -> NonZeroU32 {
         match self.part {
             None => self.range.count(),
@@ -338,6 +348,7 @@ impl<'a> PortSet<'a> {
 
     /// Returns the port at a place, counted from 0, reserved ones included; one beyond the end counts from the start
     /// again.
+    #[inline(always)]
     pub(super) fn nth(&self, place: u32) -> u16 {
         match self.part {
             None => self.range.nth(place),
@@ -358,6 +369,7 @@ impl<'a> PortSet<'a> {
     }
 
     /// Returns whether a flow may get the port now.
+    #[inline(always)]
     pub(super) fn allows(&self, port: u16) -> bool {
         self.range.contains(port)
             && self.part.is_none_or(|part| part.bits.contains(port))
@@ -365,6 +377,7 @@ impl<'a> PortSet<'a> {
     }
 
     /// Returns whether the port is reserved now, if that counts.
+    #[inline(always)]
     pub(super) fn is_reserved(&self, port: u16) -> bool {
         self.reserved
             .is_some_and(|reserved| reserved.contains(port))
@@ -386,14 +399,16 @@ impl<'a> PortSet<'a> {
     /// Returns the first of some ports that is not reserved, by their places; the last one if all are.
     ///
     /// `place` returns a place below its argument, another one each time. It is called once if reserved ports do not count.
+    #[inline(always)]
     pub(super) fn draw(&self, mut place: impl FnMut(NonZeroU32) -> u32) -> u16 {
-        let count = self.count();
-        let mut port = self.nth(place(count));
-        for _ in 1..DRAWS {
-            if !self.is_reserved(port) {
-                break;
+        let mut port = self.nth(place(self.count()));
+        if self.reserved.is_some() {
+            for _ in 1..DRAWS {
+                if !self.is_reserved(port) {
+                    break;
+                }
+                port = self.nth(place(self.count()));
             }
-            port = self.nth(place(count));
         }
         port
     }

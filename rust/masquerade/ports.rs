@@ -264,7 +264,7 @@ pub(super) fn choose<F: Family>(
         random,
     };
     let found = sets.clone().find_map(|set| {
-        let found = choose_from(&mut attempt, wish, set);
+        let found = choose_from(&mut attempt, wish, &set);
         wish.own = None;
         found
     });
@@ -312,13 +312,13 @@ struct Wish {
 fn choose_from<F: Family>(
     attempt: &mut Attempt<'_, '_, F>,
     wish: Wish,
-    set: PortSet<'_>,
+    set: &PortSet<'_>,
 ) -> Option<Found> {
     let candidates = Candidates {
         wish,
         set,
         moved: attempt.moved(),
-        of_endpoint: (wish.own.is_none() && !wish.random).then(|| attempt.port_of_endpoint(&set)),
+        of_endpoint: (wish.own.is_none() && !wish.random).then(|| attempt.port_of_endpoint(set)),
     };
     let Some(State { pools, .. }) = State::of(attempt.flow.net()) else {
         return attempt.without_pool(&candidates);
@@ -347,7 +347,7 @@ fn crowd<F: Family>(
         && pools
             .make(
                 &attempt.destination(),
-                candidates.set,
+                *candidates.set,
                 attempt.secrets.pools,
             )
             .is_ok();
@@ -366,7 +366,7 @@ fn crowd<F: Family>(
 /// The ports of a set that suit a flow.
 struct Candidates<'a> {
     wish: Wish,
-    set: PortSet<'a>,
+    set: &'a PortSet<'a>,
     /// The port that the inside endpoint got towards another destination.
     moved: Option<u16>,
     /// The port that belongs to the inside endpoint, if it would get this one elsewhere.
@@ -429,7 +429,7 @@ impl<F: Family> Attempt<'_, '_, F> {
         candidates: &Candidates<'_>,
     ) -> Option<Option<u16>> {
         let (destination, key) = (self.destination(), self.secrets.pools);
-        pools.with(&destination, &candidates.set, key, |pool| {
+        pools.with(&destination, candidates.set, key, |pool| {
             self.take_from_pool(pool, candidates)
         })
     }
@@ -457,7 +457,7 @@ impl<F: Family> Attempt<'_, '_, F> {
         if self.kernel_may_choose {
             return Some(Found::Kernel);
         }
-        let set = &candidates.set;
+        let set = candidates.set;
         let mut at_random = (0..BLIND_TRIES).map(|_| set.draw(random::below));
         let port = at_random.find(|port| self.gets(set, *port, Rests::Ignored))?;
         Some(self.note(port, candidates))
@@ -494,7 +494,7 @@ impl<F: Family> Attempt<'_, '_, F> {
         {
             return moved.map(Found::Port);
         }
-        let set = &candidates.set;
+        let set = candidates.set;
         let of_endpoint = candidates
             .of_endpoint
             .or_else(|| (!wish.random).then(|| self.port_of_endpoint(set)));
@@ -508,7 +508,7 @@ impl<F: Family> Attempt<'_, '_, F> {
 
     /// Takes a port from the pool. Returns `None` if all are taken.
     fn take_from_pool(&mut self, pool: &Pool, candidates: &Candidates<'_>) -> Option<u16> {
-        let set = &candidates.set;
+        let set = candidates.set;
         let flow = self.tags.flow;
         let usual = candidates.wish.own.or(candidates.of_endpoint);
         let mut port = pool.take(flow, [candidates.moved(), usual]);

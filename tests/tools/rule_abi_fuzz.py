@@ -4,10 +4,11 @@
 
 Usage: tests/tools/rule_abi_fuzz.py legacy|nft COUNT SEED
 
-Sends COUNT tables or rules, made from SEED, for each of IPv4 and IPv6, half of them with rules of each revision. Any part of them may be changed: sizes, offsets,
-names, revisions, chains, matches, counters, and the fields of the rule. Class Breakpoints finds out how far the kernel
-went with each. Where the kernel called the module's check, the check must have decided as the model in
-tests/tools/rule_abi.py does. One in ten must reach the check, and one in a hundred must be accepted. Prints TAP.
+Sends COUNT tables or rules, made from SEED, for each of IPv4 and IPv6, half of them with rules of each revision. Any
+part of them may be changed: sizes, offsets, names, revisions, chains, matches, counters, and the fields of the rule.
+Class Breakpoints finds out how far the kernel went with each. Where the kernel called the module's check, the check
+must have decided as the model in tests/tools/rule_abi.py does. One in ten must reach the check, and one in a hundred
+must be accepted. Prints TAP.
 
 Run it as root in a network namespace of its own, while no namespace has a RUSTMASQ rule.
 """
@@ -25,8 +26,21 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from rule_abi import (LIBC, SIZES, USER_SIZES, Legacy, Nft, error_text, expected, nearly_right, padded, reload_module,
-                      rule_info, rule_info_1, target)
+from rule_abi import (
+    LIBC,
+    SIZES,
+    USER_SIZES,
+    Legacy,
+    Nft,
+    error_text,
+    expected,
+    nearly_right,
+    padded,
+    reload_module,
+    rule_info,
+    rule_info_1,
+    target,
+)
 from tap import done_testing, result
 
 NAME = b"RUSTMASQ"

@@ -13,7 +13,7 @@ ports_of_list() { tr , '\n' <<< "$1" | awk -F - '{ for (n = $1; n <= $NF; n++) p
 
 # ports_of_map OFFSET LENGTH PSID: prints the ports of a port set of MAP, as RFC 7597, section 5.1, makes them.
 ports_of_map() {
-	local a=$1 k=$2 psid=$3 m=$((16 - $1 - $2)) block j
+	local a=$1 psid=$3 m=$((16 - $1 - $2)) block j
 	for ((block = a > 0; block < 1 << a; block++)); do
 		for ((j = 0; j < 1 << m; j++)); do
 			echo $(((block << (16 - a)) + (psid << m) + j))
@@ -28,10 +28,10 @@ without() { sort -n | comm -23 <(sort) <(ports_of_list "$1" | sort) | sort -n; }
 ports_in_use() { crowd_flows | awk '{ print $3 }' | sort -n; }
 
 # refusals: prints how many packets the router has refused a port.
-refusals() { ns_exec router awk '$1 == "ports_refused" { print $2 }' /proc/net/rustmasq; }
+refusals() { ns_exec router sed -n 's/^ports_refused //p' /proc/net/rustmasq; }
 
 # look_ups: prints how many look-ups the router has made to choose ports.
-look_ups() { ns_exec router awk '$1 == "lookups" { print $2 }' /proc/net/rustmasq; }
+look_ups() { ns_exec router sed -n 's/^lookups //p' /proc/net/rustmasq; }
 
 # check_set WHAT FIRST OPTION...: checks that clients from FIRST on get all ports of the file "expected", one each, and that
 # one client more is refused, with this rule.
