@@ -167,7 +167,6 @@ impl MoreOptions {
 }
 
 /// The sets of ports that a flow may get, the best one first. Empty ones are left out.
-#[derive(Clone)]
 pub(super) struct PortSets<'a> {
     ranges: slice::Iter<'a, PortRange>,
     bits: Option<&'a Arc<PortBits>>,
@@ -186,6 +185,7 @@ impl<'a> PortSets<'a> {
     }
 
     /// Returns the range of the last set, whether it has ports or not.
+    #[inline(always)]
     pub(super) fn last_range(&self) -> Option<PortRange> {
         self.ranges.as_slice().last().copied()
     }

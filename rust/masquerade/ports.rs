@@ -249,7 +249,8 @@ pub(super) fn choose<F: Family>(
     let net = flow.net();
     let keeps_port = keeps_port && options.offer(own_port, net);
     let random = options.random && !keeps_port;
-    let sets = options.port_sets(own_port, reply.is_icmp(), net);
+    let mut sets = options.port_sets(own_port, reply.is_icmp(), net);
+    let last_range = sets.last_range();
     let mut attempt = Attempt {
         flow,
         reply,
@@ -263,7 +264,7 @@ pub(super) fn choose<F: Family>(
         by_rule: !keeps_port,
         random,
     };
-    let found = sets.clone().find_map(|set| {
+    let found = sets.find_map(|set| {
         let found = choose_from(&mut attempt, wish, &set);
         wish.own = None;
         found
@@ -279,7 +280,7 @@ pub(super) fn choose<F: Family>(
         Some(Found::Kernel) => (Some(by_kernel(random)), None),
         None => (None, Some(Counter::Refused)),
     };
-    if let (None, Some(last)) = (range, sets.last_range()) {
+    if let (None, Some(last)) = (range, last_range) {
         trace::port_refused(flow, source, last);
     }
     Choice {
@@ -309,6 +310,7 @@ struct Wish {
 }
 
 /// Chooses a port of the set. Returns `None` if all are taken.
+#[inline(always)]
 fn choose_from<F: Family>(
     attempt: &mut Attempt<'_, '_, F>,
     wish: Wish,
@@ -413,6 +415,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Returns the port that belongs to the inside endpoint.
+    #[inline(always)]
     fn port_of_endpoint(&self, set: &PortSet<'_>) -> u16 {
         self.secrets.port_of(self.flow.original_source_words(), set)
     }
@@ -464,6 +467,7 @@ impl<F: Family> Attempt<'_, '_, F> {
     }
 
     /// Makes the attempt with a port of the set, unless that is reserved.
+    #[inline(always)]
     fn gets(&mut self, set: &PortSet<'_>, port: u16, rests: Rests) -> bool {
         !set.is_reserved(port) && self.succeeds_with(port, rests)
     }
