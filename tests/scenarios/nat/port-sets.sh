@@ -34,17 +34,20 @@ refusals() { ns_exec router sed -n 's/^ports_refused //p' /proc/net/rustmasq; }
 look_ups() { ns_exec router sed -n 's/^lookups //p' /proc/net/rustmasq; }
 
 # check_set WHAT FIRST OPTION...: checks that clients from FIRST on get all ports of the file "expected", one each, and that
-# one client more is refused, with this rule.
+# one client more is refused, with this rule. Each time they send to another port: one destination has eight pools at
+# most, one for each set, and a pool stays for a minute.
+to_port=10
 check_set() {
 	local what="IPv$v, $protocol, ${*:3}: $1" first=$2 count before
 	count=$(wc -l < "$scratch/expected")
+	to_port=$((to_port + 1))
 	crowd_rule RUSTMASQ "${@:3}"
 	before=$(refusals)
-	send_crowd "$first" $((first + count - 1))
+	send_crowd "$first" $((first + count - 1)) --to-port $to_port
 	check_equal "$what: $count clients get $count ports" "$count" "$(ports_in_use | uniq | wc -l)"
 	check "$what: these are the ports of the set" cmp "$scratch/expected" <(ports_in_use)
 	check_equal "$what: no packet is refused" "$before" "$(refusals)"
-	send_crowd $((first + count)) $((first + count))
+	send_crowd $((first + count)) $((first + count)) --to-port $to_port
 	check_equal "$what: one client more is refused" $((before + 1)) "$(refusals)"
 }
 
@@ -154,9 +157,9 @@ done
 v=4 protocol=udp
 list=$(for ((n = 0; n < 15; n++)); do printf '%s,' $((41000 + 1000 * n))-$((41039 + 1000 * n)); done)
 crowd_rule RUSTMASQ --to-ports "${list%,}"
-send_crowd 1 540
+send_crowd 1 540 --to-port 10
 before=$(look_ups)
-send_crowd 541 600
+send_crowd 541 600 --to-port 10
 spent=$(($(look_ups) - before))
 check_equal "600 ports in 15 parts: all are used" 600 "$(ports_in_use | uniq | wc -l)"
 check "... the last 60 with two look-ups each at most ($spent)" test $spent -le 120
