@@ -325,6 +325,12 @@ impl Pending {
     }
 }
 
+/// Returns whether the flow's address is one of the machine's now, in the VRF of the flow's device.
+fn is_local(net: &Net, flow: &MasqueradedFlow) -> bool {
+    net.with_device(flow.device, |device| device.is_local_address(flow.address))
+        .unwrap_or(false)
+}
+
 /// Returns whether the flow's device would now use an address of its own instead of the flow's, which is not.
 fn has_own_address(net: &Net, flow: &MasqueradedFlow) -> bool {
     net.with_device(flow.device, |device| {
@@ -394,13 +400,13 @@ impl EventHandler for Flush {
         let waiting = pending.arrivals.settle_all(context);
         if pending.has_events() {
             pending.walk(context, |net, flow| {
-                pending.matches(net.id(), flow, || net.is_local(flow.address))
+                pending.matches(net.id(), flow, || is_local(net, flow))
             });
         }
         if pending.has_events() || !pending.arrivals.is_empty() {
             notifier::synchronize(context);
             pending.walk(context, |net, flow| {
-                let is_local = || net.is_local(flow.address);
+                let is_local = || is_local(net, flow);
                 pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
                     || (pending.arrivals.matches(net.id(), flow) && has_own_address(net, flow))
             });

@@ -241,6 +241,39 @@ impl Device {
         }
     }
 
+    /// Returns whether the address is one of this host's, ready for use, in the VRF that the device is in, if it is in one.
+    ///
+    /// Follows `__ip_dev_find`, which finds addresses of all VRFs, and `ipv6_chk_addr_and_flags`: a tentative IPv6 address
+    /// does not count. No device has an IPv6 address if the kernel runs with `ipv6.disable=1`. Any context.
+    pub(crate) fn is_local_address(&self, address: AnyAddress) -> bool {
+        let net = self.net().as_raw();
+        match address {
+            AnyAddress::V4(address) => {
+                // SAFETY: The namespace is valid by its type's invariant. The function takes the RCU read lock itself. It
+                // returns a pointer without a reference, which is only compared with null.
+                let device = unsafe { bindings::__ip_dev_find(net, ipv4_to_be32(address), false) };
+                !device.is_null()
+            }
+            AnyAddress::V6(address) => {
+                let address = ipv6_to_raw(address);
+                // SAFETY: Device and namespace are valid by their types' invariants, and `address` lives for the call. The
+                // function takes the RCU read lock itself. It reads the namespace's table of addresses, which exists
+                // unless IPv6 is disabled at boot; that is tested before.
+                unsafe {
+                    bindings::rustmasq_ipv6_mod_enabled()
+                        && bindings::ipv6_chk_addr_and_flags(
+                            net,
+                            &address,
+                            self.as_raw(),
+                            true,
+                            0,
+                            bindings::IFA_F_TENTATIVE,
+                        ) != 0
+                }
+            }
+        }
+    }
+
     /// Returns whether packets to `destination` would now leave by this device with an address of its own,
     /// while `address` is none of its own.
     ///

@@ -5,11 +5,6 @@
 //! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
 
 use super::{
-    address::{
-        ipv4_to_be32,
-        ipv6_to_raw,
-        AnyAddress, //
-    },
     context::ProcessContext,
     device::Device, //
 };
@@ -77,34 +72,6 @@ impl Net {
         // SAFETY: The namespace is valid by the type's invariant. The number is written once, while
         // the namespace is set up.
         unsafe { (*self.as_raw()).ns.inum }
-    }
-
-    /// Returns whether a device of the namespace has the address, ready for use.
-    ///
-    /// Follows `__ip_dev_find` and `ipv6_chk_addr`: a tentative IPv6 address does not count. No device has
-    /// an IPv6 address if the kernel runs with `ipv6.disable=1`. Any context.
-    pub(crate) fn is_local(&self, address: AnyAddress) -> bool {
-        match address {
-            AnyAddress::V4(address) => {
-                // SAFETY: The namespace is valid by the type's invariant. The function takes the RCU
-                // read lock itself. It returns a pointer without a reference, which is only compared
-                // with null.
-                let device =
-                    unsafe { bindings::__ip_dev_find(self.as_raw(), ipv4_to_be32(address), false) };
-                !device.is_null()
-            }
-            AnyAddress::V6(address) => {
-                let address = ipv6_to_raw(address);
-                // SAFETY: The namespace is valid by the type's invariant, and `address` lives for the
-                // call. Null stands for any device. The function takes the RCU read lock itself. It reads
-                // the namespace's table of addresses, which exists unless IPv6 is disabled at boot; that
-                // is tested before.
-                unsafe {
-                    bindings::rustmasq_ipv6_mod_enabled()
-                        && bindings::ipv6_chk_addr(self.as_raw(), &address, ptr::null(), 0) != 0
-                }
-            }
-        }
     }
 
     /// Returns whether the namespace has a device with this index and that device is up.

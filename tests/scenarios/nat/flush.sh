@@ -163,12 +163,22 @@ send_flows 10 10.1.1-60.2 203.0.113.9
 count_batch_flows() { tracked | grep -c 'dst=10\.1\.[0-9]*\.1 '; }
 no_batch_flows() { [[ $(count_batch_flows) == 0 ]]; }
 check_equal "600 flows leave with 60 addresses" 600 "$(count_batch_flows)"
+# A flow of a VRF, whose IPv6 addresses are not those of the others.
+ip -n router link add red type vrf table 10 || bail "VRF"
+ip -n router link set red up
+ip -n router link add wan9 type dummy
+ip -n router link set wan9 master red
+setup_device router wan9 2001:db8:99::1/64
+add_rule6 -j RUSTMASQ
+ns_exec router socat -u - 'UDP6-SENDTO:[2001:db8:99::9]:9,so-bindtodevice=red' <<< x
+check_equal "IPv6: a flow leaves by a VRF" 1 "$(count_flows6_from 2001:db8:99::1)"
 tracing=/sys/kernel/tracing/instances/flush
 mkdir $tracing
 echo 1 > $tracing/events/workqueue/workqueue_execute_start/enable
 for n in $(seq 60); do echo "addr del 10.1.$n.1/24 dev wan0"; done | ip -n router -batch -
 check "60 addresses are removed at once: all of their flows are removed" wait_until no_batch_flows
 check_equal "60 addresses are removed at once: other flows stay" 10 "$(count_flows_from 203.0.113.1)"
+check_equal "60 addresses are removed at once: so does the VRF's" 1 "$(count_flows6_from 2001:db8:99::1)"
 echo 0 > $tracing/events/workqueue/workqueue_execute_start/enable
 runs=$(grep -c 'rustmasq.*notifier.*run_work' $tracing/trace)
 rmdir $tracing
