@@ -160,6 +160,11 @@ __rustmasq_helper void *rustmasq_net_gen_ptr(const struct net *net, unsigned int
 	return rcu_dereference(net->gen)->ptr[id];
 }
 
+__rustmasq_helper int rustmasq_skb_iif(const struct sk_buff *skb)
+{
+	return skb->skb_iif;
+}
+
 /* Then inline functions and macros. */
 
 /* The namespace stays valid under RCU or RTNL: lockdep checks that one is held. */

@@ -19,7 +19,10 @@ use crate::{
     },
     LocalModule, //
 };
-use core::ptr::NonNull;
+use core::ptr::{
+    self,
+    NonNull, //
+};
 use kernel::{
     error::{
         from_result,
@@ -66,7 +69,12 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
         state: *const bindings::nf_hook_state,
     ) -> Self {
         // SAFETY: The caller guarantees the hook's state, which is valid for the call.
-        let (input, out) = unsafe { ((*state).in_, (*state).out) };
+        let (mut input, out) = unsafe { ((*state).in_, (*state).out) };
+        // A packet that this host sends by a VRF comes with the VRF's device, but nobody has received it.
+        // SAFETY: The caller guarantees that the packet is ours for the call.
+        if !input.is_null() && unsafe { bindings::rustmasq_skb_iif(skb.as_ptr()) } == 0 {
+            input = ptr::null_mut();
+        }
         // SAFETY: The caller guarantees that the packet is ours for the call, and of `F`.
         // Its network header is complete and linear: it was checked when the packet was received
         // (`ip_rcv_core`, `ip6_rcv_core`, `br_validate_ipv4`, `br_validate_ipv6`), sent by a raw socket

@@ -73,4 +73,14 @@ new_rules_of_both RUSTMASQ
 check_equal "a flow of the router's own socket keeps its port" 203.0.113.1:1600 \
 	"$(probe router UDP 203.0.113.2 5000 sourceport=1600,reuseaddr)"
 
+# So do those by a VRF, which come to POSTROUTING with its device.
+ip -n router link add red type vrf table 10 || bail "VRF"
+ip -n router link set red up
+ip -n router link set wan0 master red
+ip -n router addr replace 2001:db8:1::1/64 dev wan0 nodad
+check_equal "a flow by a VRF keeps its port, too" 203.0.113.1:1601 \
+	"$(probe router UDP 203.0.113.2 5000 sourceport=1601,so-bindtodevice=red)"
+check_match "... for IPv6 as well" ':1602$' \
+	"$(probe router UDP6 '[2001:db8:1::2]' 5006 sourceport=1602,so-bindtodevice=red)"
+
 done_testing
