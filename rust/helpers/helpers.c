@@ -28,6 +28,9 @@
 #include <net/icmp.h>
 #include <net/if_inet6.h>
 #include <net/inet_hashtables.h>
+#include <net/inet_sock.h>
+#include <net/ip6_fib.h>
+#include <net/ip_fib.h>
 #include <net/l3mdev.h>
 #include <net/netfilter/nf_conntrack.h>
 #include <net/netfilter/nf_conntrack_helper.h>
@@ -68,6 +71,37 @@ __rustmasq_helper int rustmasq_dev_ifindex(const struct net_device *dev)
 __rustmasq_helper const char *rustmasq_dev_name(const struct net_device *dev)
 {
 	return dev->name;
+}
+
+__rustmasq_helper unsigned short rustmasq_dst_family(const struct dst_entry *dst)
+{
+	return dst->ops->family;
+}
+
+__rustmasq_helper unsigned short rustmasq_dst_flags(const struct dst_entry *dst)
+{
+	return READ_ONCE(dst->flags);
+}
+
+__rustmasq_helper const struct in6_addr *
+rustmasq_fib6_info_prefsrc_addr(const struct fib6_info *f6i)
+{
+	return &f6i->fib6_prefsrc.addr;
+}
+
+__rustmasq_helper int rustmasq_fib6_info_prefsrc_plen(const struct fib6_info *f6i)
+{
+	return READ_ONCE(f6i->fib6_prefsrc.plen);
+}
+
+__rustmasq_helper __be32 rustmasq_fib_info_prefsrc(const struct fib_info *fi)
+{
+	return fi->fib_prefsrc;
+}
+
+__rustmasq_helper struct fib_info *rustmasq_fib_result_fi(const struct fib_result *res)
+{
+	return res->fi;
 }
 
 __rustmasq_helper const struct in_ifaddr *
@@ -160,9 +194,24 @@ __rustmasq_helper void *rustmasq_net_gen_ptr(const struct net *net, unsigned int
 	return rcu_dereference(net->gen)->ptr[id];
 }
 
+__rustmasq_helper const struct fib6_info *rustmasq_rt6_info_from(const struct rt6_info *rt)
+{
+	return rcu_dereference(rt->from);
+}
+
 __rustmasq_helper int rustmasq_skb_iif(const struct sk_buff *skb)
 {
 	return skb->skb_iif;
+}
+
+__rustmasq_helper u32 rustmasq_skb_mark(const struct sk_buff *skb)
+{
+	return skb->mark;
+}
+
+__rustmasq_helper int rustmasq_sock_bound_dev_if(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_bound_dev_if);
 }
 
 /* Then inline functions and macros. */
@@ -187,6 +236,24 @@ __rustmasq_helper unsigned long rustmasq_alloc_percpu_u64(size_t count)
 __rustmasq_helper bool rustmasq_cpu_possible(unsigned int cpu)
 {
 	return cpu_possible(cpu);
+}
+
+__rustmasq_helper const struct rt6_info *rustmasq_dst_rt6_info(const struct dst_entry *dst)
+{
+	return dst_rt6_info(dst);
+}
+
+__rustmasq_helper bool rustmasq_fib4_rules_early_flow_dissect(struct net *net, struct sk_buff *skb,
+							      struct flowi4 *fl4,
+							      struct flow_keys *flkeys)
+{
+	return fib4_rules_early_flow_dissect(net, skb, fl4, flkeys);
+}
+
+__rustmasq_helper int rustmasq_fib_lookup(struct net *net, struct flowi4 *flp,
+					  struct fib_result *res, unsigned int flags)
+{
+	return fib_lookup(net, flp, res, flags);
 }
 
 __rustmasq_helper void rustmasq_free_percpu(unsigned long memory)
@@ -258,6 +325,11 @@ __rustmasq_helper void rustmasq_inc_tftp_ignored(void)
 __rustmasq_helper void rustmasq_init_delayed_work(struct delayed_work *work, work_func_t func)
 {
 	INIT_DELAYED_WORK(work, func);
+}
+
+__rustmasq_helper dscp_t rustmasq_ip4h_dscp(const struct sk_buff *skb)
+{
+	return ip4h_dscp(ip_hdr(skb));
 }
 
 __rustmasq_helper bool rustmasq_ipv6_mod_enabled(void)
@@ -540,6 +612,11 @@ __rustmasq_helper struct net *rustmasq_seq_file_single_net(struct seq_file *seq)
 	return seq_file_single_net(seq);
 }
 
+__rustmasq_helper const struct dst_entry *rustmasq_skb_dst(const struct sk_buff *skb)
+{
+	return skb_dst(skb);
+}
+
 __rustmasq_helper void *rustmasq_skb_header_pointer(const struct sk_buff *skb, int offset, int len,
 						    void *buffer)
 {
@@ -566,9 +643,19 @@ __rustmasq_helper struct rtable *rustmasq_skb_rtable(const struct sk_buff *skb)
 	return skb_rtable(skb);
 }
 
+__rustmasq_helper struct sock *rustmasq_skb_to_full_sk(const struct sk_buff *skb)
+{
+	return skb_to_full_sk(skb);
+}
+
 __rustmasq_helper bool rustmasq_skb_valid_dst(const struct sk_buff *skb)
 {
 	return skb_valid_dst(skb);
+}
+
+__rustmasq_helper kuid_t rustmasq_sock_net_uid(const struct net *net, const struct sock *sk)
+{
+	return sock_net_uid(net, sk);
 }
 
 __rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)

@@ -14,19 +14,24 @@
 //!
 //! A device without an address of its own borrows one of another device. When it gets its first, the second
 //! walk checks for each flow that left by it with an address which is none of its own whether it would leave
-//! with one now. An IPv6 address can be used only after duplicate address detection, which ends without an
-//! event, so the worker runs again from time to time while that is in progress.
+//! with one now. An address that a route has named is not borrowed (route_sources.rs). An IPv6 address can be
+//! used only after duplicate address detection, which ends without an event, so the worker runs again from
+//! time to time while that is in progress.
 
 use super::{
     counters::{
         self,
         Counter, //
     },
-    per_net::State, //
+    per_net::State,
+    route_sources::RouteSources, //
 };
 use crate::{
     net::{
-        device::Readiness,
+        device::{
+            Device,
+            Readiness, //
+        },
         namespace::{
             Net,
             NetId, //
@@ -283,6 +288,20 @@ impl Pending {
         (self.overflow || self.matches(net, flow, &is_local)) && !(is_local() && is_up())
     }
 
+    /// Forgets that routes have named addresses which are gone.
+    fn forget_route_sources(&self, net: &Net, named: &RouteSources) {
+        for event in self.events.iter().flatten() {
+            match *event {
+                Event::Address {
+                    device, address, ..
+                } if event.net() == net.id() && !is_local(net, device, address) => {
+                    named.remove(address.words());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Removes the masqueraded flows and the mappings that are stale, in all namespaces that are affected.
     fn walk(
         &self,
@@ -309,6 +328,7 @@ impl Pending {
             };
             conntrack::cleanup(&net, is_stale, context);
             if let Some(state) = State::of(&net) {
+                self.forget_route_sources(&net, &state.route_sources);
                 state.mappings.remove(|mapping, outside| {
                     let address = outside.address();
                     let flow = MasqueradedFlow {
@@ -325,18 +345,22 @@ impl Pending {
     }
 }
 
-/// Returns whether the flow's address is one of the machine's now, in the VRF of the flow's device.
-fn is_local(net: &Net, flow: &MasqueradedFlow) -> bool {
-    net.with_device(flow.device, |device| device.is_local_address(flow.address))
+/// Returns whether an address is one of the machine's, where the namespace's device with this index is.
+fn is_local(net: &Net, device: c_int, address: AnyAddress) -> bool {
+    net.with_device(device, |device| device.is_local_address(address))
         .unwrap_or(false)
+}
+
+/// Returns whether a route has named the address for flows of the namespace.
+fn is_route_source(net: &Net, address: AnyAddress) -> bool {
+    State::of(net).is_some_and(|state| state.route_sources.has(address.words()))
 }
 
 /// Returns whether the flow's device would now use an address of its own instead of the flow's, which is not.
 fn has_own_address(net: &Net, flow: &MasqueradedFlow) -> bool {
-    net.with_device(flow.device, |device| {
-        device.would_replace(flow.address, flow.destination)
-    })
-    .unwrap_or(false)
+    let would_replace = |device: &Device| device.would_replace(flow.address, flow.destination);
+    !is_route_source(net, flow.address)
+        && net.with_device(flow.device, would_replace).unwrap_or(false)
 }
 
 /// Returns the delay until the walk, `waited` milliseconds after the first event.
@@ -400,13 +424,13 @@ impl EventHandler for Flush {
         let waiting = pending.arrivals.settle_all(context);
         if pending.has_events() {
             pending.walk(context, |net, flow| {
-                pending.matches(net.id(), flow, || is_local(net, flow))
+                pending.matches(net.id(), flow, || is_local(net, flow.device, flow.address))
             });
         }
         if pending.has_events() || !pending.arrivals.is_empty() {
             notifier::synchronize(context);
             pending.walk(context, |net, flow| {
-                let is_local = || is_local(net, flow);
+                let is_local = || is_local(net, flow.device, flow.address);
                 pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
                     || (pending.arrivals.matches(net.id(), flow) && has_own_address(net, flow))
             });

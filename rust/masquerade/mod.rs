@@ -20,6 +20,7 @@ mod pools;
 mod port_set;
 mod port_states;
 mod ports;
+mod route_sources;
 mod source;
 mod table;
 mod uplinks;
@@ -69,6 +70,7 @@ use options::{
     Form,
     RuleOptions, //
 };
+use per_net::State;
 use source::SelectSource;
 
 /// The target for one family, and one binary form of its rules.
@@ -139,7 +141,13 @@ fn masquerade_flow<F: SelectSource>(
     if F::is_exempt(&flow) {
         return Verdict::Accept;
     }
-    let Some(source) = F::select_source(&packet, out) else {
+    let mut named = None;
+    if let Some(more) = options.more() {
+        if more.route_source {
+            named = route_source(&packet, input, out);
+        }
+    }
+    let Some(source) = named.or_else(|| F::select_source(&packet, out)) else {
         conntrack::count_drop(out.net());
         counters::count(out.net(), Counter::NoAddress);
         if log::packet_rate_permits() {
@@ -155,6 +163,20 @@ fn masquerade_flow<F: SelectSource>(
         // Flows of this host need no mapping: their sockets hear who sends to their ports.
         _ => leave_by_port(options, source, flow, packet, input, out),
     }
+}
+
+/// Returns the source address that a packet's route names, if it names one that the machine has, and notes it.
+#[inline(never)]
+fn route_source<F: SelectSource>(
+    packet: &Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Option<F::Address> {
+    let source = F::route_source(packet, input, out)?;
+    if let Some(state) = State::of(out.net()) {
+        state.route_sources.add(F::to_raw(source).words());
+    }
+    Some(source)
 }
 
 /// Masquerades a flow with a port that is free towards its destination, or drops its packet.

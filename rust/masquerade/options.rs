@@ -69,7 +69,6 @@ pub(crate) struct MoreOptions {
     /// Reserved ports are not chosen (`--except-reserved`).
     except_reserved: bool,
     /// The source address is the one that the route names (`--route-source`).
-    #[expect(dead_code, reason = "parsed, and not acted on yet")]
     pub(super) route_source: bool,
     /// A flow whose source is an address of the outgoing device keeps it (`--keep-own`).
     #[expect(dead_code, reason = "parsed, and not acted on yet")]
@@ -108,7 +107,6 @@ impl From<Options> for RuleOptions<'_> {
 impl<'a> RuleOptions<'a> {
     /// Returns the options that only few rules have, if this one has any.
     #[inline(always)]
-    #[expect(dead_code, reason = "for the options that are not acted on yet")]
     pub(super) fn more(&self) -> Option<&'a MoreOptions> {
         self.more
     }

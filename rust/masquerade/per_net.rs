@@ -23,7 +23,8 @@ use super::{
     ports::{
         self,
         CLAIMS, //
-    }, //
+    },
+    route_sources::RouteSources, //
 };
 use crate::{
     net::{
@@ -74,6 +75,8 @@ pub(super) struct State {
     pub(super) pools: Pools,
     /// The mappings of inside endpoints.
     pub(super) mappings: Mappings,
+    /// The addresses that routes have named.
+    pub(super) route_sources: RouteSources,
 }
 
 impl State {
@@ -95,6 +98,7 @@ impl NetData for State {
         Self {
             pools: Pools::new(),
             mappings: Mappings::new(),
+            route_sources: RouteSources::new(),
         }
     }
 

@@ -29,6 +29,15 @@ pub(crate) trait SelectSource: Family + Sized {
     ///
     /// Returns `None` if no address is usable. Context: a hook.
     fn select_source(packet: &Packet<'_, Self>, out: &Device) -> Option<Self::Address>;
+
+    /// Returns the source address that the route of a packet names, if it names one that the machine has.
+    ///
+    /// The packet came by `input`, unless this host sent it, and leaves by `out`. Context: a hook.
+    fn route_source(
+        packet: &Packet<'_, Self>,
+        input: Option<&Device>,
+        out: &Device,
+    ) -> Option<Self::Address>;
 }
 
 impl SelectSource for Ipv4 {
@@ -41,6 +50,14 @@ impl SelectSource for Ipv4 {
     fn select_source(packet: &Packet<'_, Ipv4>, out: &Device) -> Option<Ipv4Addr> {
         out.select_ipv4_source(packet.next_hop())
     }
+
+    fn route_source(
+        packet: &Packet<'_, Ipv4>,
+        input: Option<&Device>,
+        out: &Device,
+    ) -> Option<Ipv4Addr> {
+        packet.route_source(input, out)
+    }
 }
 
 impl SelectSource for Ipv6 {
@@ -52,5 +69,13 @@ impl SelectSource for Ipv6 {
     /// Follows `nf_nat_masquerade_ipv6`: the destination decides.
     fn select_source(packet: &Packet<'_, Ipv6>, out: &Device) -> Option<Ipv6Addr> {
         out.select_ipv6_source(packet.header().destination)
+    }
+
+    fn route_source(
+        packet: &Packet<'_, Ipv6>,
+        _input: Option<&Device>,
+        out: &Device,
+    ) -> Option<Ipv6Addr> {
+        packet.route_source(out)
     }
 }

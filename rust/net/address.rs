@@ -87,7 +87,6 @@ impl AnyAddress {
     }
 
     /// Returns the words that C stores the address as.
-    #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn words(self) -> [u64; 2] {
         match self {
             AnyAddress::V4(address) => Ipv4::to_raw(address).words(),

@@ -22,6 +22,7 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod reserved;
+pub(crate) mod route;
 pub(crate) mod skb;
 pub(crate) mod socket;
 pub(crate) mod work;
