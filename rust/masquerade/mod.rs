@@ -38,6 +38,7 @@ use crate::{
         log,
         namespace::Net,
         skb::Packet,
+        Family,
         ProcessContext, //
     },
     netfilter::{
@@ -50,6 +51,7 @@ use crate::{
             NatRange, //
         },
         reject,
+        tuple::Direction,
         xtables::{
             SourceNatTarget,
             TargetContext, //
@@ -143,6 +145,9 @@ fn masquerade_flow<F: SelectSource>(
     }
     let mut named = None;
     if let Some(more) = options.more() {
+        if more.keep_own && has_own_address(&flow, out) {
+            return keep_address(options, flow, packet, input, out);
+        }
         if more.route_source {
             named = route_source(&packet, input, out);
         }
@@ -163,6 +168,24 @@ fn masquerade_flow<F: SelectSource>(
         // Flows of this host need no mapping: their sockets hear who sends to their ports.
         _ => leave_by_port(options, source, flow, packet, input, out),
     }
+}
+
+/// Returns whether a flow's source is an address of the device that it leaves by.
+fn has_own_address<F: Family>(flow: &UnsettledFlow<'_, F>, out: &Device) -> bool {
+    out.has_address(F::any(flow.source(Direction::Original)))
+}
+
+/// Lets a flow keep its source address, and its port where that is one of the rule's and free, or drops its packet.
+#[inline(never)]
+fn keep_address<F: SelectSource>(
+    options: &RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    let source = flow.source(Direction::Original);
+    leave_by_port(&options.without_random(), source, flow, packet, input, out)
 }
 
 /// Returns the source address that a packet's route names, if it names one that the machine has, and notes it.

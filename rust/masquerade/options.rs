@@ -71,7 +71,6 @@ pub(crate) struct MoreOptions {
     /// The source address is the one that the route names (`--route-source`).
     pub(super) route_source: bool,
     /// A flow whose source is an address of the outgoing device keeps it (`--keep-own`).
-    #[expect(dead_code, reason = "parsed, and not acted on yet")]
     pub(super) keep_own: bool,
     /// The most flows that an inside address has at a time (`--max-flows-per-host`).
     #[expect(dead_code, reason = "parsed, and not acted on yet")]
@@ -109,6 +108,13 @@ impl<'a> RuleOptions<'a> {
     #[inline(always)]
     pub(super) fn more(&self) -> Option<&'a MoreOptions> {
         self.more
+    }
+
+    /// Returns the options without `--random`.
+    pub(super) fn without_random(&self) -> Self {
+        let mut options = *self;
+        options.options.random = false;
+        options
     }
 
     /// Returns whether the rule lets a flow of the namespace keep its own port, in host order.
