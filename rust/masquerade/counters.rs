@@ -53,6 +53,8 @@ pub(super) enum Counter {
     WithoutPort,
     /// Packets that were dropped because all ports are taken.
     Refused,
+    /// Packets that were dropped because their inside addresses have as many flows as their rules allow.
+    OverLimit,
     /// Look-ups, without those of [`KeptAtOnce`](Self::KeptAtOnce).
     LookUps,
     /// Claims that were refused.
@@ -136,6 +138,7 @@ impl NetFileContent for CountersFile {
             ("ports_kept", kept),
             ("ports_moved", moved),
             ("ports_refused", counted(Counter::Refused)),
+            ("flows_over_limit", counted(Counter::OverLimit)),
             ("lookups", at_once + counted(Counter::LookUps)),
             ("races_avoided", counted(Counter::RacesAvoided)),
             ("pools", pools.0.into()),

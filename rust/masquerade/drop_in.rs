@@ -41,6 +41,7 @@ use crate::{
             TranslateSource, //
         },
         xtables::{
+            MatchedProtocol,
             Precedence,
             SourceNatTarget,
             TargetContext,
@@ -130,7 +131,7 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
     const PRIVATE_OFFSET: usize = 0;
 
     /// Follows `masquerade_tg_check` and `masquerade_tg6_checkentry`: flags and ports may have any value.
-    fn check(rule: &F::Rule) -> Result<F::Rule> {
+    fn check(rule: &F::Rule, _: MatchedProtocol) -> Result<F::Rule> {
         let reason = if F::range(rule).has_address() {
             c"it names an address"
         } else if F::ranges(rule) != 1 {

@@ -100,6 +100,15 @@ impl Endpoint {
         }
     }
 
+    /// Returns the address alone, of the same family and in the same zone.
+    #[inline(always)]
+    pub(super) fn without_port(self) -> Self {
+        Self {
+            rest: self.rest & !(0xffff | 0xff << Self::PROTOCOL),
+            ..self
+        }
+    }
+
     /// Returns the endpoint with another address of the same family, and in another zone.
     #[inline(always)]
     pub(super) fn with_address(self, address: [u64; 2], zone: u16) -> Self {
@@ -171,6 +180,9 @@ mod tests {
                 let other = endpoint.with_port(7);
                 assert_eq!((other.port(), other.protocol()), (7, 17));
                 assert_eq!(other.address(), address);
+                let alone = endpoint.without_port();
+                assert_eq!((alone.port(), alone.protocol()), (0, 0));
+                assert_eq!(alone.address(), address);
             }
         }
     }

@@ -12,7 +12,7 @@ use kernel::{
 };
 
 /// The senders that may begin a flow to a mapping from outside.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Filtering {
     /// Anybody (RFC 4787: endpoint-independent filtering).
     EndpointIndependent,

@@ -3,6 +3,7 @@
 //! A rule's options, parsed once from the binary form that userspace sends.
 
 use super::{
+    host_flows::Limit,
     mapping::Filtering,
     port_set::{
         PortBits,
@@ -25,6 +26,7 @@ use crate::{
             RequestedRange, //
         },
         xtables::{
+            MatchedProtocol,
             OwningOptions,
             StoredOptions, //
         },
@@ -48,7 +50,7 @@ use kernel::{
 };
 
 /// The options of a rule that cost nothing to store in it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Options {
     /// The ports or query identifiers to choose from (`--to-ports`).
     pub(crate) to_ports: Option<PortRange>,
@@ -73,8 +75,7 @@ pub(crate) struct MoreOptions {
     /// A flow whose source is an address of the outgoing device keeps it (`--keep-own`).
     pub(super) keep_own: bool,
     /// The most flows that an inside address has at a time (`--max-flows-per-host`).
-    #[expect(dead_code, reason = "parsed, and not acted on yet")]
-    pub(super) max_flows_per_host: Option<NonZeroU32>,
+    pub(super) max_flows_per_host: Option<Limit>,
 }
 
 /// All options of a rule, as its packets meet them.
@@ -218,8 +219,8 @@ pub(crate) trait Form: FromBytes {
     /// The options in the form that the rule stores.
     type Stored: StoredOptions;
 
-    /// Returns the options of a rule. Errors: those of [`CheckError`]. Process context.
-    fn check(&self) -> Result<Self::Stored, CheckError>;
+    /// Returns the options of a rule that matches packets of a protocol. Errors: those of [`CheckError`]. Process context.
+    fn check(&self, protocol: MatchedProtocol) -> Result<Self::Stored, CheckError>;
 
     /// Returns the options as a packet meets them.
     fn options(stored: &Self::Stored) -> RuleOptions<'_>;
@@ -250,7 +251,7 @@ impl Form for uapi::xt_rustmasq_info {
     const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
     type Stored = Options;
 
-    fn check(&self) -> Result<Options, CheckError> {
+    fn check(&self, _: MatchedProtocol) -> Result<Options, CheckError> {
         Ok(Options::parse(self)?)
     }
 
@@ -265,8 +266,8 @@ impl Form for uapi::xt_rustmasq_info_v1 {
     const PRIVATE_OFFSET: usize = offset_of!(Self, kernel_private);
     type Stored = OwningOptions<Options, MoreOptions>;
 
-    fn check(&self) -> Result<Self::Stored, CheckError> {
-        Request::parse(self)?.into_stored()
+    fn check(&self, protocol: MatchedProtocol) -> Result<Self::Stored, CheckError> {
+        Request::parse(self)?.into_stored(protocol)
     }
 
     #[inline(always)]
@@ -279,7 +280,7 @@ impl Form for uapi::xt_rustmasq_info_v1 {
 }
 
 /// What a rule of revision 1 asks for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Request {
     options: Options,
     ports: PortSpec,
@@ -326,7 +327,10 @@ impl Request {
     }
 
     /// Returns the options in the form that the rule stores. What one range says is stored as such.
-    fn into_stored(self) -> Result<OwningOptions<Options, MoreOptions>, CheckError> {
+    fn into_stored(
+        self,
+        protocol: MatchedProtocol,
+    ) -> Result<OwningOptions<Options, MoreOptions>, CheckError> {
         let mut options = self.options;
         let mut ports = None;
         if !self.ports.is_empty() {
@@ -338,6 +342,9 @@ impl Request {
                 ports = Some(Arc::new(bits, GFP_KERNEL_ACCOUNT).map_err(Error::from)?);
             }
         }
+        let max_flows_per_host = self
+            .max_flows_per_host
+            .map(|most| Limit::new(most, &(self, protocol)));
         let has_more = ports.is_some()
             || self.except_reserved
             || self.route_source
@@ -348,7 +355,7 @@ impl Request {
             except_reserved: self.except_reserved,
             route_source: self.route_source,
             keep_own: self.keep_own,
-            max_flows_per_host: self.max_flows_per_host,
+            max_flows_per_host,
         };
         let more = has_more
             .then(|| KBox::new(more, GFP_KERNEL_ACCOUNT))
@@ -747,7 +754,7 @@ mod tests {
 
     /// Returns whether the rule's options are stored without others on the heap, and the range of its ports.
     fn stored(rule: &uapi::xt_rustmasq_info_v1) -> Option<(bool, Option<(u16, u16)>)> {
-        let stored = rule.check().ok()?;
+        let stored = rule.check(MatchedProtocol::default()).ok()?;
         let range = stored.options().to_ports;
         Some((
             stored.more().is_none(),

@@ -9,6 +9,7 @@ use super::{
         Counter,
         CountersFile, //
     },
+    host_flows::HostFlows,
     mappings::{
         self,
         Mappings,
@@ -75,6 +76,8 @@ pub(super) struct State {
     pub(super) pools: Pools,
     /// The mappings of inside endpoints.
     pub(super) mappings: Mappings,
+    /// The flows that are counted for their inside addresses.
+    pub(super) host_flows: HostFlows,
     /// The addresses that routes have named.
     pub(super) route_sources: RouteSources,
 }
@@ -84,6 +87,11 @@ impl State {
     #[inline(always)]
     pub(super) fn of(net: &Net) -> Option<&Self> {
         PER_NET.of(net)
+    }
+
+    /// Returns whether there may be something to look after.
+    fn is_in_use(&self) -> bool {
+        !self.pools.is_empty() || !self.mappings.is_off() || self.host_flows.count() > 0
     }
 }
 
@@ -98,6 +106,7 @@ impl NetData for State {
         Self {
             pools: Pools::new(),
             mappings: Mappings::new(),
+            host_flows: HostFlows::new(),
             route_sources: RouteSources::new(),
         }
     }
@@ -109,10 +118,11 @@ impl NetData for State {
     fn exit(&self, net: &Net, context: &mut ProcessContext) {
         self.pools.free(context);
         cone::disable(net, context);
+        self.host_flows.free(context);
     }
 }
 
-/// Hears of the ends of flows while there are rules, pools or mappings.
+/// Hears of the ends of flows while there are rules, pools, mappings or flows that are counted for their hosts.
 pub(super) struct Ends;
 
 impl FlowEndHandler for Ends {
@@ -121,12 +131,16 @@ impl FlowEndHandler for Ends {
     }
 
     fn flow_ended(flow: &EndedFlow<'_>) {
+        let state = State::of(flow.net());
+        if let Some(state) = state {
+            state.host_flows.flow_ended(flow);
+        }
         let reply = flow.reply();
         let Some(port) = reply.nat_port() else {
             return;
         };
         CLAIMS.rest(&reply, flow.tags());
-        let Some(state) = State::of(flow.net()) else {
+        let Some(state) = state else {
             return;
         };
         cone::flow_ended(&state.mappings, flow, &reply);
@@ -142,7 +156,7 @@ impl FlowEndHandler for Ends {
     }
 }
 
-/// Looks after all pools and mappings, while there are any.
+/// Looks after all pools and mappings, while there are any, and lets the ends of counted flows be heard.
 pub(super) struct Maintenance;
 
 impl work::Handler for Maintenance {
@@ -153,11 +167,9 @@ impl work::Handler for Maintenance {
     fn run(context: &mut ProcessContext) -> Option<Msecs> {
         // It may have been stopped by a run that saw no pools, while one was made.
         FLOW_END.listen();
-        let mut any = false;
+        let (mut any, mut counted) = (false, false);
         let mut last = None;
-        let wanted = |net: &Net| {
-            State::of(net).is_some_and(|state| !state.pools.is_empty() || !state.mappings.is_off())
-        };
+        let wanted = |net: &Net| State::of(net).is_some_and(State::is_in_use);
         while let Some(net) = Net::next_after(last, wanted, context) {
             last = Some(net.id());
             if let Some(state) = State::of(&net) {
@@ -165,9 +177,10 @@ impl work::Handler for Maintenance {
                 any |= state.pools.maintain(&net, &CLAIMS, context).unwrap_or(true);
                 cone::maintain(&net, &state.mappings, context);
                 any |= state.mappings.count() > 0;
+                counted |= state.host_flows.count() > 0;
             }
         }
-        if !any && RULES.load(Relaxed) == 0 {
+        if !any && !counted && RULES.load(Relaxed) == 0 {
             FLOW_END.stop();
             if RULES.load(Acquire) > 0 {
                 // The first rule was added meanwhile.
@@ -180,7 +193,7 @@ impl work::Handler for Maintenance {
             // The first mapping was made meanwhile.
             ports::set_held(true);
         }
-        any.then_some(PERIOD)
+        (any || counted).then_some(PERIOD)
     }
 }
 
@@ -199,7 +212,7 @@ pub(super) fn rule_removed() {
     }
 }
 
-/// Lets the ends of flows be heard from now on, for a pool or a mapping. Returns whether that is so. Any context.
+/// Lets the ends of flows be heard from now on, for what is not a rule. Returns whether that is so. Any context.
 pub(super) fn expect_ends() -> bool {
     FLOW_END.listen()
 }

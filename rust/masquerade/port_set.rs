@@ -35,7 +35,7 @@ pub(super) const MOST_RANGES: usize = crate::uapi::XT_RUSTMASQ_RANGES_MAX as usi
 const DRAWS: usize = 32;
 
 /// Ranges of ports that ascend, with a port at least between two of them; or none.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct PortList([Option<PortRange>; MOST_RANGES]);
 
 impl PortList {
@@ -74,7 +74,7 @@ impl Display for PortList {
 }
 
 /// A port set of MAP (RFC 7597, section 5.1): a port is `offset` bits, then `length` bits that are `psid`, then the rest.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct PortSetId {
     offset: u8,
     length: u8,
@@ -113,7 +113,7 @@ impl Display for PortSetId {
 }
 
 /// The ports that a rule asks for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(super) struct PortSpec {
     /// `--to-ports`; empty without it.
     pub(super) to_ports: PortList,

@@ -34,12 +34,36 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    num::NonZero,
     ptr::{
         self,
         NonNull, //
     },
 };
 use kernel::prelude::*;
+
+/// A number that tells a flow from all others as long as it lives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FlowKey(NonZero<usize>);
+
+impl FlowKey {
+    /// Returns the key of an entry.
+    pub(super) fn of_raw(ct: NonNull<bindings::nf_conn>) -> Self {
+        Self(ct.addr())
+    }
+
+    /// Returns a key, for tests.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn of_number(number: usize) -> Option<Self> {
+        NonZero::new(number).map(Self)
+    }
+
+    /// Returns the number.
+    pub(crate) fn number(self) -> u64 {
+        // CAST: A `usize` has 64 bits here.
+        self.0.get() as u64
+    }
+}
 
 /// Conntrack's classification of a packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -192,6 +216,12 @@ impl<F: Family> Conn<'_, F> {
         let id = unsafe { bindings::nf_ct_get_id(self.as_raw()) };
         // ctnetlink sends the number unchanged, and its users take it to be in network order.
         u32::from_be(id)
+    }
+
+    /// Returns the number that tells the flow from all others as long as it lives.
+    #[inline(always)]
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey::of_raw(self.ct)
     }
 
     /// Returns the tuple of one direction.

@@ -9,7 +9,10 @@
 //! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
 
 use super::{
-    conntrack::Zone,
+    conntrack::{
+        FlowKey,
+        Zone, //
+    },
     tuple::{
         self,
         FlowTags,
@@ -26,7 +29,10 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
-    ptr, //
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 use kernel::{
     prelude::*,
@@ -55,6 +61,12 @@ impl EndedFlow<'_> {
     pub(crate) fn net(&self) -> &Net {
         // SAFETY: The entry is valid by the type's invariant. A namespace waits for the end of its last flow.
         unsafe { Net::from_raw(bindings::rustmasq_nf_ct_net(self.ct)) }
+    }
+
+    /// Returns the number that told the flow from all others as long as it lived.
+    pub(crate) fn key(&self) -> FlowKey {
+        // SAFETY: By the type's invariant the pointer is that of an entry, which is not null.
+        FlowKey::of_raw(unsafe { NonNull::new_unchecked(self.ct) })
     }
 
     /// Returns the reply tuple.

@@ -34,7 +34,7 @@ use kernel::{
 };
 
 /// A range of ports or query identifiers, neither empty nor reversed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct PortRange {
     first: u16,
     last: u16,

@@ -15,6 +15,7 @@ use crate::{
         namespace::Net,
         skb::Packet,
         Family,
+        Ipv6,
         ProcessContext, //
     },
     LocalModule, //
@@ -98,6 +99,37 @@ impl<'hook, F: Family> TargetContext<'hook, F> {
     }
 }
 
+/// The protocol that a rule matches (`-p`): its number, or 0 for all; and whether the match is inverted (`! -p`).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(crate) struct MatchedProtocol {
+    number: u16,
+    inverted: bool,
+}
+
+impl MatchedProtocol {
+    /// Returns the protocol of a rule's entry.
+    ///
+    /// # Safety
+    ///
+    /// The entry must be valid, a `struct ipt_entry` or `struct ip6t_entry` as `F` says.
+    unsafe fn of_entry<F: Family>(entry: *const c_void) -> Self {
+        // SAFETY: The caller guarantees the entry, of which the addresses and the protocol are the first member.
+        let (number, inverse_flags) = unsafe {
+            if F::NFPROTO == Ipv6::NFPROTO {
+                let ip = entry.cast::<bindings::ip6t_ip6>();
+                ((*ip).proto, (*ip).invflags)
+            } else {
+                let ip = entry.cast::<bindings::ipt_ip>();
+                ((*ip).proto, (*ip).invflags)
+            }
+        };
+        Self {
+            number,
+            inverted: c_uint::from(inverse_flags) & bindings::XT_INV_PROTO != 0,
+        }
+    }
+}
+
 /// A target in the table `nat`, chain POSTROUTING.
 ///
 /// The last part of a rule's binary form, `Rule`, is private to the kernel. The abstraction stores there
@@ -121,10 +153,10 @@ pub(crate) trait SourceNatTarget: 'static {
     /// The offset of the kernel's private part in `Rule`; userspace sees only the bytes before it.
     const PRIVATE_OFFSET: usize;
 
-    /// Checks a rule that is to be added.
+    /// Checks a rule that is to be added, and that matches packets of a protocol.
     ///
     /// Returns the rule's options, or the error that userspace gets. Process context.
-    fn check(rule: &Self::Rule) -> Result<Self::Options>;
+    fn check(rule: &Self::Rule, protocol: MatchedProtocol) -> Result<Self::Options>;
 
     /// Prepares the namespace for a rule with these options.
     ///
@@ -226,11 +258,14 @@ impl<T: SourceNatTarget> Callbacks<T> {
         from_result(|| {
             // SAFETY: The caller, x_tables, guarantees that `param` is valid for the call; it only reads it.
             let param = unsafe { &*param };
+            // SAFETY: x_tables and nftables set the entry that the rule is of, for the family that the target is registered
+            // for.
+            let protocol = unsafe { MatchedProtocol::of_entry::<T::Family>(param.entryinfo) };
             // SAFETY: `targetsize` is the size of `T::Rule`, and x_tables has compared it with the rule's
             // (`xt_check_target`). x_tables and nftables align a rule's data for a u64, and by `OPTIONS_FIT`
             // that suffices. Any bytes are a value of `T::Rule` (`FromBytes`), and nobody writes to them
             // meanwhile.
-            let options = T::check(unsafe { &*param.targinfo.cast::<T::Rule>() })?;
+            let options = T::check(unsafe { &*param.targinfo.cast::<T::Rule>() }, protocol)?;
             // SAFETY: x_tables and nftables call in process context, outside any atomic section, and the namespace is valid
             // for the call.
             unsafe {

@@ -90,7 +90,7 @@ rustmasq_flows_masqueraded_total 1
             "
 # HELP rustmasq_pools Crowded destinations with a pool of ports.
 # TYPE rustmasq_pools gauge
-rustmasq_pools 7
+rustmasq_pools 8
 "
         ));
         for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {

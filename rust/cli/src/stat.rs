@@ -258,15 +258,16 @@ flows_masqueraded                     1  flows that RUSTMASQ gave a source
 ports_kept                            2  of these, flows that kept their port
 ports_moved                           3  of these, flows that got another port
 ports_refused                         4  packets dropped: all ports were taken
-lookups                               5  conntrack look-ups to choose ports
-races_avoided                         6  ports that another flow had just chosen
-pools                                 7  crowded destinations with a pool of ports
-pools_most                            8  the most pools at any time
-pools_denied                          9  pools that were not to be had
-mappings                             10  mappings of inside addresses and ports
-mappings_denied                      11  flows that got a port, but no mapping
-inbound_filtered                     12  packets dropped: not spoken to
-flows_flushed                        13  flows forgotten: address or device gone
+flows_over_limit                      5  packets dropped: host has its flows
+lookups                               6  conntrack look-ups to choose ports
+races_avoided                         7  ports that another flow had just chosen
+pools                                 8  crowded destinations with a pool of ports
+pools_most                            9  the most pools at any time
+pools_denied                         10  pools that were not to be had
+mappings                             11  mappings of inside addresses and ports
+mappings_denied                      12  flows that got a port, but no mapping
+inbound_filtered                     13  packets dropped: not spoken to
+flows_flushed                        14  flows forgotten: address or device gone
 no_address         18446744073709551615  packets dropped: no address to leave with
 ";
         let pools = "
@@ -300,7 +301,7 @@ icmpv6  2001:db8:1::2 zone 7  2001:db8:1::1  0-65535          1        0  65535
         let stat = stat();
         let earlier = Counters::parse(
             &recorded::COUNTERS
-                .replace("lookups 5", "lookups 0")
+                .replace("lookups 6", "lookups 0")
                 .replace("pools 7", "pools 9"),
         );
         let since = (earlier.unwrap(), Duration::from_millis(500));
@@ -311,7 +312,7 @@ icmpv6  2001:db8:1::2 zone 7  2001:db8:1::1  0-65535          1        0  65535
             words.join(" ")
         };
         assert_eq!(row("COUNTER "), "VALUE PER");
-        assert_eq!(row("lookups "), "5 10");
+        assert_eq!(row("lookups "), "6 10");
         assert_eq!(row("pools "), "7 -4");
         assert_eq!(row("pools_most "), "8 0");
         let first = table(&stat, Some(None), None);
@@ -347,7 +348,7 @@ icmpv6  2001:db8:1::2 zone 7  2001:db8:1::1  0-65535          1        0  65535
         json::append_line(&mut text, &stat()).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["counters"]["no_address"], u64::MAX);
-        assert_eq!(value["counters"].as_object().map(|map| map.len()), Some(14));
+        assert_eq!(value["counters"].as_object().map(|map| map.len()), Some(15));
         assert_eq!(value["pools"][0]["range"], "6000-6019");
         assert_eq!(value["pools"][2]["destination"], "2001:db8:1::2");
         assert!(text.starts_with(b"{\"counters\": {\"flows_masqueraded\": 1, \"ports_kept\": 2, "));

@@ -86,8 +86,8 @@ setup_crowd
 # --- Each counter
 
 modprobe rustmasq || bail "the module"
-names="flows_masqueraded ports_kept ports_moved ports_refused lookups races_avoided pools pools_most pools_denied"
-check_equal "there are fourteen counters, all 0" "$names mappings mappings_denied inbound_filtered flows_flushed no_address 0" \
+names="flows_masqueraded ports_kept ports_moved ports_refused flows_over_limit lookups races_avoided pools pools_most pools_denied"
+check_equal "there are fifteen counters, all 0" "$names mappings mappings_denied inbound_filtered flows_flushed no_address 0" \
 	"$(ours router | awk '{ printf "%s ", $1; sum += $2 } END { print sum }')"
 check_equal "... and no pool" "" "$(ns_exec router cat /proc/net/rustmasq_pools)"
 check_equal "everybody reads the counters, and root the pools" "444 440" \

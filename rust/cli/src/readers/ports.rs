@@ -33,11 +33,12 @@ const fn gauge(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The numbers, in the file's order.
-pub const FIELDS: [Field; 14] = [
+pub const FIELDS: [Field; 15] = [
     counter("flows_masqueraded", "flows that RUSTMASQ gave a source"),
     counter("ports_kept", "of these, flows that kept their port"),
     counter("ports_moved", "of these, flows that got another port"),
     counter("ports_refused", "packets dropped: all ports were taken"),
+    counter("flows_over_limit", "packets dropped: host has its flows"),
     counter("lookups", "conntrack look-ups to choose ports"),
     counter("races_avoided", "ports that another flow had just chosen"),
     gauge("pools", "crowded destinations with a pool of ports"),
@@ -183,15 +184,16 @@ flows_masqueraded 1
 ports_kept 2
 ports_moved 3
 ports_refused 4
-lookups 5
-races_avoided 6
-pools 7
-pools_most 8
-pools_denied 9
-mappings 10
-mappings_denied 11
-inbound_filtered 12
-flows_flushed 13
+flows_over_limit 5
+lookups 6
+races_avoided 7
+pools 8
+pools_most 9
+pools_denied 10
+mappings 11
+mappings_denied 12
+inbound_filtered 13
+flows_flushed 14
 no_address 18446744073709551615
 ";
 
@@ -207,7 +209,7 @@ protocol=tcp destination=203.0.113.2 port=80 source=203.0.113.1 zone=0 range=600
         let counters = Counters::parse(COUNTERS).unwrap();
         assert_eq!(
             counters.0,
-            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, u64::MAX]
+            [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, u64::MAX]
         );
         let names: Vec<_> = COUNTERS
             .lines()
@@ -222,9 +224,9 @@ protocol=tcp destination=203.0.113.2 port=80 source=203.0.113.1 zone=0 range=600
     fn a_missing_or_wrong_counter_is_named() {
         for (text, name) in [
             ("", "flows_masqueraded"),
-            (&COUNTERS.replace("lookups 5\n", "")[..], "lookups"),
-            (&COUNTERS.replace("pools 7", "pools -7"), "pools"),
-            (&COUNTERS.replace("pools 7", "pools  7"), "pools"),
+            (&COUNTERS.replace("lookups 6\n", "")[..], "lookups"),
+            (&COUNTERS.replace("pools 8", "pools -8"), "pools"),
+            (&COUNTERS.replace("pools 8", "pools  8"), "pools"),
         ] {
             assert_eq!(Counters::parse(text), Err(name));
         }
