@@ -123,3 +123,37 @@ losses() {
 	ns_exec router conntrack -S |
 		awk -F '[ =]+' '{ for (i = 1; i < NF; i++) sum[$i] += $(i + 1) } END { print sum["drop"], sum["insert_failed"] }'
 }
+
+# For scenarios about the flows of one client:
+
+# step: prints what a step is about.
+step() { echo "IPv$v, $protocol"; }
+
+# our_counter NAME: prints one of the router's counters of ours.
+our_counter() { ns_exec router sed -n "s/^$1 //p" /proc/net/rustmasq; }
+
+# client_begins COUNT [OPTION...]: the first client begins so many flows, from port 5000 on. Sets `over` to the number of
+# packets that were over the limit meanwhile. OPTIONs are those of flows.py.
+client_begins() {
+	over=$(our_counter flows_over_limit)
+	ns_exec lan "$tools/flows.py" --protocol "$protocol" --first-port 5000 --from "$(client_number 1)" "${@:2}" \
+		"$1" "${server_of[$v]}" || not_ok "$(step): $1 flows are sent"
+	over=$(($(our_counter flows_over_limit) - over))
+}
+
+# flows_of CLIENT: prints how many flows the client with this number has.
+flows_of() { crowd_flows --orig-src "$(client_number "$1")" | wc -l; }
+has_flows() { [[ $(flows_of "$1") == "$2" ]]; }
+
+# check_counted WHAT COUNT [OVER]: checks that the first client has so many flows, and that so many were over the limit.
+check_counted() { check_equal "$(step): $1" "$2 flows, ${3-0} over" "$(flows_of 1) flows, $over over"; }
+
+# forget_ports FIRST LAST: removes the first client's flows from these source ports.
+forget_ports() {
+	local port words=(--orig-port-src)
+	[[ $protocol != icmp ]] || words=("--$(conntrack_name)-id")
+	for ((port = $1; port <= $2; port++)); do
+		ns_exec router conntrack -D -f "ipv$v" -p "$(conntrack_name)" --orig-src "$(client_number 1)" \
+			"${words[@]}" "$port" > /dev/null 2>&1 || not_ok "$(step): the flow from $port is removed"
+	done
+}
