@@ -48,14 +48,15 @@ for v in 4 6; do
 	crowd_rule RUSTMASQ --max-flows-per-host 5
 	client_begins 9
 	check_counted "flows with an address of the router" 5 4
-	bits=$((v == 4 ? 24 : 64))
+	bits=$((v == 4 ? 24 : 64)) flags=()
+	[[ $v == 4 ]] || flags=(nodad)
 	ip -n router addr del "${router_of[$v]}/$bits" dev wan0
-	ip -n router addr add "${router_of[$v]%1}5/$bits" dev wan0 $([[ $v == 4 ]] || echo nodad)
+	ip -n router addr add "${router_of[$v]%1}5/$bits" dev wan0 "${flags[@]}"
 	check "$(step): the address goes, and so do its flows" wait_until has_flows 1 0
 	client_begins 9
 	check_counted "... others take their places" 5 4
 	ip -n router addr del "${router_of[$v]%1}5/$bits" dev wan0
-	ip -n router addr add "${router_of[$v]}/$bits" dev wan0 $([[ $v == 4 ]] || echo nodad)
+	ip -n router addr add "${router_of[$v]}/$bits" dev wan0 "${flags[@]}"
 	check "$(step): ... twice" wait_until has_flows 1 0
 	[[ $v == 6 ]] || ip -n router route replace 10.9.0.0/16 via "${server_of[4]}"
 done
@@ -120,5 +121,6 @@ done
 
 # --- The namespace goes with flows that are counted, and so does the module
 
-check "the module is unloaded while flows are counted" eval 'for v in 4 6; do host_table router -t nat -F; done; wait_until unload_module'
+for v in 4 6; do host_table router -t nat -F; done
+check "the module is unloaded while flows are counted" wait_until unload_module
 done_testing
