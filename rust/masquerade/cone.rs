@@ -73,29 +73,16 @@ use crate::{
 };
 use kernel::prelude::*;
 
-static FUNCTIONS: Functions<Cone> = Functions::new();
+/// The functions that NAT calls in namespaces that have mappings.
+pub(super) static FUNCTIONS: Functions<Cone> = Functions::new();
 
 /// Prepares a namespace for mappings, unless that was done before.
 ///
 /// Errors: ENOMEM, and those of registering with NAT. Process context.
 pub(super) fn enable(net: &Net, context: &mut ProcessContext) -> Result {
     let state = State::of(net).ok_or(ENOENT)?;
-    if state.mappings.enable()? {
-        FUNCTIONS
-            .add_to(net, context)
-            .inspect_err(|_| state.mappings.free(context))?;
-    }
-    Ok(())
-}
-
-/// Ends what [`enable`] began, if it did.
-pub(super) fn disable(net: &Net, context: &mut ProcessContext) {
-    if let Some(State { mappings, .. }) = State::of(net) {
-        if !mappings.is_off() {
-            FUNCTIONS.remove_from(net, context);
-            mappings.free(context);
-        }
-    }
+    state.mappings.enable()?;
+    FUNCTIONS.add_to(net, context)
 }
 
 /// The time in seconds.
@@ -342,9 +329,13 @@ pub(super) fn flow_ended(mappings: &Mappings, flow: &EndedFlow<'_>, reply: &Tupl
 }
 
 /// The functions that NAT calls.
-struct Cone;
+pub(super) struct Cone;
 
 impl NatFunctions for Cone {
+    fn functions() -> &'static Functions<Self> {
+        &FUNCTIONS
+    }
+
     #[inline(always)]
     fn incoming<F: Family>(context: IncomingContext<'_, F>) -> Verdict {
         let IncomingContext { flow, input } = context;

@@ -428,9 +428,13 @@ impl Mappings {
         Self(RcuBox::empty())
     }
 
-    /// Makes the tables, unless they are there. Returns whether they were made. Errors: ENOMEM. Process context.
-    pub(super) fn enable(&self) -> Result<bool> {
-        Ok(self.0.is_empty() && self.0.publish(Tables::new()?).is_ok())
+    /// Makes the tables, unless they are there. Errors: ENOMEM. Process context.
+    pub(super) fn enable(&self) -> Result {
+        if self.0.is_empty() {
+            // Another thread may have put tables there meanwhile.
+            drop(self.0.publish(Tables::new()?));
+        }
+        Ok(())
     }
 
     /// Returns whether there are no tables. Any context.

@@ -3,7 +3,10 @@
 //! The data that the target keeps for each namespace, and the registrations for that.
 
 use super::{
-    cone,
+    cone::{
+        self,
+        Cone, //
+    },
     counters::{
         self,
         Counter,
@@ -42,11 +45,14 @@ use crate::{
         },
         ProcessContext, //
     },
-    netfilter::flow_end::{
-        self,
-        EndedFlow,
-        FlowEnd,
-        FlowEndHandler, //
+    netfilter::{
+        flow_end::{
+            self,
+            EndedFlow,
+            FlowEnd,
+            FlowEndHandler, //
+        },
+        nat_function, //
     },
 };
 use kernel::{
@@ -115,9 +121,9 @@ impl NetData for State {
         self.pools.close();
     }
 
-    fn exit(&self, net: &Net, context: &mut ProcessContext) {
+    fn exit(&self, context: &mut ProcessContext) {
         self.pools.free(context);
-        cone::disable(net, context);
+        self.mappings.free(context);
         self.host_flows.free(context);
     }
 }
@@ -227,12 +233,13 @@ pub(super) fn look_after_pools() {
     WORK.queue(0);
 }
 
-/// The registrations, which are dropped in this order: the work, which listens to the ends of flows, goes first, and the
-/// namespaces' data, which all others read, go last.
+/// The registrations, which are dropped in this order: NAT's functions and the work, which may begin to listen to the ends
+/// of flows, go before those, and the namespaces' data, which all others read, go last.
 pub(crate) struct Registrations {
     _counters_file: proc::Registration<CountersFile>,
     _pools_file: proc::Registration<PoolsFile>,
     _mappings_file: proc::Registration<MappingsFile>,
+    _functions: nat_function::Registration<Cone>,
     _work: work::Registration<Maintenance>,
     _ends: flow_end::Registration<Ends>,
     _per_net: pernet::Registration<State>,
@@ -250,6 +257,7 @@ pub(crate) fn register() -> Result<Registrations> {
         _counters_file: counters::FILE.register()?,
         _pools_file: pools::FILE.register()?,
         _mappings_file: mappings::FILE.register()?,
+        _functions: cone::FUNCTIONS.register()?,
         _work: WORK.register()?,
         _ends: ends,
         _per_net: per_net,

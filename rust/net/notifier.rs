@@ -390,6 +390,6 @@ impl<H: EventHandler> PinnedDrop for Notifier<H> {
             bindings::unregister_netdevice_notifier(self.devices.get());
         }
         // SAFETY: The work is initialised, and nothing else queues it any more: no chain calls us. Process context.
-        unsafe { self.work.cancel() };
+        unsafe { self.work.disable() };
     }
 }

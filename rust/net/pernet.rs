@@ -55,11 +55,11 @@ pub(crate) trait NetData: Sized + Send + Sync + 'static {
     fn pre_exit(&self);
 
     /// Called a grace period after [`pre_exit`](Self::pre_exit). When the module goes, packets may still come.
-    fn exit(&self, net: &Net, context: &mut ProcessContext);
+    fn exit(&self, context: &mut ProcessContext);
 }
 
 /// Callbacks for each namespace (`struct pernet_operations`), for statics.
-pub(super) struct Operations {
+pub(crate) struct Operations {
     raw: Opaque<bindings::pernet_operations>,
     registered: AtomicFlag,
 }
@@ -69,7 +69,7 @@ unsafe impl Sync for Operations {}
 
 impl Operations {
     /// Returns callbacks that are not registered.
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             raw: Opaque::new(pin_init::zeroed()),
             registered: AtomicFlag::new(false),
@@ -84,7 +84,7 @@ impl Operations {
     ///
     /// The callbacks must be fit to be called by the kernel for each namespace (`register_pernet_subsys`), as long as
     /// the registration exists.
-    pub(super) unsafe fn register(
+    pub(crate) unsafe fn register(
         &'static self,
         operations: bindings::pernet_operations,
     ) -> Result<OperationsRegistration> {
@@ -104,7 +104,7 @@ impl Operations {
 }
 
 /// The registration of callbacks for each namespace.
-pub(super) struct OperationsRegistration(&'static Operations);
+pub(crate) struct OperationsRegistration(&'static Operations);
 
 impl Drop for OperationsRegistration {
     fn drop(&mut self) {
@@ -247,8 +247,7 @@ impl<T: NetData> PerNet<T> {
         let mut context = unsafe { ProcessContext::new() };
         // SAFETY: `init` wrote the data, which the kernel frees after this call.
         let slot = unsafe { Self::place(net).as_ref() };
-        // SAFETY: The kernel calls with a namespace that is valid for the call.
-        slot.data.exit(unsafe { Net::from_raw(net) }, &mut context);
+        slot.data.exit(&mut context);
         // SAFETY: `pre_exit` closed the counters, and the kernel waits for a grace period between the two calls
         // (`ops_undo_list`).
         unsafe { slot.counters.free() };

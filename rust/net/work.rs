@@ -25,7 +25,7 @@ use kernel::{
 
 /// C's delayed work.
 ///
-/// `kernel::workqueue` has no `mod_delayed_work`, which replaces a delay, and no `cancel_delayed_work_sync`, which a
+/// `kernel::workqueue` has no `mod_delayed_work`, which replaces a delay, and no `disable_delayed_work_sync`, which a
 /// `drop` needs; its work items own a reference to their data instead, which would keep the data until the work has run,
 /// past the module's exit.
 #[repr(transparent)]
@@ -54,7 +54,7 @@ impl DelayedWork {
     ///
     /// # Safety
     ///
-    /// The work must be initialised, and be cancelled before its memory goes.
+    /// The work must be initialised, and be disabled before its memory goes.
     pub(super) unsafe fn queue(&self, delay: Msecs) {
         let cpu = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
         let delay = msecs_to_jiffies(delay);
@@ -77,15 +77,14 @@ impl DelayedWork {
         };
     }
 
-    /// Waits until the work does not run, and will not. Process context; sleeps.
+    /// Waits until the work does not run, and will not, whoever queues it from now on. Process context; sleeps.
     ///
     /// # Safety
     ///
-    /// The work must be initialised, and nobody but the work itself may queue it any more.
-    pub(super) unsafe fn cancel(&self) {
-        // SAFETY: The caller guarantees it. The function disables the work while it waits for it, so that the work
-        // cannot queue itself.
-        unsafe { bindings::cancel_delayed_work_sync(self.0.get()) };
+    /// The work must be initialised.
+    pub(super) unsafe fn disable(&self) {
+        // SAFETY: The caller guarantees it.
+        unsafe { bindings::disable_delayed_work_sync(self.0.get()) };
     }
 }
 
@@ -137,7 +136,7 @@ impl<H: Handler> Work<H> {
     /// Queues the work after a delay, which replaces an earlier one. Any context.
     pub(crate) fn queue(&self, delay: Msecs) {
         if self.ready.load(Acquire) {
-            // SAFETY: The work is initialised, and static; the registration's `drop` cancels it.
+            // SAFETY: The work is initialised, and static; the registration's `drop` disables it.
             unsafe { self.work.queue(delay) };
         }
     }
@@ -145,7 +144,7 @@ impl<H: Handler> Work<H> {
     /// Queues the work after a delay, unless it is queued. Any context.
     pub(crate) fn queue_unless_queued(&self, delay: Msecs) {
         if self.ready.load(Acquire) {
-            // SAFETY: The work is initialised, and static; the registration's `drop` cancels it.
+            // SAFETY: The work is initialised, and static; the registration's `drop` disables it.
             unsafe { self.work.queue_again(delay) };
         }
     }
@@ -159,7 +158,7 @@ impl<H: Handler> Work<H> {
         // SAFETY: A workqueue calls in process context, outside any atomic section, and this function enters none.
         let mut context = unsafe { ProcessContext::new() };
         if let Some(delay) = H::run(&mut context) {
-            // SAFETY: The work runs, so it is initialised; the registration's `drop` cancels it.
+            // SAFETY: The work runs, so it is initialised; the registration's `drop` disables it.
             unsafe { H::work().work.queue_again(delay) };
         }
     }
@@ -173,8 +172,8 @@ impl<H: Handler> Drop for Registration<H> {
     fn drop(&mut self) {
         might_sleep();
         self.0.ready.store(false, Release);
-        // SAFETY: The work is initialised. All who could still queue it from outside are gone before this registration.
-        unsafe { self.0.work.cancel() };
+        // SAFETY: The work is initialised.
+        unsafe { self.0.work.disable() };
         self.0.registered.store(false, Release);
     }
 }
