@@ -172,16 +172,17 @@ impl<F: Family> Request<'_, '_, F> {
     fn find_port(&self, tables: &Tables, mut reply: Tuple) -> Port {
         let now = now();
         let make = |gap: Gap<'_>| self.make(gap, &reply, now);
-        let found = tables.find_or_else(&self.inside, now, make);
+        let mut found = tables.find_or_else(&self.inside, now, make);
+        if let Some(given) = found.as_ref().ok().filter(|given| !self.suits(given)) {
+            match self.instead_of(tables, given, &reply) {
+                Some(other) => found = other,
+                None => return Port::Unmapped,
+            }
+        }
         let given = match found {
             Ok(given) => given,
             Err(denied) => return self.nothing(denied),
         };
-        if !given.new && !self.wish.options.offer(given.port, self.flow.net()) {
-            // The endpoint has its port by another rule.
-            tables.give_up(&self.outside(&given), &given, true);
-            return Port::Unmapped;
-        }
         if given.port != self.own {
             reply.set_nat_port(given.port);
         }
@@ -190,6 +191,37 @@ impl<F: Family> Request<'_, '_, F> {
         } else {
             self.try_others(tables, reply, given)
         }
+    }
+
+    /// Returns whether the rule may give the mapping's port.
+    #[inline(always)]
+    fn suits(&self, given: &Given) -> bool {
+        let options = self.wish.options;
+        let by_no_rule = given.filtering == Filtering::NoRule && self.wish.filtering.is_some();
+        given.new || options.offer(given.port, self.flow.net()) && !(by_no_rule && options.random)
+    }
+
+    /// Returns what is found instead of a mapping that does not suit: another one if that was made without a rule.
+    #[cold]
+    fn instead_of(
+        &self,
+        tables: &Tables,
+        given: &Given,
+        reply: &Tuple,
+    ) -> Option<Result<Given, Denied>> {
+        let mut given = *given;
+        if given.filtering == Filtering::NoRule {
+            tables.forget_if_there(&self.outside(&given), &given);
+            let now = now();
+            let make = |gap: Gap<'_>| self.make(gap, reply, now);
+            match tables.find_or_else(&self.inside, now, make) {
+                Ok(other) if !self.suits(&other) => given = other,
+                found => return Some(found),
+            }
+        }
+        // The endpoint has its port by another rule.
+        tables.give_up(&self.outside(&given), &given, true);
+        None
     }
 
     /// Returns whether the flow can have the reply tuple, by a mapping that is new or not.
@@ -225,7 +257,7 @@ impl<F: Family> Request<'_, '_, F> {
         choose: impl FnOnce(&UsedPorts) -> Option<u16>,
     ) -> Result<Given, Denied> {
         let filtering = self.wish.filtering;
-        let filtering = filtering.unwrap_or(Filtering::AddressAndPortDependent);
+        let filtering = filtering.unwrap_or(Filtering::NoRule);
         let inside = &self.inside.endpoint;
         gap.fill(inside, filtering, self.wish.device, now, choose)
     }

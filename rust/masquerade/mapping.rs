@@ -20,6 +20,8 @@ pub(crate) enum Filtering {
     AddressDependent,
     /// Nobody: conntrack lets those answer that the inside endpoint has spoken to (address and port-dependent filtering).
     AddressAndPortDependent,
+    /// Nobody, and no rule has said so yet: the mapping was made for a flow to another inside endpoint.
+    NoRule,
 }
 
 /// A mapping of an outside address.
@@ -131,7 +133,7 @@ impl Mapping {
         let filtering = match self.filtering {
             Filtering::EndpointIndependent => "full",
             Filtering::AddressDependent => "address",
-            Filtering::AddressAndPortDependent => "port",
+            Filtering::AddressAndPortDependent | Filtering::NoRule => "port",
         };
         seq_print!(
             file,

@@ -342,6 +342,18 @@ impl Tables {
         });
     }
 
+    /// Removes a mapping that was given to a flow, although others may have it, if it is still there. Any context.
+    #[cold]
+    pub(super) fn forget_if_there(&self, outside: &Endpoint, given: &Given) {
+        self.with_address(outside, |address| {
+            let mapping = address.of_port(given.port);
+            if mapping.is_some_and(|mapping| mapping.number == given.number) {
+                let gone = address.remove(given.port);
+                gone.into_iter().for_each(|mapping| self.forget(mapping));
+            }
+        });
+    }
+
     /// Notes that a mapping was removed from its address.
     fn forget(&self, mapping: Mapping) {
         self.uplinks.remove(mapping.device);

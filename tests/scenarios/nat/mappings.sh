@@ -133,6 +133,33 @@ for n in 2 9; do
 done
 ns_exec router "$IPTABLES" -w -t nat -F PREROUTING
 
+# --- A mapping that is made without a rule, for a flow to another mapping
+
+declare -A asked=([4]=172.18.0.2 [6]=fd00:18::2) asking=([4]=172.18.0.3 [6]=fd00:18::3)
+declare -A in_brackets=([4]=%s [6]=[%s])
+for options in "--to-ports 6000-6099" --random; do
+	start_anew
+	read -r -a words <<< "$options"
+	both_rules -o wan0 -p udp -j RUSTMASQ --full-cone "${words[@]}"
+	for v in 4 6; do
+		what="IPv$v, $options" kind=UDP
+		[[ $v == 4 ]] || kind=UDP6
+		port=$(source_port $v 2 4000)
+		serve lan $kind 4000 "${asked[$v]}"
+		# shellcheck disable=SC2059 # The format is an address, in brackets or not.
+		seen=$(probe lan $kind "$(printf "${in_brackets[$v]}" "${router_of[$v]}")" "$port" \
+			"bind=$(printf "${in_brackets[$v]}" "${asking[$v]}"),sourceport=4100,reuseaddr")
+		check_match "$what: an inside host that has no mapping reaches another's" ':4100$' "$seen"
+		check_equal "$what: ... and gets one that lets in nobody" 4100:4100:port "$(mappings_of 17 "${asking[$v]}")"
+		port=$(source_port $v 3 4100)
+		check_fails "$what: ... until it leaves by the rule, which does not give its port" test "$port" == 4100
+		check_equal "$what: ... but a mapping with the port that the server sees" "4100:$port:full" \
+			"$(mappings_of 17 "${asking[$v]}")"
+		check_equal "$what: ... which is kept" "$port" "$(source_port $v 3 4100)"
+		stop_last 1
+	done
+done
+
 # --- The bound
 
 start_anew
