@@ -24,7 +24,10 @@ use super::{
         Mappings,
         Tables, //
     },
-    options::RuleOptions,
+    options::{
+        Options,
+        RuleOptions, //
+    },
     per_net::{
         expect_ends,
         State, //
@@ -112,7 +115,7 @@ pub(super) struct Mapped {
 /// A rule's wishes for a mapping.
 #[derive(Clone, Copy)]
 pub(super) struct Wish<'a> {
-    pub(super) options: &'a RuleOptions<'a>,
+    pub(super) options: RuleOptions<'a>,
     /// The filtering that the rule asks for, if there is a rule.
     pub(super) filtering: Option<Filtering>,
     /// The index of the device that the mapping leaves by.
@@ -502,7 +505,7 @@ fn hairpin<F: Family>(
         return Verdict::Accept;
     };
     let wish = Wish {
-        options: &RuleOptions::default(),
+        options: (&Options::NONE).into(),
         filtering: None,
         device: way.device,
     };

@@ -158,10 +158,8 @@ impl<F: SelectSource + MasqueradeRule> SourceNatTarget for Target<F> {
     }
 
     fn target(rule: &F::Rule, context: TargetContext<'_, F>) -> Verdict {
-        masquerade_flow(
-            &Options::of_range(F::range(rule), mapping()).into(),
-            context,
-        )
+        let options = Options::of_range(F::range(rule), mapping());
+        masquerade_flow((&options).into(), context)
     }
 }
 
@@ -239,6 +237,7 @@ impl<F: SelectSource> TranslateSource<F> for Masq {
             None => (0, 0),
         };
         let range = RequestedRange::new(data.flags, first, last);
-        masquerade_flow(&Options::of_range(range, mapping()).into(), context)
+        let options = Options::of_range(range, mapping());
+        masquerade_flow((&options).into(), context)
     }
 }

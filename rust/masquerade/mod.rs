@@ -67,15 +67,14 @@ use cone::{
 };
 use core::marker::PhantomData;
 use counters::Counter;
-use host_flows::{
-    Limit,
-    Permit, //
-};
+use host_flows::Permit;
 use kernel::prelude::*;
 use mapping::Filtering;
 use options::{
     CheckError,
     Form,
+    MoreOptions,
+    Options,
     RuleOptions, //
 };
 use per_net::State;
@@ -129,7 +128,7 @@ impl<F: SelectSource, R: Form + 'static> SourceNatTarget for Masquerade<F, R> {
     }
 
     fn target(options: &R::Stored, context: TargetContext<'_, F>) -> Verdict {
-        masquerade_flow(&R::options(options), context)
+        masquerade_flow(R::options(options), context)
     }
 }
 
@@ -138,7 +137,7 @@ impl<F: SelectSource, R: Form + 'static> SourceNatTarget for Masquerade<F, R> {
 /// Follows `nf_nat_masquerade_ipv4`, for both families.
 #[inline(always)]
 fn masquerade_flow<F: SelectSource>(
-    options: &RuleOptions<'_>,
+    options: RuleOptions<'_>,
     context: TargetContext<'_, F>,
 ) -> Verdict {
     let TargetContext {
@@ -154,161 +153,199 @@ fn masquerade_flow<F: SelectSource>(
     if F::is_exempt(&flow) {
         return Verdict::Accept;
     }
-    let leaving = Leaving {
-        options,
-        flow,
-        packet,
-        input,
-        out,
-    };
-    let Some(more) = options.more() else {
-        return leaving.leave_with(None);
-    };
-    if more.keep_own && leaving.has_own_address() {
-        return leaving.keep_address();
+    match options.more() {
+        Some(more) => leave_with_more(more, options, flow, packet, input, out),
+        None => leave(None, options.without_more(), flow, packet, input, out),
+    }
+}
+
+/// Masquerades a flow by a rule that has options which few rules have, or drops its packet.
+#[inline(never)]
+fn leave_with_more<F: SelectSource>(
+    more: &MoreOptions,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    if more.keep_own && has_own_address(&flow, out) {
+        return keep_address(options, flow, packet, input, out);
     }
     let named = if more.route_source {
-        leaving.route_source()
+        route_source(&packet, input, out)
     } else {
         None
     };
-    match more.max_flows_per_host {
-        // Flows of this host are not an inside address's.
-        Some(limit) if input.is_some() => leaving.leave_within(limit, named),
-        _ => leaving.leave_with(named),
+    // Flows of this host are not an inside address's.
+    let Some(limit) = more.max_flows_per_host.filter(|_| input.is_some()) else {
+        return leave(named, options, flow, packet, input, out);
+    };
+    let Some(permit) = Permit::new(&flow, limit) else {
+        counters::count(out.net(), Counter::OverLimit);
+        return refuse(OVER_LIMIT, options, flow, packet, input, out);
+    };
+    let verdict = leave(named, options, flow, packet, input, out);
+    if verdict != Verdict::Accept {
+        permit.give_up(out.net());
     }
+    verdict
 }
 
-/// A flow that leaves by a rule.
-struct Leaving<'a, 'hook, F: Family> {
-    options: &'a RuleOptions<'a>,
-    flow: UnsettledFlow<'hook, F>,
-    packet: Packet<'hook, F>,
-    input: Option<&'hook Device>,
-    out: &'hook Device,
+/// Returns whether a flow's source is an address of the device that it leaves by.
+fn has_own_address<F: Family>(flow: &UnsettledFlow<'_, F>, out: &Device) -> bool {
+    out.has_address(F::any(flow.source(Direction::Original)))
 }
 
-impl<F: SelectSource> Leaving<'_, '_, F> {
-    /// Returns whether the flow's source is an address of the device that it leaves by.
-    fn has_own_address(&self) -> bool {
-        let source = self.flow.source(Direction::Original);
-        self.out.has_address(F::any(source))
-    }
+/// Lets a flow keep its source address, and its port where that is one of the rule's and free, or drops its packet.
+#[inline(never)]
+fn keep_address<F: SelectSource>(
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    let source = flow.source(Direction::Original);
+    let not_random = Options {
+        random: false,
+        ..*options
+    };
+    leave_by_port(source, options.with(&not_random), flow, packet, input, out)
+}
 
-    /// Lets the flow keep its source address, and its port where that is one of the rule's and free, or drops its packet.
-    #[inline(never)]
-    fn keep_address(self) -> Verdict {
-        let source = self.flow.source(Direction::Original);
-        let options = &self.options.without_random();
-        Leaving { options, ..self }.leave_by_port(source)
+/// Returns the source address that a packet's route names, if it names one that the machine has, and notes it.
+#[inline(always)]
+fn route_source<F: SelectSource>(
+    packet: &Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Option<F::Address> {
+    let source = F::route_source(packet, input, out)?;
+    if let Some(state) = State::of(out.net()) {
+        state.route_sources.add(F::to_raw(source).words());
     }
+    Some(source)
+}
 
-    /// Returns the source address that the packet's route names, if it names one that the machine has, and notes it.
-    #[inline(never)]
-    fn route_source(&self) -> Option<F::Address> {
-        let source = F::route_source(&self.packet, self.input, self.out)?;
-        if let Some(state) = State::of(self.out.net()) {
-            state.route_sources.add(F::to_raw(source).words());
-        }
-        Some(source)
-    }
-
-    /// Masquerades the flow if its host has less flows than the limit says, or drops its packet.
-    #[inline(never)]
-    fn leave_within(self, limit: Limit, named: Option<F::Address>) -> Verdict {
-        let net = self.out.net();
-        let Some(permit) = Permit::new(&self.flow, limit) else {
-            counters::count(net, Counter::OverLimit);
-            return self.refuse("a host has as many flows as its rule allows");
-        };
-        let verdict = self.leave_with(named);
-        if verdict != Verdict::Accept {
-            permit.give_up(net);
-        }
-        verdict
-    }
-
-    /// Masquerades the flow, to the address that is named, or else to one of the outgoing device, or drops its packet.
-    #[inline(always)]
-    fn leave_with(self, named: Option<F::Address>) -> Verdict {
-        let Some(source) = named.or_else(|| F::select_source(&self.packet, self.out)) else {
-            let net = self.out.net();
-            conntrack::count_drop(net);
-            counters::count(net, Counter::NoAddress);
-            if log::packet_rate_permits() {
-                let name = self.out.name();
-                pr_warn!("no usable address for {name}: a new flow was dropped\n");
-            }
-            return Verdict::Drop;
-        };
-        match (self.options.mapping, self.input) {
-            (Some(filtering), Some(_)) => self.leave_by_mapping(filtering, source),
-            // Flows of this host need no mapping: their sockets hear who sends to their ports.
-            _ => self.leave_by_port(source),
-        }
-    }
-
-    /// Masquerades the flow with a port that is free towards its destination, or drops its packet.
-    #[inline(always)]
-    fn leave_by_port(self, source: F::Address) -> Verdict {
-        match ports::keep_own(&self.flow, &self.flow.reply_to(source), self.options) {
-            Some(port) => {
-                counters::count_kept_at_once(self.out.net(), &self.packet);
-                nat::masquerade(self.flow, source, NatRange::own(port), self.out)
-            }
-            None => self.choose_port(source),
-        }
-    }
-
-    /// Masquerades the flow by the mapping of its inside endpoint, or drops its packet.
-    #[inline(never)]
-    fn leave_by_mapping(self, filtering: Filtering, source: F::Address) -> Verdict {
-        let wish = Wish {
-            options: self.options,
-            filtering: Some(filtering),
-            device: self.out.index(),
-        };
-        match cone::port_of(&self.flow, source, wish) {
-            Port::Mapped(mapped) => cone::leave(self.flow, source, mapped, &self.packet, self.out),
-            Port::Refused => {
-                counters::count(self.out.net(), Counter::Refused);
-                self.refuse(ALL_TAKEN)
-            }
-            Port::Unmapped => self.leave_by_port(source),
-        }
-    }
-
-    /// Masquerades the flow that does not simply keep its own port, or drops its packet.
-    #[inline(never)]
-    fn choose_port(self, source: F::Address) -> Verdict {
-        let choice = ports::choose(&self.flow, source, self.options, self.input.is_none());
-        match choice.range {
-            Some(range) => {
-                let verdict = nat::masquerade(self.flow, source, range, self.out);
-                counters::count_choice(self.out.net(), &choice, &self.packet);
-                verdict
-            }
-            None => {
-                counters::count_choice(self.out.net(), &choice, &self.packet);
-                self.refuse(ALL_TAKEN)
-            }
-        }
-    }
-
-    /// Drops the flow's packet for a reason, and answers it if the rule says so.
-    #[cold]
-    fn refuse(self, reason: &str) -> Verdict {
-        conntrack::count_drop(self.out.net());
+/// Masquerades a flow, to the address that is named, or else to one of the outgoing device, or drops its packet.
+#[inline(always)]
+fn leave<F: SelectSource>(
+    named: Option<F::Address>,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    let Some(source) = named.or_else(|| F::select_source(&packet, out)) else {
+        conntrack::count_drop(out.net());
+        counters::count(out.net(), Counter::NoAddress);
         if log::packet_rate_permits() {
-            let name = self.out.name();
-            pr_warn!("{name}: {reason}: a new flow was dropped\n");
+            let name = out.name();
+            pr_warn!("no usable address for {name}: a new flow was dropped\n");
         }
-        if self.options.reject_when_full {
-            return reject::prohibit(self.flow, self.packet, self.input);
+        return Verdict::Drop;
+    };
+    match (options.mapping, input) {
+        (Some(filtering), Some(_)) => {
+            leave_by_mapping(filtering, source, options, flow, packet, input, out)
         }
-        Verdict::Drop
+        // Flows of this host need no mapping: their sockets hear who sends to their ports.
+        _ => leave_by_port(source, options, flow, packet, input, out),
     }
 }
 
-/// The reason why a flow is refused if no port is left for it.
+/// Masquerades a flow with a port that is free towards its destination, or drops its packet.
+#[inline(always)]
+fn leave_by_port<F: SelectSource>(
+    source: F::Address,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    match ports::keep_own(&flow, &flow.reply_to(source), options) {
+        Some(port) => {
+            counters::count_kept_at_once(out.net(), &packet);
+            nat::masquerade(flow, source, NatRange::own(port), out)
+        }
+        None => choose_port(source, options, flow, packet, input, out),
+    }
+}
+
+/// Masquerades a flow by the mapping of its inside endpoint, or drops its packet.
+#[inline(never)]
+fn leave_by_mapping<F: SelectSource>(
+    filtering: Filtering,
+    source: F::Address,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    let wish = Wish {
+        options,
+        filtering: Some(filtering),
+        device: out.index(),
+    };
+    match cone::port_of(&flow, source, wish) {
+        Port::Mapped(mapped) => cone::leave(flow, source, mapped, &packet, out),
+        Port::Refused => {
+            counters::count(out.net(), Counter::Refused);
+            refuse(ALL_TAKEN, options, flow, packet, input, out)
+        }
+        Port::Unmapped => leave_by_port(source, options, flow, packet, input, out),
+    }
+}
+
+/// Masquerades a flow that does not simply keep its own port, or drops its packet.
+#[inline(never)]
+fn choose_port<F: SelectSource>(
+    source: F::Address,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    let choice = ports::choose(&flow, source, options, input.is_none());
+    match choice.range {
+        Some(range) => {
+            let verdict = nat::masquerade(flow, source, range, out);
+            counters::count_choice(out.net(), &choice, &packet);
+            verdict
+        }
+        None => {
+            counters::count_choice(out.net(), &choice, &packet);
+            refuse(ALL_TAKEN, options, flow, packet, input, out)
+        }
+    }
+}
+
+/// The reasons why a flow is refused.
 const ALL_TAKEN: &str = "all ports are taken towards a destination";
+const OVER_LIMIT: &str = "a host has as many flows as its rule allows";
+
+/// Drops the packet of a flow for a reason, and answers it if the rule says so.
+#[cold]
+fn refuse<F: SelectSource>(
+    reason: &str,
+    options: RuleOptions<'_>,
+    flow: UnsettledFlow<'_, F>,
+    packet: Packet<'_, F>,
+    input: Option<&Device>,
+    out: &Device,
+) -> Verdict {
+    conntrack::count_drop(out.net());
+    if log::packet_rate_permits() {
+        let name = out.name();
+        pr_warn!("{name}: {reason}: a new flow was dropped\n");
+    }
+    if options.reject_when_full {
+        return reject::prohibit(flow, packet, input);
+    }
+    Verdict::Drop
+}

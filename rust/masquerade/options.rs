@@ -79,9 +79,9 @@ pub(crate) struct MoreOptions {
 }
 
 /// All options of a rule, as its packets meet them.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct RuleOptions<'a> {
-    options: Options,
+    options: &'a Options,
     more: Option<&'a MoreOptions>,
 }
 
@@ -90,13 +90,13 @@ impl Deref for RuleOptions<'_> {
 
     #[inline(always)]
     fn deref(&self) -> &Options {
-        &self.options
+        self.options
     }
 }
 
-impl From<Options> for RuleOptions<'_> {
+impl<'a> From<&'a Options> for RuleOptions<'a> {
     #[inline(always)]
-    fn from(options: Options) -> Self {
+    fn from(options: &'a Options) -> Self {
         Self {
             options,
             more: None,
@@ -111,11 +111,15 @@ impl<'a> RuleOptions<'a> {
         self.more
     }
 
-    /// Returns the options without `--random`.
-    pub(super) fn without_random(&self) -> Self {
-        let mut options = *self;
-        options.options.random = false;
-        options
+    /// Returns the options that are stored in the rule, without more.
+    #[inline(always)]
+    pub(super) fn without_more(&self) -> Self {
+        self.options.into()
+    }
+
+    /// Returns the same options with these that cost nothing to store in a rule.
+    pub(super) fn with(&self, options: &'a Options) -> Self {
+        Self { options, ..*self }
     }
 
     /// Returns whether the rule lets a flow of the namespace keep its own port, in host order.
@@ -141,7 +145,10 @@ impl<'a> RuleOptions<'a> {
     ///
     /// `own` is its own port. Without `--to-ports` a flow goes to the next class of ports if its own one is full.
     #[inline(always)]
-    pub(super) fn port_sets<'b>(&'b self, own: u16, is_icmp: bool, net: &'b Net) -> PortSets<'b> {
+    pub(super) fn port_sets<'b>(self, own: u16, is_icmp: bool, net: &'b Net) -> PortSets<'b>
+    where
+        'a: 'b,
+    {
         let ranges = match &self.options.to_ports {
             Some(range) => slice::from_ref(range),
             None => ports::class(own, is_icmp),
@@ -257,7 +264,7 @@ impl Form for uapi::xt_rustmasq_info {
 
     #[inline(always)]
     fn options(stored: &Options) -> RuleOptions<'_> {
-        (*stored).into()
+        stored.into()
     }
 }
 
@@ -273,7 +280,7 @@ impl Form for uapi::xt_rustmasq_info_v1 {
     #[inline(always)]
     fn options(stored: &Self::Stored) -> RuleOptions<'_> {
         RuleOptions {
-            options: *stored.options(),
+            options: stored.options(),
             more: stored.more(),
         }
     }
@@ -519,6 +526,14 @@ impl fmt::Display for Refusal {
 }
 
 impl Options {
+    /// The options of a rule that names none.
+    pub(super) const NONE: Self = Self {
+        to_ports: None,
+        random: false,
+        reject_when_full: false,
+        mapping: None,
+    };
+
     /// Returns whether the rule lets a flow keep its own port, in host order, as far as these options say.
     #[inline(always)]
     fn allow(&self, own: u16) -> bool {

@@ -124,7 +124,7 @@ pub(super) fn set_held(held: bool) {
 pub(super) fn keep_own<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     reply: &Tuple,
-    options: &RuleOptions<'_>,
+    options: RuleOptions<'_>,
 ) -> Option<u16> {
     let own = reply.nat_port()?;
     if !options.allow(own, flow.net()) {
@@ -231,7 +231,7 @@ pub(super) struct Choice {
 pub(super) fn choose<F: Family>(
     flow: &UnsettledFlow<'_, F>,
     source: F::Address,
-    options: &RuleOptions<'_>,
+    options: RuleOptions<'_>,
     without_input: bool,
 ) -> Choice {
     let keeps_port =

@@ -38,6 +38,15 @@ impl RouteSources {
     #[inline(always)]
     pub(super) fn add(&self, address: [u64; 2]) {
         let tag = tag(address);
+        // CAST: The place is less than the number of places.
+        let first = self.tags.get(tag as usize % CAPACITY);
+        if first.is_none_or(|place| place.load(Relaxed) != tag) {
+            self.add_unless_there(tag);
+        }
+    }
+
+    #[cold]
+    fn add_unless_there(&self, tag: u64) {
         // Two threads, or a gap that was left by another address, may make it have two places.
         let is_added = self.places_for(tag).any(|place| match place.load(Relaxed) {
             0 => place.cmpxchg(0, tag, Relaxed).is_ok(),
@@ -49,7 +58,6 @@ impl RouteSources {
     }
 
     /// Returns all places, from that which a tag points to.
-    #[inline(always)]
     fn places_for(&self, tag: u64) -> impl Iterator<Item = &Atomic<u64>> {
         // CAST: The place is less than the number of places.
         let (before, from) = self.tags.split_at(tag as usize % CAPACITY);

@@ -337,6 +337,7 @@ impl MasqueradeRule for Ipv6 {
 /// Follows `nf_nat_masquerade_ipv4`. The device's index is stored with the flow (`masq_index`): when the
 /// flow is routed to another device, NAT drops the packet and removes the flow. Returns
 /// [`Verdict::Drop`] if memory ran out. Context: a target in the table `nat`, chain POSTROUTING.
+#[inline(always)]
 pub(crate) fn masquerade<F: Family>(
     flow: UnsettledFlow<'_, F>,
     source: F::Address,
