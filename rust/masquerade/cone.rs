@@ -74,7 +74,10 @@ use crate::{
         Verdict, //
     },
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::rcu, //
+};
 
 /// The functions that NAT calls in namespaces that have mappings.
 pub(super) static FUNCTIONS: Functions<Cone> = Functions::new();
@@ -122,6 +125,13 @@ pub(super) struct Wish<'a> {
     pub(super) device: c_int,
 }
 
+/// Prepares for the first mapping. Returns whether there may be one. Any context.
+#[cold]
+fn begin_to_hold() -> bool {
+    ports::set_held(true);
+    expect_ends()
+}
+
 /// Returns the port that a flow from inside leaves by, with the source address `source`. A hook.
 #[inline(always)]
 pub(super) fn port_of<F: Family>(
@@ -144,8 +154,11 @@ pub(super) fn port_of<F: Family>(
             source,
         ),
     };
-    let port = mappings.with(|tables| request.find_port(tables, reply));
-    port.unwrap_or(Port::Unmapped)
+    let guard = rcu::read_lock();
+    match mappings.get(&guard) {
+        Some(tables) => request.find_port(tables, reply),
+        None => Port::Unmapped,
+    }
 }
 
 impl Inside {
@@ -237,10 +250,10 @@ impl<F: Family> Request<'_, '_, F> {
     /// Makes the mapping.
     #[inline(never)]
     fn make(&self, gap: Gap<'_>, reply: &Tuple, now: u32) -> Result<Given, Denied> {
-        if !expect_ends() {
+        // As long as there are mappings, the ends of flows are heard, and ports may be held.
+        if gap.is_first() && !begin_to_hold() {
             return Err(Denied::TooMany);
         }
-        ports::set_held(true);
         let own = self.own;
         let may_keep_own = self.wish.options.allow(own, self.flow.net());
         self.fill(gap, now, |used| {
@@ -381,34 +394,33 @@ impl NatFunctions for Cone {
             return Verdict::Accept;
         };
         let destination = F::to_raw(flow.destination(Direction::Original)).words();
-        if mappings.with(|tables| tables.may_have(destination)) != Some(true) {
-            return Verdict::Accept;
+        let guard = rcu::read_lock();
+        match mappings.get(&guard) {
+            Some(tables) if tables.may_have(destination) => lead_in(flow, tables, input),
+            _ => Verdict::Accept,
         }
-        lead_in(flow, mappings, input)
     }
 }
 
 /// Leads a flow to the inside endpoint of a mapping, if there is one at its destination.
 #[inline(never)]
-fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, mappings: &Mappings, input: &Device) -> Verdict {
+fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, tables: &Tables, input: &Device) -> Verdict {
     let tuple = flow.tuple(Direction::Original);
-    let found = mappings.with(|tables| {
-        if flow.has_receiver(&tuple, input.index()) {
-            return None;
-        }
-        let zone = flow.zone_of_both();
-        let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
-        let way = tables.with_outside(&outside, |mapping| {
-            // As long as the mapping is there, its device is counted.
-            Way::to(mapping, tables.leave_by(input.index()))
-        })?;
-        let may_come_in = way.filtering == Filtering::EndpointIndependent
-            || lets_in(tables, &outside, &way, &tuple, zone);
-        Some((way, may_come_in))
-    });
-    let Some((way, may_come_in)) = found.flatten() else {
+    if flow.has_receiver(&tuple, input.index()) {
         return Verdict::Accept;
-    };
+    }
+    let zone = flow.zone_of_both();
+    let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
+    let mut way = Way::NONE;
+    let found = tables.with_outside(&outside, |mapping| {
+        // As long as the mapping is there, its device is counted.
+        way = Way::to(mapping, tables.leave_by(input.index()));
+    });
+    if found.is_none() {
+        return Verdict::Accept;
+    }
+    let may_come_in = way.filtering == Filtering::EndpointIndependent
+        || lets_in(tables, &outside, &way, &tuple, zone);
     if !may_come_in {
         return filter(&flow, &tuple, input.net());
     }
@@ -453,6 +465,15 @@ struct Way {
 }
 
 impl Way {
+    /// No way.
+    const NONE: Self = Self {
+        inside: Endpoint::NONE,
+        filtering: Filtering::NoRule,
+        device: 0,
+        number: 0,
+        is_outside: false,
+    };
+
     /// Returns the way to the inside endpoint of a mapping, and counts the flow if anybody may come in.
     #[inline(always)]
     fn to(mapping: &mut Mapping, is_outside: bool) -> Self {

@@ -17,6 +17,7 @@ use super::{
         look_after_mappings,
         State, //
     },
+    ports,
     table::{
         Part,
         Table,
@@ -124,6 +125,12 @@ pub(super) struct Gap<'a> {
 }
 
 impl Gap<'_> {
+    /// Returns whether there is no mapping yet.
+    #[inline(always)]
+    pub(super) fn is_first(&self) -> bool {
+        self.tables.are_empty()
+    }
+
     /// Makes the mapping of the inside endpoint, with the port that `choose` chooses of those that are not used.
     #[inline(always)]
     pub(super) fn fill(
@@ -155,6 +162,7 @@ impl Gap<'_> {
             return Err(Denied::TooMany);
         }
         if tables.count.fetch_add(1_u32, Relaxed) == 0 {
+            ports::set_held(true);
             look_after_mappings();
         }
         Ok(given)
@@ -312,7 +320,15 @@ impl Tables {
         outside: &Endpoint,
         f: impl FnOnce(&mut Mapping) -> R,
     ) -> Option<R> {
-        self.with_address(outside, |address| address.of_port(outside.port()).map(f))?
+        let no_softirq = BottomHalvesOff::new();
+        let key = outside.with_port(0);
+        let hash = key.plain_hash();
+        let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
+        let of_part = |part: &mut Part<KBox<OutsideAddress>>| {
+            let address = part.get_mut(hash, is_it)?;
+            Some(f(address.of_port(outside.port())?))
+        };
+        self.addresses.with(hash, &no_softirq, of_part)?
     }
 
     /// Lets the filtering of a mapping that was given to a flow be another one from now on. Any context.
@@ -421,6 +437,12 @@ impl Tables {
         });
     }
 
+    /// Returns whether there is no mapping now. Any context.
+    #[inline(always)]
+    pub(super) fn are_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
     /// Calls `f` with each mapping, and its outside address as an endpoint. Any context.
     fn for_each(&self, mut f: impl FnMut(&Mapping, &Endpoint)) {
         self.for_each_chunk(|address, chunk| {
@@ -458,9 +480,13 @@ impl Mappings {
     /// Calls `f` with the tables, if they are there. Any context.
     #[inline(always)]
     pub(super) fn with<R>(&self, f: impl FnOnce(&Tables) -> R) -> Option<R> {
-        let guard = rcu::read_lock();
-        let tables = self.0.get(&guard)?;
-        Some(f(tables.get_ref()))
+        self.get(&rcu::read_lock()).map(f)
+    }
+
+    /// Returns the tables, if they are there. Any context.
+    #[inline(always)]
+    pub(super) fn get<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a Tables> {
+        Some(self.0.get(guard)?.get_ref())
     }
 
     /// Returns the number of mappings. Any context.
