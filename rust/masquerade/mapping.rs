@@ -48,20 +48,6 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// A value for memory that no mapping uses.
-    pub(super) const UNUSED: Self = Self {
-        inside: Endpoint::NONE,
-        hash: 0,
-        port: 0,
-        filtering: Filtering::AddressAndPortDependent,
-        device: 0,
-        flows: 0,
-        inbound: 0,
-        made: 0,
-        used: 0,
-        number: 0,
-    };
-
     /// Returns a mapping that is made now, with one flow. `now` is the time in seconds.
     #[inline(always)]
     pub(super) fn new(inside: Endpoint, hash: u32, port: u16, number: u32, now: u32) -> Self {
@@ -73,7 +59,9 @@ impl Mapping {
             made: now,
             used: now,
             number,
-            ..Self::UNUSED
+            filtering: Filtering::NoRule,
+            device: 0,
+            inbound: 0,
         }
     }
 

@@ -222,23 +222,22 @@ impl Tables {
         let no_softirq = BottomHalvesOff::new();
         let key = inside.outside(0);
         let address_hash = key.plain_hash();
-        let given = self.addresses.with(address_hash, &no_softirq, |part| {
-            let hash = inside.endpoint.hash(&self.hash);
-            let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
-            let Some(address) = part.get_mut(address_hash, is_it) else {
-                return self.make_first(part, key, address_hash, hash, make);
-            };
-            if let Some(mapping) = address.of_inside(&inside.endpoint, hash) {
-                mapping.begin_flow(now);
-                return Ok(Given::of(mapping, false));
-            }
-            make(Gap {
-                tables: self,
-                address,
-                hash,
-            })
-        });
-        given.unwrap_or(Err(Denied::TooMany))
+        let part = self.addresses.lock(address_hash, &no_softirq);
+        let mut part = part.ok_or(Denied::TooMany)?;
+        let hash = inside.endpoint.hash(&self.hash);
+        let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
+        let Some(address) = part.get_mut(address_hash, is_it) else {
+            return self.make_first(&mut part, key, address_hash, hash, make);
+        };
+        if let Some(mapping) = address.of_inside(&inside.endpoint, hash) {
+            mapping.begin_flow(now);
+            return Ok(Given::of(mapping, false));
+        }
+        make(Gap {
+            tables: self,
+            address,
+            hash,
+        })
     }
 
     /// Makes the first mapping of an outside address.

@@ -49,7 +49,7 @@ struct Entry {
 
 /// Entries that lie one behind the other.
 struct Entries {
-    /// Each has [`CHUNK`] entries, of which those beyond `len` are not used.
+    /// Each has room for [`CHUNK`] entries. Those beyond `len` are not used.
     chunks: KVec<KVec<Entry>>,
     len: usize,
 }
@@ -76,14 +76,28 @@ impl Entries {
 
     #[cold]
     fn grow(&mut self, flags: Flags) -> Result {
-        let unused = Entry {
-            mapping: Mapping::UNUSED,
+        self.chunks
+            .push(KVec::with_capacity(CHUNK, flags)?, flags)?;
+        Ok(())
+    }
+
+    /// Adds an entry, for which [`reserve`](Self::reserve) has made room, and returns it with its place.
+    #[inline(always)]
+    fn push(&mut self, mapping: Mapping) -> Option<(&mut Entry, usize)> {
+        let number = self.len;
+        let chunk = self.chunks.get_mut(number / CHUNK)?;
+        let entry = Entry {
+            mapping,
             next_by_inside: 0,
             next_by_port: 0,
         };
-        self.chunks
-            .push(KVec::from_elem(unused, CHUNK, flags)?, flags)?;
-        Ok(())
+        // One that went before it has left its place behind.
+        match chunk.get_mut(number % CHUNK) {
+            Some(place) => *place = entry,
+            None => chunk.push_within_capacity(entry).ok()?,
+        }
+        self.len = number + 1;
+        Some((chunk.get_mut(number % CHUNK)?, number))
     }
 }
 
@@ -282,13 +296,10 @@ impl OutsideAddress {
     /// Adds a mapping with a port that is free. Errors: ENOMEM.
     #[inline(always)]
     pub(super) fn add(&mut self, mapping: Mapping, flags: Flags) -> Result {
-        let number = self.entries.len;
         self.entries.reserve(flags)?;
-        let entry = self.entries.get_mut(number).ok_or(ENOMEM)?;
-        entry.mapping = mapping;
+        let (entry, number) = self.entries.push(mapping).ok_or(ENOMEM)?;
         self.by_inside.add(entry, number);
         self.by_port.add(entry, number);
-        self.entries.len = number + 1;
         self.used.take(mapping.port);
         // They have two entries each on average then.
         let lists = self.by_inside.first.len();

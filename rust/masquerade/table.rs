@@ -6,7 +6,13 @@ use crate::net::context::BottomHalvesOff;
 use core::ops::Range;
 use kernel::{
     prelude::*,
-    sync::SpinLock, //
+    sync::{
+        lock::{
+            spinlock::SpinLockBackend,
+            Guard, //
+        },
+        SpinLock, //
+    },
 };
 
 /// The number of parts of a table.
@@ -200,17 +206,26 @@ impl<T> Table<T> {
         Ok(Self { parts })
     }
 
+    /// Returns the part for a hash, locked. The caller has turned softirqs off.
+    #[inline(always)]
+    pub(super) fn lock<'a>(
+        &'a self,
+        hash: u32,
+        _: &'a BottomHalvesOff,
+    ) -> Option<Guard<'a, Part<T>, SpinLockBackend>> {
+        // CAST: It is less than the number of parts.
+        Some(self.parts.get((hash % PARTS) as usize)?.lock())
+    }
+
     /// Calls `f` with the part for a hash. The caller has turned softirqs off.
     #[inline(always)]
     pub(super) fn with<R>(
         &self,
         hash: u32,
-        _: &BottomHalvesOff,
+        no_softirq: &BottomHalvesOff,
         f: impl FnOnce(&mut Part<T>) -> R,
     ) -> Option<R> {
-        // CAST: It is less than the number of parts.
-        let part = self.parts.get((hash % PARTS) as usize)?;
-        Some(f(&mut part.lock()))
+        Some(f(&mut *self.lock(hash, no_softirq)?))
     }
 
     /// Takes out of some parts all items for which `takes` returns true, which is called under the part's lock.
