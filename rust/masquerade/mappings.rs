@@ -445,9 +445,9 @@ impl Tables {
     /// Calls `f` with each mapping, and its outside address as an endpoint. Any context.
     fn for_each(&self, mut f: impl FnMut(&Mapping, &Endpoint)) {
         self.for_each_chunk(|address, chunk| {
-            address
-                .chunk(chunk)
-                .for_each(|mapping| f(mapping, address.address()));
+            for mapping in address.chunk(chunk) {
+                f(mapping, address.address());
+            }
         });
     }
 }

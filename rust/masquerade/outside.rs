@@ -344,8 +344,9 @@ impl OutsideAddress {
     /// Returns the mappings of a chunk.
     pub(super) fn chunk(&self, number: usize) -> impl Iterator<Item = &Mapping> {
         let used = self.entries.len.saturating_sub(number * CHUNK);
-        let entries = self.entries.chunks.get(number).into_iter().flatten();
-        entries.take(used).map(|entry| &entry.mapping)
+        let chunk = self.entries.chunks.get(number);
+        let entries = chunk.map_or(&[][..], |chunk| chunk.as_slice());
+        entries.iter().take(used).map(|entry| &entry.mapping)
     }
 
     /// Removes the mappings of a chunk for which `is_stale` returns true, and calls `removed` with each.

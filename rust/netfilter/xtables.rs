@@ -183,6 +183,10 @@ pub(crate) trait SourceNatTarget: 'static {
 /// destroys one copy alone, when no packet can reach the rule any more. So a byte-wise copy must be as good as the value
 /// itself, for shared references, until the value is dropped: nothing in its own bytes changes through a shared reference,
 /// and its address has no meaning.
+#[allow(
+    dead_code,
+    reason = "Rust 1.85 takes a trait without functions for unused"
+)]
 pub(crate) unsafe trait StoredOptions: Send + Sync + 'static {}
 
 // SAFETY: A copy of a `Copy` value is as good as the value. There are no cells among them, and nothing is dropped.
