@@ -79,10 +79,10 @@ pairs=$(($(scaled 500000) * EFFORT / 100 / slow))
 ((pairs >= 5000 / slow)) || pairs=$((5000 / slow))
 flow_timeout $((5 * slow))
 if compared; then
-	new_rule MASQUERADE
 	# It depends on the machine how often the two packets of a pair really meet.
 	flows=0 all_failed=0
 	for ((round = 0; round < 20 && all_failed == 0; round++)); do
+		new_rule MASQUERADE
 		race port 2000
 		((flows += 4000, all_failed += failed))
 	done
