@@ -20,6 +20,7 @@ use super::{
 use crate::{
     net::{
         context::BottomHalvesOff,
+        log,
         namespace::Net,
         random::{
             WordsHash,
@@ -307,6 +308,9 @@ impl HostFlows {
 pub(super) fn enable(net: &Net) -> Result {
     let State { host_flows, .. } = State::of(net).ok_or(ENOENT)?;
     if !expect_ends() {
+        if log::rule_rate_permits() {
+            pr_warn!("rule refused: another module has taken nf_nat_hook, so ends of flows are not heard\n");
+        }
         return Err(EBUSY);
     }
     if host_flows.0.is_empty() {

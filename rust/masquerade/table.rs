@@ -143,7 +143,12 @@ impl<T> Part<T> {
         hash_of: impl Fn(&T) -> u32,
     ) -> Option<T> {
         let place = self.find(hash, is_it)?;
-        self.take_from(place, hash_of)
+        let taken = self.take_from(place, hash_of);
+        // One that had many items gives their memory back.
+        if self.count == 0 && self.places.len() > FEWEST_PLACES {
+            self.shrink();
+        }
+        taken
     }
 
     /// Takes the item out of a place, and moves others into the gap that belong before it.
@@ -292,6 +297,22 @@ mod tests {
         assert!(part.get(7, |_| true).is_none());
         assert!(part.take(7, |_| true, hash_of).is_none());
         assert_eq!(part.items_mut().count(), 0);
+    }
+
+    #[test]
+    fn an_empty_part_keeps_little_memory() -> Result {
+        let mut part = Part::new();
+        for count in [5, 1000] {
+            for number in 0..count {
+                part.reserve(hash_of)?;
+                part.put(number, hash_of(&number));
+            }
+            for number in 0..count {
+                part.take(hash_of(&number), |item| *item == number, hash_of);
+            }
+            assert!(part.count() == 0 && part.places.len() <= FEWEST_PLACES);
+        }
+        Ok(())
     }
 
     #[test]

@@ -14,6 +14,10 @@
 v=4 protocol=udp
 declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2) router_of=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
+# The family of what does not depend on the front end: each of them tests it with one.
+own_family=4
+[[ $IPTABLES != *-nft ]] || own_family=6
+
 # setup_crowd: makes this network.
 setup_crowd() {
 	local name words echo_request

@@ -19,7 +19,7 @@ check_equal "... and five others get none" 0 "$(crowd_flows | grep -cv "^$(clien
 
 # --- Each protocol
 
-for v in 4 6; do
+for v in $own_family; do
 	for protocol in udp tcp sctp icmp; do
 		crowd_rule RUSTMASQ --to-ports 6000-6019 --max-flows-per-host 5
 		refused=$(our_counter ports_refused)

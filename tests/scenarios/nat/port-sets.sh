@@ -72,7 +72,7 @@ setup_crowd
 # --- All ports of a set, and no other
 
 list=700-709,5000,6000-6006,65535
-for v in 4 6; do
+for v in $own_family; do
 	for protocol in udp tcp sctp icmp; do
 		ports_of_list $list > "$scratch/expected"
 		check_set "all ports" 1 --to-ports $list
