@@ -63,12 +63,15 @@ use crate::{
     },
 };
 use core::num::NonZeroU16;
-use kernel::sync::{
-    atomic::{
-        AtomicFlag,
-        Relaxed, //
-    },
-    SetOnce, //
+use kernel::{
+    prelude::kunit_tests,
+    sync::{
+        atomic::{
+            AtomicFlag,
+            Relaxed, //
+        },
+        SetOnce, //
+    }, //
 };
 
 /// The number of random ports that are tried without a pool.
@@ -649,4 +652,85 @@ fn keeps_port<F: Family>(flow: &UnsettledFlow<'_, F>, source: F::Address) -> boo
         && flow
             .original_source_port()
             .is_some_and(|port| port < FIRST_UNPRIVILEGED_PORT)
+}
+
+#[kunit_tests(rustmasq_ports)]
+mod tests {
+    use super::*;
+    use kernel::prelude::*;
+
+    const ENDPOINTS: u32 = 100_000;
+
+    fn secrets() -> Secrets {
+        Secrets {
+            endpoint: KeyedHash::random(),
+            pools: 0,
+        }
+    }
+
+    /// Returns a range of so many ports.
+    fn range_of(ports: u16) -> Result<PortRange> {
+        let (first, last) = (NonZeroU16::new(1024), NonZeroU16::new(1023 + ports));
+        PortRange::new(first.ok_or(EINVAL)?, last.ok_or(EINVAL)?).ok_or(EINVAL)
+    }
+
+    /// Returns an inside endpoint as words: one of 250 neighbours, whose ports count up.
+    fn endpoint(number: u32, prefix: u64) -> [u64; 3] {
+        // CAST: At most 400.
+        let (host, port) = (number % 250, (number / 250) as u16);
+        let rest = u64::from(port.to_be()) << 8 | 17;
+        match prefix {
+            0 => [u64::from(host), 0, rest],
+            _ => [prefix, u64::from(host) << 32 | 1, rest],
+        }
+    }
+
+    /// Returns whether the ports of many endpoints are spread evenly over so many cells of a range (chi-squared test).
+    fn endpoints_are_even(ports: u16, cells: u16, prefix: u64) -> Result<bool> {
+        let (secrets, range) = (secrets(), range_of(ports)?);
+        let mut counts = KVec::from_elem(0_u64, cells.into(), GFP_KERNEL)?;
+        for number in 0..ENDPOINTS {
+            let port = secrets.port_of(endpoint(number, prefix), range);
+            let place = port.checked_sub(range.first()).ok_or(ERANGE)?;
+            *counts
+                .get_mut(usize::from(place / (ports / cells)))
+                .ok_or(ERANGE)? += 1;
+        }
+        let sum: u64 = counts.iter().map(|count| count * count).sum();
+        let all = u64::from(ENDPOINTS);
+        let statistic = (sum * u64::from(cells) / all).saturating_sub(all);
+        // As in the tests of port_states.rs: less often than four times in a million it exceeds that.
+        let degrees = u64::from(cells) - 1;
+        let excess = statistic.saturating_sub(degrees + 25);
+        Ok(excess * excess <= 25 * 2 * degrees)
+    }
+
+    #[test]
+    fn inside_endpoints_are_spread_evenly() -> Result {
+        // Cells of as many ports each.
+        let ranges = [
+            (3, 3),
+            (100, 100),
+            (1000, 1000),
+            (40_000, 1000),
+            (64_512, 1008),
+        ];
+        for (ports, cells) in ranges {
+            assert!(endpoints_are_even(ports, cells, 0)?);
+            assert!(endpoints_are_even(ports, cells, 0x2001_0db8)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn who_has_another_key_finds_other_ports() -> Result {
+        let (ours, theirs, range) = (secrets(), secrets(), range_of(1000)?);
+        let same = |number: &u32| {
+            let words = endpoint(*number, 0);
+            ours.port_of(words, range) == theirs.port_of(words, range)
+        };
+        // One by chance.
+        assert!((0..1000).filter(same).count() < 30);
+        Ok(())
+    }
 }
