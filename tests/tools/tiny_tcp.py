@@ -73,6 +73,17 @@ class TinyTcp:
             end += 1
         return end
 
+    def sack_option(self):
+        """Returns an option SACK about the octets behind the first gap, or nothing if there is no gap."""
+        behind = [place for place in self.stream if place > self.received()]
+        if not behind:
+            return b""
+        start = end = min(behind)
+        while end in self.stream:
+            end += 1
+        edges = [(self.other_first + 1 + edge) % 2**32 for edge in (start, end)]
+        return struct.pack("!BBBB2I", OPTION_NOP, OPTION_NOP, OPTION_SACK, 10, *edges)
+
     def transmit(self, flags, number, payload=b"", options=b""):
         acknowledged = 0 if self.other_first is None else self.other_first + 1 + self.received()
         header = struct.pack("!HHIIBBHHH", self.port, self.peer[1], number % 2**32, acknowledged % 2**32,
@@ -146,7 +157,7 @@ class TinyTcp:
             self.lose -= 1
         else:
             self.stream = octets | self.stream
-            self.transmit(ACK, FIRST + 1 + self.sent)
+            self.transmit(ACK, FIRST + 1 + self.sent, b"", self.sack_option())
 
     def close(self):
         """Closes the socket, and leaves it to the other end to reset the connection."""

@@ -305,6 +305,23 @@ two_rewritten_replies_that_are_lost() {
 		"${line/203,0,113,2,158,152/192,0,2,1,158,153}" 'NOOP\r\n'
 }
 
+# The client says by SACK that it has what comes behind a gap. It knows the stream by other numbers than the server.
+a_gap_behind_a_rewritten_reply() {
+	local line='227 Entering Passive Mode (203,0,113,2,158,152).\r\n'
+	open_two_tiny_with_both_NATs
+	check_line server "$line" "the client gets r2's address" "${line/203,0,113,2/192,0,2,1}"
+	peers say_again server -7 '200 done\r\n'
+	check_case "a segment that comes too early waits" 'stalled ' "$said"
+	peers noted server
+	check_case "... and is acknowledged by SACK, with the server's numbers" \
+		"again 0 changed 0 unacknowledged 17 sack -10,0" "$said"
+	peers say_again server 17 '150 a\r\n'
+	check_case "... and arrives when the gap is filled" '150 a\r\n200 done\r\n' "$said"
+	peers noted server
+	check_case "... and is acknowledged" "again 0 changed 0 unacknowledged 0 sack -" "$said"
+	check_line client 'NOOP\r\n' "a command after it arrives" 'NOOP\r\n'
+}
+
 # A command and a reply are rewritten at the same time, and both are lost. Each direction has numbers of its own.
 a_command_and_a_reply_that_are_lost() {
 	local command='PORT 172,18,0,2,158,52\r\n' reply='227 Entering Passive Mode (203,0,113,2,158,152).\r\n'
@@ -372,7 +389,8 @@ without_NAT=(a_command a_command_over_IPv6 a_malformed_command a_reply a_malform
 	overlapping_replies)
 run_with_each_helper "${without_NAT[@]}"
 with_NAT=(a_rewritten_command a_rewritten_command_that_is_lost two_rewritten_commands_that_are_lost
-	two_rewritten_replies_that_are_lost a_command_and_a_reply_that_are_lost the_same_port_again a_rewritten_reply
+	two_rewritten_replies_that_are_lost a_command_and_a_reply_that_are_lost a_gap_behind_a_rewritten_reply
+	the_same_port_again a_rewritten_reply
 	a_command_in_pieces_with_NAT a_rewritten_command_over_IPv6)
 run_with_each_helper "${with_NAT[@]}"
 
