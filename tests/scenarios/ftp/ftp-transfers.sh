@@ -46,6 +46,15 @@ transferred() {
 	echo "${done[*]}"
 }
 
+# check_session TAG EXPECTED GOT: checks what came of a session. What one helper alone does cannot be compared.
+check_session() {
+	if spoilt_by_kernel "$1"; then
+		check_equal "$helper: $case: ${1//-/ }" "$2" "$3"
+	else
+		check_case "${1//-/ }" "$2" "$3"
+	fi
+}
+
 # check_sessions TAG...: checks that each session listed the server's files, and read and wrote those of all sizes.
 all_sizes=$(printf ' got-%s put-%s' 0 0 1 1 1460 1460 100000 100000)
 check_sessions() {
@@ -55,12 +64,7 @@ check_sessions() {
 		listed=nothing
 		! grep -qw of-1460 "got-$tag-list" || listed=list
 		listed+=" $(transferred "$tag" "${sizes[@]}")"
-		# What one helper alone does cannot be compared.
-		if spoilt_by_kernel "$tag"; then
-			check_equal "$helper: $case: ${tag//-/ }" "list$all_sizes" "$listed"
-		else
-			check_case "${tag//-/ }" "list$all_sizes" "$listed"
-		fi
+		check_session "$tag" "list$all_sizes" "$listed"
 	done
 }
 
@@ -210,12 +214,22 @@ python_with_all_servers() {
 	done
 }
 
+# add_large_arguments OPTION... TAG ADDRESS PORT: adds what makes curl read and write the large file.
+add_large_arguments() {
+	local options=(--silent --show-error --max-time 60 "${@:1:$#-3}") tag=${*: -3:1} url
+	url="ftp://${server[$v]}:${*: -1}"
+	arguments+=(--next "${options[@]}" "$url/of-$large" --output "got-$tag-$large"
+		--next "${options[@]}" --upload-file "of-$large" "$url/up/put-$tag-$large")
+}
+
 large_files() {
-	local url=ftp://${server[4]}/
-	ns_exec lan curl --silent --show-error --max-time 60 --ftp-port - "$url/of-$large" --output "got-large-$large" \
-		--next --silent --show-error --max-time 60 --upload-file "of-$large" "$url/up/put-large-$large"
+	local arguments=() tags=() tag
+	in_each_session large active add_large_arguments --ftp-port -
+	in_each_session large passive add_large_arguments
+	ns_exec lan curl "${arguments[@]:1}" > log 2>&1
 	note_file_sums
-	check_case "one is read actively, and written passively" "got-$large put-$large" "$(transferred large $large)"
+	for tag in "${tags[@]}"; do check_session "$tag" "got-$large put-$large" "$(transferred "$tag" "$large")"; done
+	sed 's/^/# /' log
 }
 
 # pyftpdlib compares the address in EPRT, as a text, with the client's. Curl waits in vain when it was refused.
@@ -234,6 +248,7 @@ curl_with_all_servers_IPv6() { v=6 && curl_with_all_servers; }
 lftp_with_all_servers_IPv6() { v=6 && lftp_with_all_servers; }
 tnftp_with_all_servers_IPv6() { v=6 && tnftp_with_all_servers; }
 busybox_with_all_servers_IPv6() { v=6 && busybox_with_all_servers; }
+large_files_IPv6() { v=6 && large_files; }
 python_with_all_servers_IPv6() { v=6 && python_with_all_servers; }
 
 # Without a helper, an active and a passive transfer fail.
@@ -248,7 +263,7 @@ done
 remove_ftp_files
 
 for function in {curl,lftp,tnftp,busybox,python}_with_all_servers; do functions+=("$function" "${function}_IPv6"); done
-with_each_helper "${functions[@]}" large_files
+with_each_helper "${functions[@]}" large_files large_files_IPv6
 run_with_each_helper an_IPv6_address_for_pyftpdlib
 
 done_testing
