@@ -36,11 +36,11 @@ log_in() {
 	[[ $said == '230 logged in\r\n' ]] || not_ok "$helper: $case: the control connection is open" "$seen; $said"
 }
 
-# open_control ADDRESS PORT: opens one from the client's port $from (40001), and logs in. Sets `seen` to the source that the
-# server sees.
+# open_control ADDRESS PORT: opens one from the port $from (40001) of $who (lan), and logs in. Sets `seen` to the source
+# that the server sees.
 open_control() {
 	peers listen server 21
-	peers control lan "${from:-40001}" "$1" "$2"
+	peers control "${who:-lan}" "${from:-40001}" "$1" "$2"
 	seen=$said
 	log_in
 }

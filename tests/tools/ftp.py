@@ -112,7 +112,7 @@ class FtpPeers(Observer):
 
     def __init__(self):
         super().__init__(socket.IPPROTO_TCP)
-        self.listeners, self.ends = {}, {}
+        self.listeners, self.ends, self.kept = {}, {}, []
 
     def listen(self, who, port):
         """listen WHO PORT: listens there, if it does not yet."""
@@ -258,6 +258,12 @@ class FtpPeers(Observer):
         return [" / ".join(", ".join(str(Tuple(nest[CTA_EXPECT_TUPLE])) for nest in self.table(host).dump(EXPECTATIONS))
                            or "-" for host in hosts)]
 
+    def keep(self):
+        """keep: keeps the control connection, so that the next one does not take its place."""
+        self.kept.extend(self.ends.values())
+        self.ends = {}
+        return []
+
     def hang_up(self, first="client"):
         """hang_up [END]: lets the client or the other end reset the control connection."""
         for end in sorted(self.ends, key=lambda end: end != first):
@@ -265,8 +271,10 @@ class FtpPeers(Observer):
         return []
 
     def forget(self, *hosts):
-        """forget HOST...: does what Observer's command does, resets the control connection, and listens nowhere."""
+        """forget HOST...: does what Observer's command does, resets the control connections, and listens nowhere."""
         self.hang_up()
+        while self.kept:
+            self.kept.pop().close()
         while self.listeners:
             self.listeners.popitem()[1].close()
         return super().forget(*hosts)

@@ -9,6 +9,10 @@
 
 setup_two_routers
 modprobe nf_nat_ftp || bail "the kernel's own helper"
+ip -n lan -batch - <<-END || bail "the second client"
+	addr add 172.18.0.3/16 dev lan0
+	addr add fd00:18::3/64 dev lan0 nodad preferred_lft 0
+END
 start_ftp_peers
 after_case=(peers forget r1 r2)
 
@@ -109,6 +113,39 @@ a_server_behind_DNAT() {
 	rules_of=both
 }
 
+# Two hosts of the LAN announce the same port, which r1's address has only once.
+two_clients_with_one_port() {
+	local host who from reached first
+	local -A second=([4]=172.18.0.3 [6]='[fd00:18::3]')
+	for v in 4 6; do
+		case="two clients with one port, IPv$v"
+		translate -j RUSTMASQ
+		first='' from=40001
+		for host in "${client[$v]}" "${second[$v]}"; do
+			who=lan@$host
+			peers listen "$who" 40500
+			open_control "${server[$v]}" 21
+			peers say client "$(announce EPRT "$host" 40500)"
+			peers announced - "$said"
+			if [[ ! $first ]]; then
+				first=$said from=40002
+				check_equal "$helper: $case: the first one's port is announced as it is" "${r2[$v]}:40500" "$first"
+				peers keep
+			fi
+		done
+		reached=$said
+		check_equal "$helper: $case: the second one's is announced at the same address" "${r2[$v]}" "${reached%:*}"
+		check_port "$helper: $case: ... with another port" 1024 65535 "${reached##*:}"
+		check "$helper: $case: ... than the first one's" test "$reached" != "$first"
+		check_data "the first one's data connection arrives" server 20 "$first" \
+			"^lan@${client[$v]//[/\\[}:40500 from ${server[$v]//[/\\[}:20$"
+		check_data "... and so does the second one's" server 20 "$reached" \
+			"^lan@${second[$v]//[/\\[}:40500 from ${server[$v]//[/\\[}:20$"
+		"${after_case[@]}"
+	done
+	v=4
+}
+
 # --- Without a helper
 
 helper=none
@@ -133,6 +170,6 @@ line=$(announce PORT "${client[4]}" 40500)
 check_line client "$line" "a command is not changed" "$line"
 "${after_case[@]}"
 
-with_each_helper each_kind_of_NAT a_server_behind_DNAT
+with_each_helper each_kind_of_NAT a_server_behind_DNAT two_clients_with_one_port
 
 done_testing
