@@ -34,15 +34,16 @@ check_full() {
 # take_ports FIRST END: the LAN's host sends a UDP packet from each port from FIRST to END - 1 to the server's port 10, by
 # the kernel's packet generator, as they are many.
 take_ports() {
-	local mac file line
+	local mac file line host=172.18.0.2 target="dst ${server_of[4]}"
 	modprobe pktgen || bail "pktgen"
 	mac=$(ip -n router -br link show lan0 | awk '{ print $3 }')
+	[[ $v == 4 ]] || host=fd00:18::2 target="dst6 ${server_of[6]}"$'\n'"lan0 src6 fd00:18::2"
 	while read -r file line; do
 		ns_exec lan tee "/proc/net/pktgen/$file" <<< "$line" > /dev/null || bail "pktgen: $line"
 	done <<-END
 		kpktgend_0 add_device lan0
 		lan0 dst_mac $mac
-		lan0 dst ${server_of[4]}
+		lan0 $target
 		lan0 udp_src_min $1
 		lan0 udp_src_max $2
 		lan0 udp_dst_min 10
@@ -51,8 +52,20 @@ take_ports() {
 		pgctrl start
 		kpktgend_0 rem_device_all
 	END
-	check_equal "one client has all ports from $1 to $(($2 - 1))" $(($2 - $1)) \
-		"$(crowd_flows --orig-src 172.18.0.2 | wc -l)"
+	check_equal "IPv$v: one client has all ports from $1 to $(($2 - 1))" $(($2 - $1)) \
+		"$(crowd_flows --orig-src $host | wc -l)"
+}
+
+# check_class [OPTION...]: checks that 600 clients with a port below 512 get all ports below 512, and then others.
+check_class() {
+	local what="IPv$v, $protocol, default options${*:+, $*}" before
+	crowd_rule RUSTMASQ "$@"
+	before=$(losses)
+	send_crowd 1 600 --first-port 300
+	crowd_flows | awk '{ print $3 }' | sort -nu > "$scratch/ports"
+	check_equal "$what: 600 clients have as many ports, and all below 512" "600 511" \
+		"$(awk '$1 < 512 { low++ } END { print NR, low + 0 }' "$scratch/ports")"
+	check_equal "$what: ... and none is dropped" "$before" "$(losses)"
 }
 
 setup_crowd
@@ -91,6 +104,18 @@ fi
 crowd_rule RUSTMASQ --to-ports $range
 check_full "$count ports" $count 10000
 
+# --- A class of ports, with the default options
+
+for v in 4 6; do
+	for protocol in tcp sctp; do
+		check_class
+		check_class --random
+	done
+	protocol=udp
+	check_class --random-fully
+done
+v=4
+
 # --- All ports of the default options, of which one client has all but the last 100, to a port of the server where none
 # rests
 
@@ -99,16 +124,18 @@ if compared; then
 	limit_before=$(< $limit)
 	trap 'echo "$limit_before" > $limit; cleanup' EXIT
 	echo 262144 > $limit
-	crowd_rule RUSTMASQ
-	take_ports 1024 65436
-	before=$(losses)
-	send_crowd 1 100 --to-port 10
-	check_equal "default options: 100 clients get the last 100 of all ports" "100 65436 65535" \
-		"$(crowd_flows --orig-port-src 5000 | grep '^10\.' | awk '{ print $3 }' | sort -nu |
-			awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
-	check_equal "... and none is dropped" "$before" "$(losses)"
-	send_crowd 101 101 --to-port 10
-	check_equal "... and one client more is refused" "$((${before% *} + 1)) ${before#* }" "$(losses)"
+	for v in 4 6; do
+		crowd_rule RUSTMASQ
+		take_ports 1024 65436
+		before=$(losses)
+		send_crowd 1 100 --to-port 10
+		check_equal "IPv$v, default options: 100 clients get the last 100 of all ports" "100 65436 65535" \
+			"$(crowd_flows --orig-port-src 5000 | grep -E '^(10\.|fd00:1:)' | awk '{ print $3 }' | sort -nu |
+				awk 'NR == 1 { first = $1 } END { print NR, first, $1 }')"
+		check_equal "... and none is dropped" "$before" "$(losses)"
+		send_crowd 101 101 --to-port 10
+		check_equal "... and one client more is refused" "$((${before% *} + 1)) ${before#* }" "$(losses)"
+	done
 fi
 
 done_testing
