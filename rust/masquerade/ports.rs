@@ -76,8 +76,6 @@ use kernel::{
 
 /// The number of random ports that are tried without a pool.
 const RANDOM_TRIES: usize = 2;
-/// The number of ports of a pool that are tried although others turn out to have them.
-const TRIES: usize = 64;
 /// The number of random ports that are tried where there can be no pool, and the kernel cannot choose.
 const BLIND_TRIES: usize = 128;
 /// The number of TCP connections that are looked at for one that is over.
@@ -519,14 +517,10 @@ impl<F: Family> Attempt<'_, '_, F> {
         let flow = self.tags.flow;
         let usual = candidates.wish.own.or(candidates.of_endpoint);
         let mut port = pool.take(flow, [candidates.moved(), usual]);
-        let tries = if pool.is_complete() {
-            TRIES
-        } else {
-            // The pool does not know yet of the flows that were there before it. What turns out to be taken stays
-            // marked, so all flows together try each port once; or twice, if it rests.
-            // CAST: A number of ports.
-            2 * pool.count() as usize
-        };
+        // The pool does not know of flows that others set up, nor at first of those that were there before it. What
+        // turns out to be taken stays marked, so all flows together try each port once; or twice, if it rests.
+        // CAST: A number of ports.
+        let tries = 2 * pool.count() as usize;
         for _ in 0..tries {
             let Some(taken) = port else {
                 return self.after_another(pool, set);

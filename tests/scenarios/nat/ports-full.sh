@@ -68,6 +68,29 @@ check_class() {
 	check_equal "$what: ... and none is dropped" "$before" "$(losses)"
 }
 
+# pool_has COUNT: succeeds if there is a pool that knows of so many ports in use.
+pool_has() { ns_exec router grep -q " in_use=$1 " /proc/net/rustmasq_pools; }
+
+# check_others: checks that a flow gets the only free port of a thousand, although the pool does not know of some flows:
+# those of the router, which no rule translates.
+check_others() {
+	local what="IPv$v, ports of the router's own flows" own=${router_of[$v]} last before
+	crowd_rule RUSTMASQ --to-ports 6000-6999
+	host_table router -t nat -I POSTROUTING -s "$own" -j ACCEPT
+	ns_exec lan "$tools/flows.py" --first-port 6000 700 "${server_of[$v]}"
+	send_crowd 1 30
+	check "$what: the pool of a crowded destination knows all flows" wait_until pool_has 730
+	last=$(comm -23 <(seq 6700 6999) <(crowd_flows | awk '{ print $3 }' | sort -n) | tail -n 1)
+	# Those whose port a client has leave with one beyond the range.
+	ns_exec router "$tools/flows.py" --first-port 6700 --from "$own" $((last - 6700)) "${server_of[$v]}"
+	ns_exec router "$tools/flows.py" --first-port $((last + 1)) --from "$own" $((6999 - last)) "${server_of[$v]}"
+	before=$(losses)
+	send_crowd 31 31
+	check_equal "$what: a client gets the only port that is left" "$last" "$(port_of 31)"
+	send_crowd 32 32
+	check_equal "$what: ... and another one is refused" "$((${before% *} + 1)) ${before#* }" "$(losses)"
+}
+
 setup_crowd
 
 # --- A small range of each protocol
@@ -103,6 +126,11 @@ if compared; then
 fi
 crowd_rule RUSTMASQ --to-ports $range
 check_full "$count ports" $count 10000
+
+# --- A range that the router's own flows use, too
+
+protocol=udp
+for v in 4 6; do check_others; done
 
 # --- A class of ports, with the default options
 
