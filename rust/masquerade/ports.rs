@@ -682,9 +682,10 @@ mod tests {
     /// Returns whether the ports of many endpoints are spread evenly over so many cells of a range (chi-squared test).
     fn endpoints_are_even(ports: u16, cells: u16, prefix: u64) -> Result<bool> {
         let (secrets, range) = (secrets(), range_of(ports)?);
+        let set = PortSet::new(range, None, None).ok_or(EINVAL)?;
         let mut counts = KVec::from_elem(0_u64, cells.into(), GFP_KERNEL)?;
         for number in 0..ENDPOINTS {
-            let port = secrets.port_of(endpoint(number, prefix), range);
+            let port = secrets.port_of(endpoint(number, prefix), &set);
             let place = port.checked_sub(range.first()).ok_or(ERANGE)?;
             *counts
                 .get_mut(usize::from(place / (ports / cells)))
@@ -718,10 +719,11 @@ mod tests {
 
     #[test]
     fn who_has_another_key_finds_other_ports() -> Result {
-        let (ours, theirs, range) = (secrets(), secrets(), range_of(1000)?);
+        let (ours, theirs) = (secrets(), secrets());
+        let set = PortSet::new(range_of(1000)?, None, None).ok_or(EINVAL)?;
         let same = |number: &u32| {
             let words = endpoint(*number, 0);
-            ours.port_of(words, range) == theirs.port_of(words, range)
+            ours.port_of(words, &set) == theirs.port_of(words, &set)
         };
         // One by chance.
         assert!((0..1000).filter(same).count() < 30);

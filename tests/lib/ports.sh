@@ -15,7 +15,9 @@ v=4 protocol=udp
 declare -A server_of=([4]=203.0.113.2 [6]=2001:db8:1::2) router_of=([4]=203.0.113.1 [6]=2001:db8:1::1)
 
 # The family of what does not depend on the front end: each of them tests it with one.
+# shellcheck disable=SC2034 # Scenarios use it.
 own_family=4
+# shellcheck disable=SC2034
 [[ $IPTABLES != *-nft ]] || own_family=6
 
 # setup_crowd: makes this network.
