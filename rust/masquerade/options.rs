@@ -286,7 +286,7 @@ impl Form for uapi::xt_rustmasq_info_v1 {
     }
 }
 
-/// What a rule of revision 1 asks for.
+/// The request of a rule of revision 1.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 struct Request {
     options: Options,
@@ -333,7 +333,7 @@ impl Request {
         })
     }
 
-    /// Returns the options in the form that the rule stores. What one range says is stored as such.
+    /// Returns the options in the form that the rule stores. A set that is one range is stored as such.
     fn into_stored(
         self,
         protocol: MatchedProtocol,

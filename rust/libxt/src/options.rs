@@ -149,7 +149,7 @@ pub(crate) enum Revision {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub(crate) family: Family,
-    /// What the rule matches according to the command line so far: iptables parses it from left to right.
+    /// The matches of the rule, as far as the command line was read: iptables parses it from left to right.
     pub(crate) protocol: RuleProtocol,
     pub(crate) revision: Revision,
 }

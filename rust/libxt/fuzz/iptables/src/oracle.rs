@@ -49,7 +49,7 @@ pub fn split_words(data: &[u8]) -> Vec<CString> {
         .collect()
 }
 
-/// What a rule says, in either revision.
+/// The options of a rule, in either revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fields {
     flags: u32,
