@@ -26,10 +26,7 @@ use crate::{
             WordsHash,
             FACTOR, //
         },
-        rcu::{
-            free_after_grace_period,
-            RcuBox, //
-        },
+        rcu::RcuBox,
         Family,
         ProcessContext, //
     },
@@ -56,8 +53,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        new_spinlock,
-        rcu, //
+        new_spinlock, //
     },
 };
 
@@ -268,16 +264,10 @@ impl HostFlows {
         Self(RcuBox::empty())
     }
 
-    #[inline(always)]
-    fn with<R>(&self, f: impl FnOnce(&Tables) -> R) -> Option<R> {
-        let guard = rcu::read_lock();
-        let tables = self.0.get(&guard)?;
-        Some(f(tables.get_ref()))
-    }
-
     /// Returns the number of counted flows. Any context.
     pub(super) fn count(&self) -> u32 {
-        self.with(|tables| tables.count.load(Relaxed)).unwrap_or(0)
+        let count = self.0.with(|tables| tables.count.load(Relaxed));
+        count.unwrap_or(0)
     }
 
     /// Notes the end of a flow. Any context.
@@ -291,14 +281,12 @@ impl HostFlows {
     #[inline(never)]
     fn forget(&self, flow: &EndedFlow<'_>) {
         let address = || Endpoint::source_of(&flow.original(), flow.zone()).without_port();
-        self.with(|tables| tables.end(flow.key(), address));
+        self.0.with(|tables| tables.end(flow.key(), address));
     }
 
     /// Frees the tables when nobody reads them any more.
     pub(super) fn free(&self, context: &mut ProcessContext) {
-        if let Some(tables) = self.0.retract() {
-            free_after_grace_period(core::iter::once(tables), context);
-        }
+        self.0.free(context);
     }
 }
 
@@ -313,11 +301,7 @@ pub(super) fn enable(net: &Net) -> Result {
         }
         return Err(EBUSY);
     }
-    if host_flows.0.is_empty() {
-        // Another thread may have put the tables there meanwhile.
-        drop(host_flows.0.publish(Tables::new()?));
-    }
-    Ok(())
+    host_flows.0.fill(Tables::new)
 }
 
 /// A flow that a rule with a limit has let pass, and that is going to be set up.
@@ -335,7 +319,9 @@ impl Permit {
         let original = flow.tuple(Direction::Original);
         let address = Endpoint::source_of(&original, flow.zone_of_both()).without_port();
         let key = flow.key();
-        let outcome = host_flows.with(|tables| tables.begin(key, address, limit))?;
+        let outcome = host_flows
+            .0
+            .with(|tables| tables.begin(key, address, limit))?;
         (outcome != Outcome::Refused).then_some(Self {
             flow: key,
             address,
@@ -347,7 +333,9 @@ impl Permit {
     #[cold]
     pub(super) fn give_up(self, net: &Net) {
         if let (Outcome::Counted, Some(State { host_flows, .. })) = (self.outcome, State::of(net)) {
-            host_flows.with(|tables| tables.end(self.flow, || self.address));
+            host_flows
+                .0
+                .with(|tables| tables.end(self.flow, || self.address));
         }
     }
 }
@@ -355,7 +343,10 @@ impl Permit {
 #[kunit_tests(rustmasq_host_flows)]
 mod tests {
     use super::*;
-    use crate::net::AnyAddress;
+    use crate::net::{
+        random::Numbers,
+        AnyAddress, //
+    };
     use core::{
         mem,
         net::{
@@ -365,6 +356,7 @@ mod tests {
     };
 
     const HOSTS: usize = 16;
+    const FLOWS: usize = 300;
 
     fn host(number: usize) -> Endpoint {
         // CAST: Few hosts.
@@ -386,20 +378,21 @@ mod tests {
         let tables = Tables::new()?;
         let limits = [limit(1), limit(3), limit(40)];
         // For each flow, the host and the limit that it was counted for.
-        let mut model = [None; 300];
-        let mut random = 1_u32;
+        let mut model = [None; FLOWS];
+        let mut numbers = Numbers(1);
         let mut outcomes = [0_u32; 3];
         for _ in 0..20_000 {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             // CAST: Small numbers.
-            let number = (random >> 8) as usize % model.len();
+            let number = numbers.below(FLOWS as u32) as usize;
             let flow = FlowKey::of_number(0x8000 + number * 320).ok_or(EINVAL)?;
-            if random & 0x80 != 0 {
+            if numbers.below(2) == 0 {
                 let address = model[number].take().map_or(0, |(host, _)| host);
                 tables.end(flow, || host(address));
                 continue;
             }
-            let (address, by) = ((random >> 20) as usize % HOSTS, (random >> 25) as usize % 3);
+            // CAST: Small numbers.
+            let (address, by) = (numbers.below(HOSTS as u32), numbers.below(3));
+            let (address, by) = (address as usize, by as usize);
             let had = model
                 .iter()
                 .filter(|other| **other == Some((address, by)))

@@ -38,10 +38,7 @@ use crate::net::{
         WordsHash,
         FACTOR, //
     },
-    rcu::{
-        free_after_grace_period,
-        RcuBox, //
-    },
+    rcu::RcuBox,
     ProcessContext, //
 };
 use core::cell::Cell;
@@ -162,6 +159,7 @@ impl Gap<'_> {
             return Err(Denied::TooMany);
         }
         if tables.count.fetch_add(1_u32, Relaxed) == 0 {
+            // The worker may have said meanwhile that no port is held.
             ports::set_held(true);
             look_after_mappings();
         }
@@ -190,6 +188,16 @@ pub(super) struct Tables {
 fn place_of([a, b]: [u64; 2]) -> usize {
     // CAST: The highest bits, to which the multiplication carries all others.
     ((a ^ b.rotate_left(32)).wrapping_mul(FACTOR) >> 58) as usize
+}
+
+/// Returns an outside address, given as a key with its hash, of its part of the table.
+#[inline(always)]
+fn find_address<'a>(
+    part: &'a mut Part<KBox<OutsideAddress>>,
+    key: &Endpoint,
+    hash: u32,
+) -> Option<&'a mut KBox<OutsideAddress>> {
+    part.get_mut(hash, |address| address.address() == key)
 }
 
 impl Tables {
@@ -225,8 +233,7 @@ impl Tables {
         let part = self.addresses.lock(address_hash, &no_softirq);
         let mut part = part.ok_or(Denied::TooMany)?;
         let hash = inside.endpoint.hash(&self.hash);
-        let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
-        let Some(address) = part.get_mut(address_hash, is_it) else {
+        let Some(address) = find_address(&mut part, &key, address_hash) else {
             return self.make_first(&mut part, key, address_hash, hash, make);
         };
         if let Some(mapping) = address.of_inside(&inside.endpoint, hash) {
@@ -277,17 +284,15 @@ impl Tables {
         let no_softirq = BottomHalvesOff::new();
         let key = outside.with_port(0);
         let hash = key.plain_hash();
-        let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
-        let result = self.addresses.with(hash, &no_softirq, |part| {
-            let address = part.get_mut(hash, is_it)?;
-            let result = f(address);
-            if address.is_empty() {
-                let unused = part.take(hash, is_it, |other| other.address().plain_hash());
-                self.note_gone(unused.as_deref());
-            }
-            Some(result)
-        });
-        result.flatten()
+        let mut part = self.addresses.lock(hash, &no_softirq)?;
+        let address = find_address(&mut part, &key, hash)?;
+        let result = f(address);
+        if address.is_empty() {
+            let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
+            let unused = part.take(hash, is_it, |other| other.address().plain_hash());
+            self.note_gone(unused.as_deref());
+        }
+        Some(result)
     }
 
     /// Notes that an outside address has gone, if one has.
@@ -322,12 +327,9 @@ impl Tables {
         let no_softirq = BottomHalvesOff::new();
         let key = outside.with_port(0);
         let hash = key.plain_hash();
-        let is_it = |address: &KBox<OutsideAddress>| *address.address() == key;
-        let of_part = |part: &mut Part<KBox<OutsideAddress>>| {
-            let address = part.get_mut(hash, is_it)?;
-            Some(f(address.of_port(outside.port())?))
-        };
-        self.addresses.with(hash, &no_softirq, of_part)?
+        let mut part = self.addresses.lock(hash, &no_softirq)?;
+        let address = find_address(&mut part, &key, hash)?;
+        Some(f(address.of_port(outside.port())?))
     }
 
     /// Lets the filtering of a mapping that was given to a flow be another one from now on. Any context.
@@ -345,24 +347,27 @@ impl Tables {
     /// If the mapping was made for that flow alone, and `keep` is false, it goes.
     #[cold]
     pub(super) fn give_up(&self, outside: &Endpoint, given: &Given, keep: bool) {
-        self.with_address(outside, |address| {
-            let mapping = address.of_port(given.port);
-            let Some(mapping) = mapping.filter(|mapping| mapping.number == given.number) else {
-                return;
-            };
-            if mapping.give_up_flow() && given.new && !keep {
-                let gone = address.remove(given.port);
-                gone.into_iter().for_each(|mapping| self.forget(mapping));
-            }
-        });
+        let goes = |mapping: &mut Mapping| mapping.give_up_flow() && given.new && !keep;
+        self.remove_if(outside, given, goes);
     }
 
     /// Removes a mapping that was given to a flow, although others may have it, if it is still there. Any context.
     #[cold]
     pub(super) fn forget_if_there(&self, outside: &Endpoint, given: &Given) {
+        self.remove_if(outside, given, |_| true);
+    }
+
+    /// Removes a mapping that was given to a flow, if it is still there and `goes` returns true.
+    fn remove_if(
+        &self,
+        outside: &Endpoint,
+        given: &Given,
+        goes: impl FnOnce(&mut Mapping) -> bool,
+    ) {
         self.with_address(outside, |address| {
             let mapping = address.of_port(given.port);
-            if mapping.is_some_and(|mapping| mapping.number == given.number) {
+            let there = mapping.filter(|mapping| mapping.number == given.number);
+            if there.is_some_and(goes) {
                 let gone = address.remove(given.port);
                 gone.into_iter().for_each(|mapping| self.forget(mapping));
             }
@@ -463,11 +468,7 @@ impl Mappings {
 
     /// Makes the tables, unless they are there. Errors: ENOMEM. Process context.
     pub(super) fn enable(&self) -> Result {
-        if self.0.is_empty() {
-            // Another thread may have put tables there meanwhile.
-            drop(self.0.publish(Tables::new()?));
-        }
-        Ok(())
+        self.0.fill(Tables::new)
     }
 
     /// Returns whether there are no tables. Any context.
@@ -479,7 +480,7 @@ impl Mappings {
     /// Calls `f` with the tables, if they are there. Any context.
     #[inline(always)]
     pub(super) fn with<R>(&self, f: impl FnOnce(&Tables) -> R) -> Option<R> {
-        self.get(&rcu::read_lock()).map(f)
+        self.0.with(f)
     }
 
     /// Returns the tables, if they are there. Any context.
@@ -523,9 +524,7 @@ impl Mappings {
 
     /// Frees the tables when nobody reads them any more.
     pub(super) fn free(&self, context: &mut ProcessContext) {
-        if let Some(tables) = self.0.retract() {
-            free_after_grace_period(core::iter::once(tables), context);
-        }
+        self.0.free(context);
     }
 }
 

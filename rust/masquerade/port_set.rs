@@ -529,6 +529,7 @@ impl Display for OwnedPortSet {
 #[kunit_tests(rustmasq_port_set)]
 mod tests {
     use super::*;
+    use crate::net::random::Numbers;
     use core::num::NonZeroU16;
 
     fn range(first: u16, last: u16) -> Option<PortRange> {
@@ -564,28 +565,15 @@ mod tests {
             && set.nth(set.count().get()) == set.nth(0)
     }
 
-    /// Numbers that are the same each time (Marsaglia's xorshift).
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn below(&mut self, limit: u32) -> u32 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            // CAST: The high half, brought below the limit.
-            (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
-        }
-
-        /// Returns some ranges that ascend, at most `most`, each below its own share of the ports.
-        fn list(&mut self, most: u32) -> PortList {
-            let count = 1 + self.below(most);
-            let share = 65_535 / count;
-            PortList::new((0..count).filter_map(|n| {
-                let first = n * share + 2 + self.below(share / 2);
-                // CAST: At most 65,535.
-                range(first as u16, (first + self.below(share / 2 - 2)) as u16)
-            }))
-        }
+    /// Returns some ranges that ascend, at most `most`, each below its own share of the ports.
+    fn some_list(numbers: &mut Numbers, most: u32) -> PortList {
+        let count = 1 + numbers.below(most);
+        let share = 65_535 / count;
+        PortList::new((0..count).filter_map(|n| {
+            let first = n * share + 2 + numbers.below(share / 2);
+            // CAST: At most 65,535.
+            range(first as u16, (first + numbers.below(share / 2 - 2)) as u16)
+        }))
     }
 
     fn list_has(list: &PortList, port: u16) -> bool {
@@ -604,7 +592,7 @@ mod tests {
     fn lists_and_exceptions_are_as_their_model() -> Result {
         let mut numbers = Numbers(0x2200);
         for most in [1, 2, 3, 15, 15, 15] {
-            let (to_ports, except) = (numbers.list(most), numbers.list(most));
+            let (to_ports, except) = (some_list(&mut numbers, most), some_list(&mut numbers, most));
             let spec = PortSpec {
                 to_ports,
                 psid: None,

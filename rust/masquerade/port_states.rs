@@ -401,7 +401,10 @@ mod tests {
     use super::super::port_set::PortSet;
     use super::*;
     use crate::{
-        net::random,
+        net::random::{
+            self,
+            Numbers, //
+        },
         netfilter::nat::PortRange, //
     };
     use core::num::NonZeroU16;
@@ -460,19 +463,6 @@ mod tests {
         agree(&states.blocks, BLOCK_PORTS)
             && agree(&states.groups, GROUP_PORTS)
             && counted(0, size) == states.totals
-    }
-
-    /// Numbers that are the same each time (Marsaglia's xorshift).
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn below(&mut self, limit: u32) -> u32 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            // CAST: The high half, brought below the limit.
-            (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
-        }
     }
 
     /// The states as they should be: 0 for a free port, its age in turns and 1 for a recently freed one, 6 reusable, 7 in

@@ -28,6 +28,22 @@ pub(crate) fn number() -> u64 {
     unsafe { bindings::get_random_u64() }
 }
 
+/// Numbers for tests, which are the same each time (Marsaglia's xorshift).
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) struct Numbers(pub(crate) u64);
+
+#[cfg(CONFIG_KUNIT = "y")]
+impl Numbers {
+    /// Returns a number below the limit.
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // CAST: The high half, brought below the limit.
+        (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
+    }
+}
+
 /// A hash function that nobody can compute who does not know its key (`hsiphash`).
 pub(crate) struct KeyedHash(bindings::hsiphash_key_t);
 

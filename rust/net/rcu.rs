@@ -75,6 +75,29 @@ impl<T: Send + Sync> RcuBox<T> {
         Some(unsafe { <Pin<KBox<T>> as ForeignOwnable>::borrow(pointer) })
     }
 
+    /// Calls `f` with the object, if there is one. Any context.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&T) -> R) -> Option<R> {
+        self.get(&rcu::read_lock())
+            .map(|object| f(object.get_ref()))
+    }
+
+    /// Puts what `make` returns into the place, unless there is an object. Errors: those of `make`.
+    pub(crate) fn fill(&self, make: impl FnOnce() -> Result<Pin<KBox<T>>>) -> Result {
+        if self.is_empty() {
+            // Another thread may have put an object there meanwhile.
+            drop(self.publish(make()?));
+        }
+        Ok(())
+    }
+
+    /// Frees the object, if there is one, when nobody reads it any more. Process context; sleeps.
+    pub(crate) fn free(&self, context: &mut ProcessContext) {
+        if let Some(retired) = self.retract() {
+            free_after_grace_period(core::iter::once(retired), context);
+        }
+    }
+
     /// Puts an object into the place if that is empty, else gives it back. Any context.
     pub(crate) fn publish(&self, object: Pin<KBox<T>>) -> Result<(), Pin<KBox<T>>> {
         let pointer = object.into_foreign();
