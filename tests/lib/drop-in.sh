@@ -51,9 +51,6 @@ users() {
 	[[ ! -e /sys/module/$1/refcnt ]] || read -r count < "/sys/module/$1/refcnt"
 	echo "$count"
 }
-# masqueraded: prints how many flows RUSTMASQ's counter has.
-masqueraded() { ns_exec router grep -w flows_masqueraded /proc/net/rustmasq | tr -dc 0-9; }
-
 # unload_all: removes all rules, and unloads all that masquerades.
 unload_all() {
 	ns_exec router "$IPTABLES" -w -t nat -F
@@ -74,9 +71,9 @@ unload_masquerades() {
 check_seen_source() {
 	local before after
 	ns_exec router conntrack -F 2> /dev/null
-	[[ ! -e /sys/module/rustmasq ]] && before=0 || before=$(masqueraded)
+	[[ ! -e /sys/module/rustmasq ]] && before=0 || before=$(our_counter flows_masqueraded)
 	check_match "$1: the server sees the source that it should" "$3" "$("${@:4}" 2> /dev/null)"
-	[[ ! -e /sys/module/rustmasq ]] && after=0 || after=$(masqueraded)
+	[[ ! -e /sys/module/rustmasq ]] && after=0 || after=$(our_counter flows_masqueraded)
 	check_equal "$1: RUSTMASQ's counter counts $2" "$2" $((after - before))
 }
 

@@ -141,6 +141,17 @@ flush_rules() {
 	ns_exec router conntrack -F 2> /dev/null
 }
 
+# replace_rules TARGET [OPTION...]: replaces the rules of both families.
+replace_rules() {
+	flush_rules
+	ns_exec router conntrack -F -f ipv6 2> /dev/null
+	add_rule -o wan0 -j "$@" || bail "rule with $*"
+	add_rule6 -o wan0 -j "$@" || bail "rule with $*, IPv6"
+}
+
+# our_counter NAME: prints one of the router's counters in /proc/net/rustmasq.
+our_counter() { ns_exec router sed -n "s/^$1 //p" /proc/net/rustmasq; }
+
 # nat_table ARGUMENT...: runs $program, an iptables of either family, on the router's table nat.
 # shellcheck disable=SC2154 # the scenario sets it
 nat_table() { ns_exec router "$program" -w -t nat "$@"; }

@@ -135,9 +135,6 @@ losses() {
 # step: prints what a step is about.
 step() { echo "IPv$v, $protocol"; }
 
-# our_counter NAME: prints one of the router's counters of ours.
-our_counter() { ns_exec router sed -n "s/^$1 //p" /proc/net/rustmasq; }
-
 # client_begins COUNT [OPTION...]: the first client begins so many flows, from port 5000 on. Sets `over` to the number of
 # packets that were over the limit meanwhile. OPTIONs are those of flows.py.
 client_begins() {

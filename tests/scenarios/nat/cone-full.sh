@@ -14,7 +14,6 @@ declare -A inside_of=([4]=172.18.0.1 [6]=fd00:18::1) kind_of=([4]="3 13" [6]="1 
 declare -A number_of=([udp]=17 [tcp]=6 [4icmp]=1 [6icmp]=58) length_of=([4]=24 [6]=64)
 
 of_step() { echo "IPv$v, $protocol"; }
-counter_of_refused() { ns_exec router grep -w ports_refused /proc/net/rustmasq | tr -dc 0-9; }
 
 # all_mappings: prints the mappings of the family and the protocol: INSIDE PORT, a line each, in the order of the ports.
 all_mappings() {
@@ -39,23 +38,23 @@ new_rule_of_cone() {
 check_no_port() {
 	local what dropped refused before
 	what="$(of_step): $1"
-	dropped=$(losses) refused=$(counter_of_refused) before=$(all_mappings)
+	dropped=$(losses) refused=$(our_counter ports_refused) before=$(all_mappings)
 	send_crowd "$2" "$2" "${@:3}"
 	check_equal "$what: dropped, and counted as refused" "$((${dropped% *} + 1)) ${dropped#* } $((refused + 1))" \
-		"$(losses) $(counter_of_refused)"
+		"$(losses) $(our_counter ports_refused)"
 	check_equal "$what: ... and nobody's mapping is taken" "$before" "$(all_mappings)"
 }
 
 # check_ten FIRST: checks that ten clients from the number FIRST on get all ports, one each.
 check_ten() {
 	local refused
-	refused=$(counter_of_refused)
+	refused=$(our_counter ports_refused)
 	send_crowd "$1" $(($1 + 9))
 	check_equal "$(of_step): the clients from $1 on have all ten ports" "$(seq -s ' ' 6000 6009)" \
 		"$(all_mappings | awk '{ print $2 }' | paste -s -d ' ')"
 	check_equal "$(of_step): ... one each" "$(for ((n = $1; n < $1 + 10; n++)); do client_number $n; done | sort)" \
 		"$(all_mappings | awk '{ print $1 }' | sort)"
-	check_equal "$(of_step): ... and none is refused" "$refused" "$(counter_of_refused)"
+	check_equal "$(of_step): ... and none is refused" "$refused" "$(our_counter ports_refused)"
 }
 
 setup_crowd

@@ -39,14 +39,6 @@ declare -A primary=([4]=203.0.113.1 [6]=2001:db8:1::1) secondary=([4]=203.0.113.
 declare -A inside=([4]=172.18.0.1 [6]=fd00:18::1) client=([4]=172.18.0.2 [6]=fd00:18::2)
 declare -A server=([4]=203.0.113.2 [6]=2001:db8:1::2) by_route=([4]=198.51.100.7 [6]=2001:db8:7::7)
 
-# set_rules TARGET [OPTION...]: replaces the rules of both families, and forgets all flows.
-set_rules() {
-	flush_rules
-	ns_exec router conntrack -F -f ipv6 2> /dev/null
-	add_rule -o wan0 -j "$@" || bail "a rule with $*"
-	add_rule6 -o wan0 -j "$@" || bail "a rule with $*, IPv6"
-}
-
 # seen_of HOST FAMILY ADDRESS PORT [OPTION]: the host asks the server from this address and port. Prints the source that
 # it saw. OPTION is socat's.
 seen_of() {
@@ -70,12 +62,12 @@ forget_all_flows() { ns_exec router sh -c 'conntrack -F -f ipv4; conntrack -F -f
 targets=(RUSTMASQ)
 ! compared || targets+=(MASQUERADE)
 for kind in "${targets[@]}"; do
-	set_rules "$kind"
+	replace_rules "$kind"
 	for v in 4 6; do
 		check_equal "$kind, IPv$v: the second address is not kept, but the port" "${primary[$v]}:40000" \
 			"$(own_seen $v "${secondary[$v]}" 40000)"
 	done
-	set_rules "$kind" --random-fully
+	replace_rules "$kind" --random-fully
 	for v in 4 6; do
 		# One of 64512 is the same by chance.
 		check_fails "$kind --random-fully, IPv$v: nor is the port" test \
@@ -103,12 +95,12 @@ check_kept() {
 }
 for options in "" --random --random-fully --full-cone; do
 	# shellcheck disable=SC2086 # no word if it is empty
-	set_rules RUSTMASQ --keep-own $options
+	replace_rules RUSTMASQ --keep-own $options
 	check_kept "--keep-own $options"
 done
 
 # With a random port the LAN's flows do not keep theirs, nor do the router's with an address of another device.
-set_rules RUSTMASQ --keep-own --random
+replace_rules RUSTMASQ --keep-own --random
 for v in 4 6; do
 	check_fails "--random, IPv$v: a LAN's host does not keep its port" test \
 		"$(seen_of lan $v "${client[$v]}" 40003)" == "${primary[$v]}:40003"
@@ -175,7 +167,7 @@ done
 
 # --- With --route-source: only flows without an address of the device get the one that the route names.
 
-set_rules RUSTMASQ --keep-own --route-source
+replace_rules RUSTMASQ --keep-own --route-source
 ip -n router route add "${server[4]}" dev wan0 src 198.51.100.7
 ip -n router route add "${server[6]}" dev wan0 src 2001:db8:7::7
 for v in 4 6; do
@@ -222,13 +214,13 @@ ip -n router link set red up
 for device in lan0 wan0; do ip -n router link set $device master red; done
 restore_addresses
 for v in 4 6; do
-	set_rules RUSTMASQ
+	replace_rules RUSTMASQ
 	check_equal "VRF, without the option, IPv$v: the second address is not kept, but the port" \
 		"${primary[$v]}:40000" \
 		"$(own_seen $v "${secondary[$v]}" 40000 so-bindtodevice=red)"
 	for options in --keep-own "--keep-own --random"; do
 		# shellcheck disable=SC2086 # words
-		set_rules RUSTMASQ $options
+		replace_rules RUSTMASQ $options
 		check_equal "VRF, $options, IPv$v: the second address and its port are kept" "${secondary[$v]}:40000" \
 			"$(own_seen $v "${secondary[$v]}" 40000 so-bindtodevice=red)"
 	done

@@ -51,14 +51,6 @@ count_ports() {
 		END { print count[1] + 0, count[2] + 0, count[3] + 0 }'
 }
 
-# replace_rules TARGET [OPTION...]: replaces the rules of both families.
-replace_rules() {
-	flush_rules
-	ns_exec router conntrack -F -f ipv6 2> /dev/null
-	add_rule -o wan0 -j "$@" || bail "rule with $*"
-	add_rule6 -o wan0 -j "$@" || bail "rule with $*, IPv6"
-}
-
 # source_ports COUNT HOST PROTOCOL ADDRESS PORT OPTIONS: the host asks the server so many times, in new flows. Prints
 # the source ports that it saw, each once.
 source_ports() {

@@ -28,9 +28,6 @@ start_anew() {
 	ns_exec router conntrack -F 2> /dev/null
 	ns_exec router conntrack -F -f ipv6 2> /dev/null
 }
-# counter NAME: prints a counter of the router.
-# shellcheck disable=SC2016 # awk's
-counter() { ns_exec router awk -v name="$1" '$1 == name { print $2 }' /proc/net/rustmasq; }
 # both_rules ARGUMENT...: adds a rule to both families.
 both_rules() {
 	add_rule "$@" || bail "a rule"
@@ -96,9 +93,9 @@ for v in 4 6; do
 	check_equal "IPv$v: a client has a mapping" 6000 "$(source_port $v 2 4000)"
 	ns_exec router conntrack -F 2> /dev/null
 	check_equal "... another one's flow by a rule without mappings gets another port" 6001 "$(source_port $v 3 5000)"
-	refused=$(counter ports_refused)
+	refused=$(our_counter ports_refused)
 	check_equal "... even if that is refused then" "" "$(patience=1 source_port $v 3 5001)"
-	check "... which is counted" test "$(counter ports_refused)" -gt "$refused"
+	check "... which is counted" test "$(our_counter ports_refused)" -gt "$refused"
 	ns_exec router conntrack -F 2> /dev/null
 	check_equal "... and a further client is refused a mapping" "" "$(patience=1 source_port $v 3 4000)"
 done
@@ -170,7 +167,7 @@ for port in 4000 4001 4002; do
 	check_equal "mappings_max=2: a flow gets through" $port "$(source_port 4 2 $port)"
 done
 check_equal "... two have mappings" "4000:4000:full 4001:4001:full" "$(mappings_of 17 172.18.0.2 | sort | paste -sd ' ')"
-check_equal "... one was denied" "2 1" "$(counter mappings) $(counter mappings_denied)"
+check_equal "... one was denied" "2 1" "$(our_counter mappings) $(our_counter mappings_denied)"
 serve lan UDP 4002 172.18.0.2
 check_equal "... and cannot be reached from outside" "" \
 	"$(probe_briefly server UDP 203.0.113.1 4002 bind=203.0.113.3,sourceport=7777)"

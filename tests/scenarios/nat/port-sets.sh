@@ -27,12 +27,6 @@ without() { sort -n | comm -23 <(sort) <(ports_of_list "$1" | sort) | sort -n; }
 # ports_in_use: prints the ports of the flows, a line each, in order.
 ports_in_use() { crowd_flows | awk '{ print $3 }' | sort -n; }
 
-# refusals: prints how many packets the router has refused a port.
-refusals() { ns_exec router sed -n 's/^ports_refused //p' /proc/net/rustmasq; }
-
-# look_ups: prints how many look-ups the router has made to choose ports.
-look_ups() { ns_exec router sed -n 's/^lookups //p' /proc/net/rustmasq; }
-
 # check_set WHAT FIRST OPTION...: checks that clients from FIRST on get all ports of the file "expected", one each, and that
 # one client more is refused, with this rule. Each time they send to another port: one destination has eight pools at
 # most, one for each set, and a pool stays for a minute.
@@ -42,13 +36,13 @@ check_set() {
 	count=$(wc -l < "$scratch/expected")
 	to_port=$((to_port + 1))
 	crowd_rule RUSTMASQ "${@:3}"
-	before=$(refusals)
+	before=$(our_counter ports_refused)
 	send_crowd "$first" $((first + count - 1)) --to-port $to_port
 	check_equal "$what: $count clients get $count ports" "$count" "$(ports_in_use | uniq | wc -l)"
 	check "$what: these are the ports of the set" cmp "$scratch/expected" <(ports_in_use)
-	check_equal "$what: no packet is refused" "$before" "$(refusals)"
+	check_equal "$what: no packet is refused" "$before" "$(our_counter ports_refused)"
 	send_crowd $((first + count)) $((first + count)) --to-port $to_port
-	check_equal "$what: one client more is refused" $((before + 1)) "$(refusals)"
+	check_equal "$what: one client more is refused" $((before + 1)) "$(our_counter ports_refused)"
 }
 
 # reserve LIST: reserves ports in the router's namespace.
@@ -137,9 +131,9 @@ for v in $own_family; do
 	crowd_rule RUSTMASQ --to-ports 6000-6019 --except-reserved
 	send_crowd 1 8
 	reserve 6000-6019
-	before=$(refusals)
+	before=$(our_counter ports_refused)
 	send_crowd 9 9
-	check_equal "IPv$v: when all ports are reserved, a flow is refused" $((before + 1)) "$(refusals)"
+	check_equal "IPv$v: when all ports are reserved, a flow is refused" $((before + 1)) "$(our_counter ports_refused)"
 	taken=$(ports_in_use)
 	reserve 6000-6009
 	# A pool learns within a second which ports are reserved no more.
@@ -158,9 +152,9 @@ v=4 protocol=udp
 list=$(for ((n = 0; n < 15; n++)); do printf '%s,' $((41000 + 1000 * n))-$((41039 + 1000 * n)); done)
 crowd_rule RUSTMASQ --to-ports "${list%,}"
 send_crowd 1 540 --to-port 10
-before=$(look_ups)
+before=$(our_counter lookups)
 send_crowd 541 600 --to-port 10
-spent=$(($(look_ups) - before))
+spent=$(($(our_counter lookups) - before))
 check_equal "600 ports in 15 parts: all are used" 600 "$(ports_in_use | uniq | wc -l)"
 check "... the last 60 with two look-ups each at most ($spent)" test $spent -le 120
 check "... /proc/net/rustmasq_pools shows the parts" grep -q " range=${list%,} in_use=600 resting=0 free=0\$" \
@@ -203,11 +197,11 @@ v=4
 forget_all
 unload_module || bail "the module cannot be removed"
 modprobe rustmasq pools_max=0 || bail "modprobe"
-before=$(refusals)
+before=$(our_counter ports_refused)
 crowd_rule RUSTMASQ --to-ports 700-709,5000,6000-6006,65535
 send_crowd 1 60
 check_equal "pools_max=0: 60 clients for 19 ports: each gets one of these, or is refused" "60 0" \
-	"$(($(crowd_flows | wc -l) + $(refusals) - before)) $(ports_in_use | without 700-709,5000,6000-6006,65535 | wc -l)"
+	"$(($(crowd_flows | wc -l) + $(our_counter ports_refused) - before)) $(ports_in_use | without 700-709,5000,6000-6006,65535 | wc -l)"
 check "... and most ports are used" test "$(crowd_flows | wc -l)" -ge 15
 host_table router -t nat -F
 forget_all
