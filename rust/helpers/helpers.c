@@ -571,10 +571,10 @@ __rustmasq_helper bool rustmasq_port_refused_enabled(void)
 
 /* A macro that gives null without CONFIG_PROC_FS. */
 __rustmasq_helper struct proc_dir_entry *
-rustmasq_proc_create_net_single(const char *name, umode_t mode, struct proc_dir_entry *parent,
-				int (*show)(struct seq_file *seq, void *v), void *data)
+rustmasq_proc_create_net(const char *name, umode_t mode, struct proc_dir_entry *parent,
+			 const struct seq_operations *operations)
 {
-	return proc_create_net_single(name, mode, parent, show, data);
+	return proc_create_net(name, mode, parent, operations, sizeof(struct seq_net_private));
 }
 
 __rustmasq_helper void rustmasq_put_net(struct net *net)
@@ -607,9 +607,9 @@ __rustmasq_helper bool rustmasq_rule_ratelimit(void)
 	return __ratelimit(&state);
 }
 
-__rustmasq_helper struct net *rustmasq_seq_file_single_net(struct seq_file *seq)
+__rustmasq_helper struct net *rustmasq_seq_file_net(struct seq_file *seq)
 {
-	return seq_file_single_net(seq);
+	return seq_file_net(seq);
 }
 
 __rustmasq_helper const struct dst_entry *rustmasq_skb_dst(const struct sk_buff *skb)

@@ -123,7 +123,7 @@ impl NetFileContent for CountersFile {
     const NAME: &'static CStr = c"rustmasq";
     const MODE: u16 = 0o444;
 
-    fn print(net: &Net, file: &SeqFile) {
+    fn print(net: &Net, file: &SeqFile, _: u64) {
         let counted = |counter| PER_NET.counted(net, counter);
         let at_once = counted(Counter::KeptAtOnce);
         let kept = at_once + counted(Counter::Kept);

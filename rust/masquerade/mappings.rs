@@ -12,7 +12,10 @@ use super::{
         Filtering,
         Mapping, //
     },
-    outside::OutsideAddress,
+    outside::{
+        OutsideAddress,
+        MOST_CHUNKS, //
+    },
     per_net::{
         look_after_mappings,
         State, //
@@ -401,35 +404,51 @@ impl Tables {
         found.unwrap_or(false)
     }
 
-    /// Calls `f` with all outside addresses, chunk by chunk of their mappings, the last ones first.
+    /// Returns the first position from `position` on that has mappings, if there is one. Any context.
     ///
-    /// The locks are free in between, so mappings that are made meanwhile may be left out.
-    fn for_each_chunk(&self, mut f: impl FnMut(&mut OutsideAddress, usize)) {
-        for number in 0..PARTS {
-            let chunks = {
-                let no_softirq = BottomHalvesOff::new();
-                self.addresses.with(number, &no_softirq, |part| {
-                    part.items().map(|address| address.chunks()).max()
-                })
-            };
-            for chunk in (0..chunks.flatten().unwrap_or(0)).rev() {
-                let no_softirq = BottomHalvesOff::new();
-                self.addresses.with(number, &no_softirq, |part| {
-                    part.items_mut().for_each(|address| f(address, chunk));
-                });
-            }
-        }
+    /// A position is that of a chunk, of all outside addresses of a part. The last chunk of a part comes first, as mappings
+    /// move to earlier ones. No lock is held between two positions, so mappings that are made meanwhile may be left out.
+    fn position_from(&self, position: u64) -> Option<u64> {
+        let first_part = u32::try_from(position / MOST_CHUNKS as u64).ok()?;
+        (first_part..PARTS).find_map(|number| {
+            let no_softirq = BottomHalvesOff::new();
+            let chunks = self.addresses.with(number, &no_softirq, |part| {
+                part.items().map(|address| address.chunks()).max()
+            });
+            let unused = MOST_CHUNKS.saturating_sub(chunks??);
+            let end = (u64::from(number) + 1) * MOST_CHUNKS as u64;
+            let found = position.max(end - MOST_CHUNKS as u64 + unused as u64);
+            (found < end).then_some(found)
+        })
+    }
+
+    /// Calls `f` with the outside addresses of a position, and the number of the chunk there. Any context.
+    fn for_each_at(&self, position: u64, mut f: impl FnMut(&mut OutsideAddress, usize)) {
+        // CAST: Both are small numbers.
+        let (number, place) = (
+            (position / MOST_CHUNKS as u64) as u32,
+            (position % MOST_CHUNKS as u64) as usize,
+        );
+        let no_softirq = BottomHalvesOff::new();
+        self.addresses.with(number, &no_softirq, |part| {
+            part.items_mut()
+                .for_each(|address| f(address, MOST_CHUNKS - 1 - place));
+        });
     }
 
     /// Removes the mappings for which `is_stale` returns true; it gets the outside address as an endpoint, too. Any
     /// context.
     fn remove(&self, is_stale: impl Fn(&Mapping, &Endpoint) -> bool) {
-        self.for_each_chunk(|address, chunk| {
-            let key = *address.address();
-            let is_stale = |mapping: &Mapping| is_stale(mapping, &key);
-            let removed = |mapping| self.forget(mapping);
-            address.remove_from_chunk(chunk, is_stale, removed);
-        });
+        let mut next = 0;
+        while let Some(position) = self.position_from(next) {
+            self.for_each_at(position, |address, chunk| {
+                let key = *address.address();
+                let is_stale = |mapping: &Mapping| is_stale(mapping, &key);
+                let removed = |mapping| self.forget(mapping);
+                address.remove_from_chunk(chunk, is_stale, removed);
+            });
+            next = position + 1;
+        }
         let hash_of = |address: &KBox<OutsideAddress>| address.address().plain_hash();
         self.addresses.take_all(0..PARTS, hash_of, |address| {
             address.shrink();
@@ -447,9 +466,9 @@ impl Tables {
         self.count.load(Relaxed) == 0
     }
 
-    /// Calls `f` with each mapping, and its outside address as an endpoint. Any context.
-    fn for_each(&self, mut f: impl FnMut(&Mapping, &Endpoint)) {
-        self.for_each_chunk(|address, chunk| {
+    /// Calls `f` with each mapping of a position, and its outside address as an endpoint. Any context.
+    fn for_each_mapping_at(&self, position: u64, mut f: impl FnMut(&Mapping, &Endpoint)) {
+        self.for_each_at(position, |address, chunk| {
             for mapping in address.chunk(chunk) {
                 f(mapping, address.address());
             }
@@ -539,11 +558,18 @@ impl NetFileContent for MappingsFile {
     /// It tells who uses which port, as conntrack's table does.
     const MODE: u16 = 0o440;
 
-    fn print(net: &Net, file: &SeqFile) {
+    fn position_from(net: &Net, position: u64) -> Option<u64> {
+        let State { mappings, .. } = State::of(net)?;
+        mappings.with(|tables| tables.position_from(position))?
+    }
+
+    fn print(net: &Net, file: &SeqFile, position: u64) {
         if let Some(state) = State::of(net) {
             let now = cone::now();
             state.mappings.with(|tables| {
-                tables.for_each(|mapping, outside| mapping.print(file, outside, now));
+                let print =
+                    |mapping: &Mapping, outside: &Endpoint| mapping.print(file, outside, now);
+                tables.for_each_mapping_at(position, print);
             });
         }
     }
@@ -733,6 +759,50 @@ mod tests {
         Ok(())
     }
 
+    /// Returns how many mappings the positions lead to.
+    fn count(tables: &Tables) -> usize {
+        let (mut next, mut count) = (0, 0);
+        while let Some(position) = tables.position_from(next) {
+            tables.for_each_mapping_at(position, |_, _| count += 1);
+            next = position + 1;
+        }
+        count
+    }
+
+    #[test]
+    fn positions_lead_to_pieces_of_few_mappings_of_all_addresses() -> Result {
+        let tables = Tables::new()?;
+        assert_eq!(tables.position_from(0), None);
+        for host in 0..1000 {
+            assert!(give(&tables, host % 200, host + 1000).is_ok());
+            // As many addresses as hosts, and one more.
+            let mut inside = inside(host);
+            inside.outside_address = [u64::from(host), 1];
+            let (endpoint, filtering) = (inside.endpoint, Filtering::EndpointIndependent);
+            let fill = |gap: Gap<'_>| gap.fill(&endpoint, filtering, 7, 100, |_| Some(1000));
+            assert!(tables.find_or_else(&inside, 100, fill).is_ok());
+        }
+        assert_eq!(count(&tables), 1200);
+        let first = tables.position_from(0).ok_or(ENOENT)?;
+        assert_eq!(tables.position_from(first), Some(first));
+        assert!(tables
+            .position_from(first + 1)
+            .is_some_and(|next| next > first));
+        let end = u64::from(PARTS) * MOST_CHUNKS as u64;
+        assert_eq!(tables.position_from(end), None);
+        assert_eq!(tables.position_from(u64::MAX), None);
+        // A mapping of the address with many is removed during the walk: those that are left are found.
+        let mut seen = 0;
+        let mut next = 0;
+        while let Some(position) = tables.position_from(next) {
+            tables.for_each_mapping_at(position, |_, _| seen += 1);
+            remove(&tables, 1000 + (position % 200) as u16).unwrap_or(());
+            next = position + 1;
+        }
+        assert!(seen >= count(&tables) && count(&tables) < 1200);
+        Ok(())
+    }
+
     #[test]
     fn tables_are_as_a_model_says() -> Result {
         let tables = Tables::new()?;
@@ -758,10 +828,7 @@ mod tests {
                 *expected = Some(port);
             }
         }
-        let count = ports.iter().flatten().count();
-        let mut left = 0;
-        tables.for_each(|_, _| left += 1);
-        assert_eq!(left, count);
+        assert_eq!(count(&tables), ports.iter().flatten().count());
         for (host, port) in (0..).zip(&ports) {
             assert_eq!(tables.has_inside(&inside(host)), port.is_some());
             if let Some(port) = port {
@@ -777,9 +844,7 @@ mod tests {
             assert_eq!(mapping_of(&tables, host + 1000).is_some(), stays);
         }
         tables.remove(|_, _| true);
-        left = 0;
-        tables.for_each(|_, _| left += 1);
-        assert_eq!((left, tables.count.load(Relaxed)), (0, 0));
+        assert_eq!((count(&tables), tables.count.load(Relaxed)), (0, 0));
         assert!(!tables.may_have(OUTSIDE.words()) && !tables.leave_by(7));
         Ok(())
     }

@@ -18,6 +18,8 @@ use kernel::{
 
 /// The number of entries of a chunk.
 const CHUNK: usize = 64;
+/// The most chunks of an address, which has a mapping for each port at most.
+pub(super) const MOST_CHUNKS: usize = (1 << 16) / CHUNK;
 /// The number of lists of a kind, at first and at most. There are 65,536 ports, so 64 of a list have the same one at most.
 const FEWEST_LISTS: usize = 1024;
 const MOST_LISTS: usize = 16_384;

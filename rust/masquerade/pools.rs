@@ -337,7 +337,7 @@ impl NetFileContent for PoolsFile {
     /// It tells who is talked to, as conntrack's table does.
     const MODE: u16 = 0o440;
 
-    fn print(net: &Net, file: &SeqFile) {
+    fn print(net: &Net, file: &SeqFile, _: u64) {
         if let Some(state) = State::of(net) {
             state.pools.for_each(|pool| pool.print(file));
         }

@@ -26,8 +26,17 @@ pub(crate) trait NetFileContent: Sized + 'static {
     /// The file's permissions.
     const MODE: u16;
 
-    /// Prints the content for a namespace. Called again, with a larger buffer, if it was too long. Process context.
-    fn print(net: &Net, file: &SeqFile);
+    /// Returns the first position from `position` on at which the file has a piece, if there is one. Process context.
+    ///
+    /// A file is printed piece by piece, as it is read, so that it needs little memory however long it is. Without this
+    /// function it is one piece.
+    fn position_from(_net: &Net, position: u64) -> Option<u64> {
+        (position == 0).then_some(0)
+    }
+
+    /// Prints the piece at a position for a namespace. Called again, with a larger buffer, if it was too long. Process
+    /// context.
+    fn print(net: &Net, file: &SeqFile, position: u64);
 }
 
 /// A file in `/proc/net`, for statics. A kernel without procfs has none.
@@ -37,6 +46,14 @@ pub(crate) struct NetFile<T> {
 }
 
 impl<T: NetFileContent> NetFile<T> {
+    /// The functions that print the file.
+    const PRINTING: &'static bindings::seq_operations = &bindings::seq_operations {
+        start: Some(Self::start),
+        stop: Some(Self::stop),
+        next: Some(Self::next),
+        show: Some(Self::show),
+    };
+
     /// Returns a static that is not registered.
     pub(crate) const fn new() -> Self {
         Self {
@@ -71,15 +88,14 @@ impl<T: NetFileContent> NetFile<T> {
     /// Called by the kernel for a new namespace, or at registration.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
         // SAFETY: The namespace is valid, and its folder in /proc was made before any of its other parts
-        // (`proc_net_ns_init`) and goes after them. The name is static. The callback has the type of the file's, and
-        // needs no data. Process context.
+        // (`proc_net_ns_init`) and goes after them. The name and the functions are static, and
+        // the functions keep to the rules of seq_file. Process context.
         let file = unsafe {
-            bindings::rustmasq_proc_create_net_single(
+            bindings::rustmasq_proc_create_net(
                 T::NAME.as_char_ptr(),
                 T::MODE,
                 (*net).proc_net,
-                Some(Self::show),
-                core::ptr::null_mut(),
+                Self::PRINTING,
             )
         };
         if cfg!(CONFIG_PROC_FS = "y") && file.is_null() {
@@ -99,19 +115,68 @@ impl<T: NetFileContent> NetFile<T> {
         unsafe { bindings::rustmasq_remove_proc_entry(T::NAME.as_char_ptr(), (*net).proc_net) };
     }
 
+    /// Goes to the first piece from a position on. Returns null at the end, and else a token for the position: the number
+    /// behind it, as a pointer to nothing.
+    ///
     /// # Safety
     ///
-    /// Called by the kernel when somebody reads the file: `seq` is that of `single_open_net`.
-    unsafe extern "C" fn show(seq: *mut bindings::seq_file, _: *mut c_void) -> c_int {
+    /// Called by the kernel when somebody reads the file, which `seq_open_net` opened; `position` is valid for the call.
+    unsafe extern "C" fn start(
+        seq: *mut bindings::seq_file,
+        position: *mut bindings::loff_t,
+    ) -> *mut c_void {
+        // SAFETY: The caller guarantees a valid file. While it is open, it holds a reference to its namespace.
+        let net = unsafe { Net::from_raw(bindings::rustmasq_seq_file_net(seq)) };
+        // SAFETY: The caller guarantees a valid position.
+        let position = unsafe { &mut *position };
+        let found = u64::try_from(*position)
+            .ok()
+            .and_then(|from| T::position_from(net, from));
+        let place = found.and_then(|found| Some((found, bindings::loff_t::try_from(found).ok()?)));
+        let Some((found, place)) = place else {
+            return core::ptr::null_mut();
+        };
+        *position = place;
+        // CAST: A pointer has 64 bits.
+        core::ptr::without_provenance_mut(found as usize + 1)
+    }
+
+    /// Goes to the next piece.
+    ///
+    /// # Safety
+    ///
+    /// As of [`start`](Self::start), which was called before.
+    unsafe extern "C" fn next(
+        seq: *mut bindings::seq_file,
+        _: *mut c_void,
+        position: *mut bindings::loff_t,
+    ) -> *mut c_void {
+        // SAFETY: The caller guarantees it.
+        unsafe {
+            *position = (*position).saturating_add(1);
+            Self::start(seq, position)
+        }
+    }
+
+    /// Ends a read. Nothing is held from one piece to the next.
+    unsafe extern "C" fn stop(_: *mut bindings::seq_file, _: *mut c_void) {}
+
+    /// Prints a piece.
+    ///
+    /// # Safety
+    ///
+    /// As of [`start`](Self::start), which returned the token.
+    unsafe extern "C" fn show(seq: *mut bindings::seq_file, token: *mut c_void) -> c_int {
         // SAFETY: The sequence file is valid for the call, and whoever reads it has locked it. An open file holds a
         // reference to its namespace.
         let (net, file) = unsafe {
             (
-                Net::from_raw(bindings::rustmasq_seq_file_single_net(seq)),
+                Net::from_raw(bindings::rustmasq_seq_file_net(seq)),
                 SeqFile::from_raw(seq),
             )
         };
-        T::print(net, file);
+        // CAST: A pointer has 64 bits.
+        T::print(net, file, (token.addr() as u64).saturating_sub(1));
         0
     }
 }
