@@ -537,7 +537,7 @@ fn hairpin<F: Family>(
             // It does not leave by the mapping's device, which NAT would insist on.
             let range = mapped.range(&flow, source);
             let verdict = nat::translate_source(flow, source, range);
-            if mapped.begins(verdict, input.net(), peer, || {
+            if mapped.begins(verdict == Verdict::Accept, input.net(), peer, || {
                 Some(Inside::of::<F>(tuple, zone, source))
             }) {
                 counters::count(input.net(), mapped.counter());
@@ -564,14 +564,15 @@ pub(super) fn leave<F: Family>(
 ) -> Verdict {
     let peer = mapped.peer(&flow);
     let range = mapped.range(&flow, source);
-    let verdict = nat::masquerade(flow, source, range, out);
+    let (verdict, is_first) = nat::masquerade_once(flow, source, range, out);
     let inside = || {
         let info = CtInfo::of_packet(packet);
         let conn = info.conn()?;
         let original = conn.tuple(Direction::Original);
         Some(Inside::of::<F>(&original, conn.zone_of_both(), source))
     };
-    if mapped.begins(verdict, out.net(), peer, inside) {
+    let begins = verdict == Verdict::Accept && is_first;
+    if mapped.begins(begins, out.net(), peer, inside) {
         if mapped.is_kept() {
             counters::count_kept_at_once(out.net(), packet);
         } else {
@@ -612,16 +613,15 @@ impl Mapped {
         }
     }
 
-    /// Notes what became of a flow, to the address `peer` if it is given. Returns whether it begins.
+    /// Notes whether a flow begins, to the address `peer` if it is given. Returns the same.
     #[inline(always)]
     fn begins(
         &self,
-        verdict: Verdict,
+        begins: bool,
         net: &Net,
         peer: Option<[u64; 2]>,
         inside: impl FnOnce() -> Option<Inside>,
     ) -> bool {
-        let begins = verdict == Verdict::Accept;
         if !begins || peer.is_some() {
             self.note(net, begins, peer, inside);
         }

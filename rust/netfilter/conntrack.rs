@@ -403,7 +403,7 @@ impl<F: Family> Conn<'_, F> {
         unsafe { bindings::nf_ct_delete(old.ct.as_ptr(), 0, 0) }
     }
 
-    fn is_confirmed(&self) -> bool {
+    pub(super) fn is_confirmed(&self) -> bool {
         self.has_status(bindings::ip_conntrack_status_IPS_CONFIRMED)
     }
 

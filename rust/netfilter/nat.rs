@@ -26,10 +26,15 @@ use core::{
     num::{
         NonZeroU16,
         NonZeroU32, //
-    }, //
+    },
+    ptr::NonNull, //
 };
 use kernel::{
     prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
     transmute::FromBytes, //
 };
 
@@ -344,16 +349,43 @@ pub(crate) fn masquerade<F: Family>(
     range: NatRange,
     out: &Device,
 ) -> Verdict {
+    if let Some(index) = device_index(&flow) {
+        index.store(out.index(), Relaxed);
+    }
+    translate_source(flow, source, range)
+}
+
+/// Does the same as [`masquerade`]. Returns also whether this packet's is the call that has set it up, if it is accepted.
+///
+/// A clone of the packet may have done that since `flow` was made.
+#[inline(always)]
+pub(crate) fn masquerade_once<F: Family>(
+    flow: UnsettledFlow<'_, F>,
+    source: F::Address,
+    range: NatRange,
+    out: &Device,
+) -> (Verdict, bool) {
+    let is_first = match device_index(&flow) {
+        // An index is never 0.
+        Some(index) => index.xchg(out.index(), Relaxed) == 0,
+        None => !flow.is_confirmed(),
+    };
+    (translate_source(flow, source, range), is_first)
+}
+
+/// Returns the place of the index of the device that a flow leaves by (`masq_index`); 0 if that is not known yet.
+///
+/// Returns `None` if memory ran out, or if a clone of the packet has confirmed the entry meanwhile.
+#[inline(always)]
+fn device_index<'a, F: Family>(flow: &'a UnsettledFlow<'_, F>) -> Option<&'a Atomic<c_int>> {
     // SAFETY: The entry is valid by its type's invariant. The function adds nothing to an entry that a
     // clone of the packet has confirmed meanwhile. It returns null or an extension of the entry, and does
     // not sleep.
-    let nat = unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) };
-    if !nat.is_null() {
-        // SAFETY: `nat` is not null, so it is an extension of the entry, which only adding another one moves.
-        // A clone of the packet could write the same word, so the write is volatile.
-        unsafe { (&raw mut (*nat).masq_index).write_volatile(out.index()) };
-    }
-    translate_source(flow, source, range)
+    let nat = NonNull::new(unsafe { bindings::nf_ct_nat_ext_add(flow.as_raw()) })?;
+    // SAFETY: `nat` is not null, so it is an extension of the entry, which only adding another one moves: nobody adds one
+    // as long as `flow`, which NAT has not set up, is borrowed. The index is aligned, conntrack zeroed it, and a clone of
+    // the packet could write it by a single store alone.
+    Some(unsafe { Atomic::from_ptr(&raw mut (*nat.as_ptr()).masq_index) })
 }
 
 /// Sets up the flow's source NAT: the address `source` and a port of `range`, whatever device its packets leave by.
