@@ -2,6 +2,9 @@
 
 //! Sockets of this host that receive what comes to a port.
 //!
+//! The kernel exports its look-ups for TCP and UDP. SCTP is a module of its own, which has no look-up of one port for
+//! others, and would have to be loaded with this one.
+//!
 //! C headers: [`include/net/inet_hashtables.h`](srctree/include/net/inet_hashtables.h),
 //! [`include/net/udp.h`](srctree/include/net/udp.h)
 
