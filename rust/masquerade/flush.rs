@@ -12,6 +12,9 @@
 //! walks at once, as the kernel's own masquerading does. A second walk finds flows that were confirmed
 //! later, by packets that had not seen the change; it checks what exists by then.
 //!
+//! Mappings go after the second walk, by what exists by then. One stays whose address and device are back: new flows may
+//! have it already, and unlike a flow it depends on nothing else that was down.
+//!
 //! A device without an address of its own borrows one of another device. When it gets its first, the second
 //! walk checks for each flow that left by it with an address which is none of its own whether it would leave
 //! with one now. An address that a route has named is not borrowed (route_sources.rs). An IPv6 address can be
@@ -288,6 +291,32 @@ impl Pending {
         (self.overflow || self.matches(net, flow, &is_local)) && !(is_local() && is_up())
     }
 
+    /// Returns whether an event took away a mapping's address or device, and that is not back.
+    ///
+    /// `is_own`, `is_local` and `is_up` return whether the device has the address now, whether any has it, and whether the
+    /// device is up.
+    fn ends(
+        &self,
+        net: NetId,
+        mapping: &MasqueradedFlow,
+        is_own: impl Fn() -> bool,
+        is_local: impl Fn() -> bool,
+        is_up: impl Fn() -> bool,
+    ) -> bool {
+        let is_gone = |event: &Event| match *event {
+            Event::Device { device, .. } => device == mapping.device && !is_up(),
+            Event::Address {
+                device, address, ..
+            } => {
+                address == mapping.address
+                    && !(is_local() && (device != mapping.device || is_own()))
+            }
+        };
+        let mut events = self.events.iter().flatten();
+        events.any(|event| event.net() == net && is_gone(event))
+            || self.overflow && !(is_local() && is_up())
+    }
+
     /// Forgets that routes have named addresses which are gone.
     fn forget_route_sources(&self, net: &Net, named: &RouteSources) {
         for event in self.events.iter().flatten() {
@@ -302,7 +331,7 @@ impl Pending {
         }
     }
 
-    /// Removes the masqueraded flows and the mappings that are stale, in all namespaces that are affected.
+    /// Removes the masqueraded flows that are stale, in all namespaces that are affected.
     fn walk(
         &self,
         context: &mut ProcessContext,
@@ -329,18 +358,35 @@ impl Pending {
             conntrack::cleanup(&net, is_stale, context);
             if let Some(state) = State::of(&net) {
                 self.forget_route_sources(&net, &state.route_sources);
-                state.mappings.remove(|mapping, outside| {
-                    let address = outside.address();
+            }
+            last = Some(net.id());
+        }
+    }
+
+    /// Removes the mappings that have lost their address or device, in all namespaces that are affected.
+    fn end_mappings(&self, context: &mut ProcessContext) {
+        let mut last = None;
+        while let Some(net) = Net::next_after(last, |net| self.affects(net.id()), context) {
+            let id = net.id();
+            if let Some(State { mappings, .. }) = State::of(&net) {
+                mappings.remove(|mapping, outside| {
+                    let (device, address) = (mapping.device, outside.address());
                     let flow = MasqueradedFlow {
-                        device: mapping.device,
+                        device,
                         address,
                         // It has many destinations. This one is near.
                         destination: address,
                     };
-                    is_stale_flow(&net, &flow)
+                    let is_own = || {
+                        net.with_device(device, |device| device.has_address(address))
+                            .unwrap_or(false)
+                    };
+                    let is_local = || is_local(&net, device, address);
+                    self.ends(id, &flow, is_own, is_local, || net.is_up(device))
+                        || (self.arrivals.matches(id, &flow) && has_own_address(&net, &flow))
                 });
             }
-            last = Some(net.id());
+            last = Some(id);
         }
     }
 }
@@ -434,6 +480,7 @@ impl EventHandler for Flush {
                 pending.is_orphaned(net.id(), flow, is_local, || net.is_up(flow.device))
                     || (pending.arrivals.matches(net.id(), flow) && has_own_address(net, flow))
             });
+            pending.end_mappings(context);
         }
         self.pending.lock().arrivals.merge(&waiting);
         waiting.recheck()
@@ -534,6 +581,27 @@ mod tests {
         assert!(!is_orphaned(&address_back, HERE, true, true));
         let device_back = pending(&[device_event(7)]);
         assert!(!is_orphaned(&device_back, HERE, true, true));
+    }
+
+    #[test]
+    fn a_mapping_ends_if_what_it_had_is_not_back() {
+        let ends = |event: Event, own: bool, local: bool, up: bool| {
+            pending(&[event]).ends(HERE, &FLOW, || own, || local, || up)
+        };
+        let (address, device) = (address_event(7, 1), device_event(7));
+        assert!(ends(address, false, false, true));
+        assert!(!ends(address, true, true, true));
+        // Another device has got the address.
+        assert!(ends(address, false, true, true));
+        // It was borrowed.
+        assert!(ends(address_event(8, 1), false, false, true));
+        assert!(!ends(address_event(8, 1), false, true, true));
+        assert!(ends(device, true, true, false));
+        assert!(!ends(device, true, true, true));
+        for other in [address_event(7, 2), device_event(8)] {
+            assert!(!ends(other, false, false, false));
+        }
+        assert!(!pending(&[device]).ends(ELSEWHERE, &FLOW, || false, || false, || false));
     }
 
     #[test]

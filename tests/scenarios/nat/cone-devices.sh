@@ -87,15 +87,37 @@ for v in 4 6; do
 	done
 	check_equal "IPv$v: the endpoint has a mapping at each" \
 		"$(for n in 0 1; do echo "$(place $v "${net[$v$n]}1"):4000 wan$n"; done | sort)" "$(left_by 4000)"
-	# An address that goes takes its mappings with it, but not those of the other uplink.
-	length=24
-	[[ $v == 4 ]] || length=64
-	ip -n router addr del "${net[${v}1]}1/$length" dev wan1
+	# An address that goes takes its mappings with it, but not those of the other uplink, whose address is back at once.
+	length=24 nodad=
+	[[ $v == 4 ]] || length=64 nodad=nodad
+	ip -n router -batch - <<-END
+		addr del ${net[${v}0]}1/$length dev wan0
+		addr add ${net[${v}0]}1/$length dev wan0 $nodad
+		addr del ${net[${v}1]}1/$length dev wan1
+	END
 	left="$(place $v "${net[${v}0]}1"):4000 wan0"
 	one_is_left() { [[ $(left_by 4000) == "$left" ]]; }
 	wait_until one_is_left
 	check_equal "IPv$v: without the second uplink's address it has that of the first" "$left" "$(left_by 4000)"
+	check_said "... and a stranger reaches it by that" "$(place $v "${net[${v}0]}3"):7778 knock" \
+		ask server UDP "${net[${v}0]}1" 4000 "$(place $v "${net[${v}0]}3"):7778" knock
 done
+
+# --- A device that is up again at once. It would lose its address of IPv6
+
+ip -n router -batch - <<-END
+	link set wan0 down
+	link set wan0 up
+	addr add 198.51.100.1/24 dev wan1
+END
+check_said "IPv4: the endpoint has a mapping at the second uplink again" "198.51.100.1:4000 hello" \
+	ask lan UDP 198.51.100.2 7 :4000 hello
+ip -n router addr del 198.51.100.1/24 dev wan1
+has_one_of_ipv4() { [[ $(v=4 left_by 4000) == "203.0.113.1:4000 wan0" ]]; }
+wait_until has_one_of_ipv4
+check_said "IPv4: a device that was down for a moment keeps its mappings" "203.0.113.3:7778 knock" \
+	ask server UDP 203.0.113.1 4000 203.0.113.3:7778 knock
+ip -n router addr add 2001:db8:1::1/64 dev wan0 nodad
 
 # --- Ranges of ports
 

@@ -150,10 +150,10 @@ for ((n = 0, made = 0; n < rounds; n++)); do
 	send_udp lan $many $nobody "$to_server" "src_min 10.1.1.1" "src_max 10.1.1.1" "udp_src_min 10000" \
 		"udp_src_max $((10000 + many))" "udp_dst_min 9" "udp_dst_max 9"
 	((made += $(list_mapped | grep -c outside=198.51.100.1)))
-	ip -n router -batch - <<< "addr del 198.51.100.1/24 dev wan0
-		addr add 198.51.100.1/24 dev wan0"
-	ns_exec router conntrack -F 2> /dev/null
+	ip -n router addr del 198.51.100.1/24 dev wan0
 	wait_until none_is_left || not_ok "round $n: mappings are left" "$(list_mapped | head -n 3)"
+	ip -n router addr add 198.51.100.1/24 dev wan0
+	ns_exec router conntrack -F 2> /dev/null
 done
 check_equal "$rounds times $many mappings were made, and went with their address" $((rounds * many)) $made
 echo "# in $(awk -v from="$begin" -v to="$EPOCHREALTIME" 'BEGIN { print to - from }') s"
