@@ -658,6 +658,11 @@ __rustmasq_helper kuid_t rustmasq_sock_net_uid(const struct net *net, const stru
 	return sock_net_uid(net, sk);
 }
 
+__rustmasq_helper unsigned long rustmasq_softirq_count(void)
+{
+	return softirq_count();
+}
+
 __rustmasq_helper bool rustmasq_tftp_ignored_enabled(void)
 {
 	return trace_tftp_ignored_enabled();

@@ -44,21 +44,38 @@ impl ProcessContext {
 /// Evidence that no softirq runs on this CPU until the value is dropped (`local_bh_disable`).
 ///
 /// A lock that a hook takes must be taken with it elsewhere: a hook may run in a softirq, which would wait for the
-/// code that it interrupted.
-pub(crate) struct BottomHalvesOff(NotThreadSafe);
+/// code that it interrupted. In a softirq, and where softirqs are off already, this is a look at the count alone. So the
+/// values of a thread must be dropped in the reverse order.
+pub(crate) struct BottomHalvesOff {
+    /// Softirqs were on before.
+    were_on: bool,
+    _thread: NotThreadSafe,
+}
 
 impl BottomHalvesOff {
     /// Turns softirqs off on this CPU. Any context but hard interrupts; may be nested.
+    #[inline(always)]
     pub(crate) fn new() -> Self {
-        // SAFETY: The function takes no arguments; `drop` turns softirqs on again, on the same CPU.
-        unsafe { bindings::rustmasq_local_bh_disable() };
-        Self(NotThreadSafe)
+        // SAFETY: The function reads the count of this thread or CPU. If it is not 0, whoever has raised it lowers it
+        // again after this value is dropped: the values of a thread are nested.
+        let were_on = unsafe { bindings::rustmasq_softirq_count() } == 0;
+        if were_on {
+            // SAFETY: The function takes no arguments; `drop` turns softirqs on again, on the same CPU.
+            unsafe { bindings::rustmasq_local_bh_disable() };
+        }
+        Self {
+            were_on,
+            _thread: NotThreadSafe,
+        }
     }
 }
 
 impl Drop for BottomHalvesOff {
+    #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: `new` turned softirqs off, on this thread, for the value is not `Send`.
-        unsafe { bindings::rustmasq_local_bh_enable() };
+        if self.were_on {
+            // SAFETY: `new` turned softirqs off, on this thread, for the value is not `Send`.
+            unsafe { bindings::rustmasq_local_bh_enable() };
+        }
     }
 }
