@@ -109,8 +109,9 @@ impl Packet<'_, Ipv4> {
             raw
         };
         let source = ipv4_from_be32(raw);
-        out.is_local_address(AnyAddress::V4(source))
-            .then_some(source)
+        let address = AnyAddress::V4(source);
+        // Most routes name an address of their device, which is found faster.
+        (out.has_address(address) || out.is_local_address(address)).then_some(source)
     }
 }
 
