@@ -88,8 +88,8 @@ impl<T: NetFileContent> NetFile<T> {
     /// Called by the kernel for a new namespace, or at registration.
     unsafe extern "C" fn init(net: *mut bindings::net) -> c_int {
         // SAFETY: The namespace is valid, and its folder in /proc was made before any of its other parts
-        // (`proc_net_ns_init`) and goes after them. The name and the functions are static, and
-        // the functions keep to the rules of seq_file. Process context.
+        // (`proc_net_ns_init`) and goes after them. Name and functions are static. The functions keep to the rules of
+        // seq_file: the position grows with each piece, and they return no error pointer. Process context.
         let file = unsafe {
             bindings::rustmasq_proc_create_net(
                 T::NAME.as_char_ptr(),
@@ -151,15 +151,14 @@ impl<T: NetFileContent> NetFile<T> {
         _: *mut c_void,
         position: *mut bindings::loff_t,
     ) -> *mut c_void {
-        // SAFETY: The caller guarantees it.
-        unsafe {
-            *position = (*position).saturating_add(1);
-            Self::start(seq, position)
-        }
+        // SAFETY: The caller guarantees a valid position, which is for this call alone.
+        unsafe { *position = (*position).saturating_add(1) };
+        // SAFETY: The caller guarantees that file and position are as `start` needs them.
+        unsafe { Self::start(seq, position) }
     }
 
     /// Ends a read. Nothing is held from one piece to the next.
-    unsafe extern "C" fn stop(_: *mut bindings::seq_file, _: *mut c_void) {}
+    extern "C" fn stop(_: *mut bindings::seq_file, _: *mut c_void) {}
 
     /// Prints a piece.
     ///
