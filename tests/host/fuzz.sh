@@ -63,7 +63,7 @@ what_failed() {
 echo "# seed $SEED"
 [[ -x $CARGO_FUZZ ]] || bail "no cargo-fuzz: run scripts/setup --fuzz"
 build > "$scratch/build.log" 2>&1 || bail "$(tail -n 40 "$scratch/build.log")"
-fuzz command_line 2000000
-fuzz rule 500000
+fuzz command_line 1000000
+fuzz rule 150000
 
 done_testing

@@ -127,22 +127,31 @@ impl Fields {
         rule
     }
 
-    /// Returns whether the rule has the port.
-    fn has_port(&self, port: u16) -> bool {
-        let within = |list: &[(u16, u16)]| list.iter().any(|(a, b)| (*a..=*b).contains(&port));
-        let (offset, length, psid) = self.psid;
-        let in_set = || {
-            // The bits of the port as text.
-            let bits = format!("{port:016b}");
-            let (a, rest) = bits.split_at(offset.into());
-            let wanted = format!("{psid:016b}");
-            (offset == 0 || a.contains('1'))
-                && rest[..length.into()] == wanted[16 - usize::from(length)..]
+    /// Returns for each port, from 0 on, whether the rule has it.
+    fn ports(&self) -> Vec<bool> {
+        let set_all = |ports: &mut [bool], list: &[(u16, u16)], to: bool| {
+            for (first, last) in list.iter().filter(|(first, last)| first <= last) {
+                ports[usize::from(*first)..=usize::from(*last)].fill(to);
+            }
         };
-        port != 0
-            && (self.to_ports.is_empty() || within(&self.to_ports))
-            && (self.flags & PSID == 0 || in_set())
-            && !within(&self.except_ports)
+        let mut ports = vec![self.to_ports.is_empty() && self.flags & PSID == 0; 65536];
+        set_all(&mut ports, &self.to_ports, true);
+        if self.flags & PSID != 0 {
+            // RFC 7597, appendix B: the ports R * M * i + M * PSID + j.
+            let (offset, length, psid) = self.psid;
+            let (r, m) = (1 << length, 1 << (16 - offset - length));
+            for i in usize::from(offset > 0)..1 << offset {
+                ports[r * m * i + m * usize::from(psid)..][..m].fill(true);
+            }
+        }
+        set_all(&mut ports, &self.except_ports, false);
+        ports[0] = false;
+        ports
+    }
+
+    /// Returns whether the rule has a port.
+    fn has_ports(&self) -> bool {
+        self.ports().contains(&true)
     }
 
     /// Returns the longest range of the rule's ports, the first of several, if it names its ports.
@@ -150,11 +159,11 @@ impl Fields {
         if self.to_ports.is_empty() && self.flags & PSID == 0 {
             return None;
         }
-        let has: Vec<bool> = (0..=65535).map(|port| self.has_port(port)).collect();
-        let starts =
-            (1..=65535_u16).filter(|port| has[usize::from(*port)] && !has[usize::from(*port) - 1]);
+        let ports = self.ports();
+        let starts = (1..=65535_u16)
+            .filter(|port| ports[usize::from(*port)] && !ports[usize::from(*port) - 1]);
         let length = |first: u16| {
-            has[usize::from(first)..]
+            ports[usize::from(first)..]
                 .iter()
                 .take_while(|has| **has)
                 .count()
@@ -191,7 +200,7 @@ pub fn kernel_accepts(target: Target, rule: &Rule) -> bool {
         && psid_is_right
         // Whatever is not a field, and what is behind a list, is zero.
         && user_part(target, rule) == user_part(target, &fields.write(target))
-        && (1..=65535).any(|port| fields.has_port(port))
+        && fields.has_ports()
 }
 
 /// Returns whether a rule has no option that the other one lacks.
@@ -305,9 +314,12 @@ fn expected_rule(target: Target, before: &Rule, option: &GivenOption) -> Option<
     }
     let mut rule = Fields::of(target, before);
     let has_ports = has_ports(target.family, option.protocol);
+    let Protocol { number, inverted } = option.protocol;
+    // A rule for all protocols but one has services of any.
+    let services = if inverted { 0 } else { number };
     match (option.name.as_str(), &option.argument) {
         ("to-ports", Some(text)) => {
-            rule.to_ports = parse_list(text, option.protocol.number)?;
+            rule.to_ports = parse_list(text, services)?;
             let too_many = target.revision == 0 && rule.to_ports.len() > 1;
             if !has_ports || too_many || rule.flags & PSID != 0 {
                 return None;
@@ -321,7 +333,7 @@ fn expected_rule(target: Target, before: &Rule, option: &GivenOption) -> Option<
             rule.flags |= PSID;
         }
         ("except-ports", Some(text)) => {
-            rule.except_ports = parse_list(text, option.protocol.number)?;
+            rule.except_ports = parse_list(text, services)?;
         }
         ("except-reserved", None) => rule.flags |= EXCEPT_RESERVED,
         ("max-flows-per-host", Some(text)) => {
@@ -347,8 +359,7 @@ fn expected_rule(target: Target, before: &Rule, option: &GivenOption) -> Option<
         ("port-restricted-cone", None) => rule.flags |= PORT_RESTRICTED_CONE,
         other => panic!("there is no option {other:?}"),
     }
-    let left = (1..=65535).any(|port| rule.has_port(port));
-    left.then(|| rule.write(target))
+    rule.has_ports().then(|| rule.write(target))
 }
 
 /// Checks the result of each option, and returns the rule after the last one.
