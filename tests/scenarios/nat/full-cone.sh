@@ -75,8 +75,11 @@ set_cone() {
 	ns_exec router conntrack -F 2> /dev/null
 }
 
+options=("" --port-restricted-cone --address-restricted-cone --full-cone)
+# The debug kernel sees the others in cone-devices.
+((slow == 1)) || options=("" --full-cone)
 for v in 4 6; do
-	for option in "" --port-restricted-cone --address-restricted-cone --full-cone; do
+	for option in "${options[@]}"; do
 		what="IPv$v, ${option:-no option}"
 		port=${first[$v]}
 		# shellcheck disable=SC2086 # no word if it is empty

@@ -11,8 +11,10 @@ setup_crowd
 # --- Flows that expire
 
 declare -A timeout=([udp]=udp_timeout [tcp]=tcp_timeout_syn_sent [icmp]=icmp_timeout)
+protocols=(udp tcp icmp)
+((slow == 1)) || protocols=(udp)
 for v in 4 6; do
-	for protocol in udp tcp icmp; do
+	for protocol in "${protocols[@]}"; do
 		name=nf_conntrack_${timeout[$protocol]}
 		[[ $v$protocol != 6icmp ]] || name=nf_conntrack_icmpv6_timeout
 		ns_exec router tee "/proc/sys/net/netfilter/$name" > /dev/null <<< 1 || bail "$name"

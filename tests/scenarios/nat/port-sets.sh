@@ -66,8 +66,10 @@ setup_crowd
 # --- All ports of a set, and no other
 
 list=700-709,5000,6000-6006,65535
+protocols=(udp tcp sctp icmp)
+((slow == 1)) || protocols=(udp icmp)
 for v in $own_family; do
-	for protocol in udp tcp sctp icmp; do
+	for protocol in "${protocols[@]}"; do
 		ports_of_list $list > "$scratch/expected"
 		check_set "all ports" 1 --to-ports $list
 		ports_of_map 4 9 77 > "$scratch/expected"
@@ -94,7 +96,8 @@ for v in $own_family; do
 	ports_of_map 4 9 77 | without 1-40000 > "$scratch/expected"
 	check_set "all ports but these" 1 --psid 4/9/77 --except-ports 1-40000
 
-	for protocol in udp tcp icmp; do
+	for protocol in "${protocols[@]}"; do
+		[[ $protocol != sctp ]] || continue
 		what="IPv$v, $protocol"
 		check_equal "$what: without the option a flow keeps port 30080" 30080 "$(port_from 30080)"
 		got=$(port_from 30080 --except-ports 30000-32767)
