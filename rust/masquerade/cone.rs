@@ -74,10 +74,7 @@ use crate::{
         Verdict, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::rcu, //
-};
+use kernel::prelude::*;
 
 /// The functions that NAT calls in namespaces that have mappings.
 pub(super) static FUNCTIONS: Functions<Cone> = Functions::new();
@@ -140,8 +137,8 @@ pub(super) fn port_of<F: Family>(
     wish: Wish<'_>,
 ) -> Port {
     let reply = flow.reply_to(source);
-    let (Some(own), Some(State { mappings, .. })) = (reply.nat_port(), State::of(flow.net()))
-    else {
+    let state = State::of_locked(flow.net(), flow);
+    let (Some(own), Some(State { mappings, .. })) = (reply.nat_port(), state) else {
         return Port::Unmapped;
     };
     let request = Request {
@@ -154,8 +151,7 @@ pub(super) fn port_of<F: Family>(
             source,
         ),
     };
-    let guard = rcu::read_lock();
-    match mappings.get(&guard) {
+    match mappings.get(flow) {
         Some(tables) => request.find_port(tables, reply),
         None => Port::Unmapped,
     }
@@ -390,13 +386,12 @@ impl NatFunctions for Cone {
         let Some(flow) = flow else {
             return Verdict::Accept;
         };
-        let Some(State { mappings, .. }) = State::of(input.net()) else {
+        let Some(State { mappings, .. }) = State::of_locked(input.net(), &flow) else {
             return Verdict::Accept;
         };
         let destination = F::to_raw(flow.destination(Direction::Original)).words();
-        let guard = rcu::read_lock();
-        match mappings.get(&guard) {
-            Some(tables) if tables.may_have(destination) => lead_in(flow, tables, input),
+        match mappings.get(&flow) {
+            Some(tables) if tables.may_have(destination) => lead_in(flow, mappings, input),
             _ => Verdict::Accept,
         }
     }
@@ -404,11 +399,14 @@ impl NatFunctions for Cone {
 
 /// Leads a flow to the inside endpoint of a mapping, if there is one at its destination.
 #[inline(never)]
-fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, tables: &Tables, input: &Device) -> Verdict {
+fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, mappings: &Mappings, input: &Device) -> Verdict {
     let tuple = flow.tuple(Direction::Original);
     if flow.has_receiver(&tuple, input.index()) {
         return Verdict::Accept;
     }
+    let Some(tables) = mappings.get(&flow) else {
+        return Verdict::Accept;
+    };
     let zone = flow.zone_of_both();
     let outside = Endpoint::destination_of(&tuple, zone, Direction::Original);
     let mut way = Way::NONE;

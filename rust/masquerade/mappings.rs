@@ -41,7 +41,10 @@ use crate::net::{
         WordsHash,
         FACTOR, //
     },
-    rcu::RcuBox,
+    rcu::{
+        RcuBox,
+        ReadLocked, //
+    },
     ProcessContext, //
 };
 use core::cell::Cell;
@@ -53,8 +56,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        new_spinlock,
-        rcu, //
+        new_spinlock, //
     },
 };
 
@@ -504,8 +506,8 @@ impl Mappings {
 
     /// Returns the tables, if they are there. Any context.
     #[inline(always)]
-    pub(super) fn get<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a Tables> {
-        Some(self.0.get(guard)?.get_ref())
+    pub(super) fn get<'a>(&'a self, reader: &'a impl ReadLocked) -> Option<&'a Tables> {
+        Some(self.0.get(reader)?.get_ref())
     }
 
     /// Returns the number of mappings. Any context.

@@ -39,6 +39,7 @@ use crate::{
             PerNet, //
         },
         proc,
+        rcu::ReadLocked,
         work::{
             self,
             Work, //
@@ -93,6 +94,12 @@ impl State {
     #[inline(always)]
     pub(super) fn of(net: &Net) -> Option<&Self> {
         PER_NET.of(net)
+    }
+
+    /// Does the same in fewer instructions, under the RCU read lock.
+    #[inline(always)]
+    pub(super) fn of_locked<'a>(net: &'a Net, reader: &impl ReadLocked) -> Option<&'a Self> {
+        PER_NET.of_locked(net, reader)
     }
 
     /// Returns whether there may be something to look after.

@@ -169,6 +169,12 @@ impl<T: NetData> PerNet<T> {
         self.slot(net).map(|slot| &slot.data)
     }
 
+    /// Does the same as [`of`](Self::of) in fewer instructions, under the RCU read lock.
+    #[inline(always)]
+    pub(crate) fn of_locked<'a>(&self, net: &'a Net, reader: &impl ReadLocked) -> Option<&'a T> {
+        self.slot_locked(net, reader).map(|slot| &slot.data)
+    }
+
     /// Adds a number to a counter of the namespace. Any context.
     ///
     /// Nothing is counted when the namespace has begun to go.
@@ -180,14 +186,9 @@ impl<T: NetData> PerNet<T> {
         number: u64,
         reader: &impl ReadLocked,
     ) {
-        // SAFETY: As in `slot`; the reader is evidence of the RCU read lock, which the function needs.
-        let slot = unsafe {
-            match self.id.get().read_volatile() {
-                0 => return,
-                id => &*bindings::rustmasq_net_gen_ptr(net.as_raw(), id).cast::<Slot<T>>(),
-            }
-        };
-        slot.counters.add(counter, number, reader);
+        if let Some(slot) = self.slot_locked(net, reader) {
+            slot.counters.add(counter, number, reader);
+        }
     }
 
     /// Returns a counter of the namespace as it is now. Any context.
@@ -207,6 +208,18 @@ impl<T: NetData> PerNet<T> {
             match self.id.get().read_volatile() {
                 0 => None,
                 id => Some(&*bindings::rustmasq_net_generic(net.as_raw(), id).cast::<Slot<T>>()),
+            }
+        }
+    }
+
+    /// Does the same under the RCU read lock.
+    #[inline(always)]
+    fn slot_locked<'a>(&self, net: &'a Net, _: &impl ReadLocked) -> Option<&'a Slot<T>> {
+        // SAFETY: As in `slot`; the reader is evidence of the RCU read lock, which the function needs.
+        unsafe {
+            match self.id.get().read_volatile() {
+                0 => None,
+                id => Some(&*bindings::rustmasq_net_gen_ptr(net.as_raw(), id).cast::<Slot<T>>()),
             }
         }
     }

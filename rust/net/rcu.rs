@@ -65,13 +65,14 @@ impl<T: Send + Sync> RcuBox<T> {
     }
 
     /// Returns the object, if there is one. Any context.
-    pub(crate) fn get<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<Pin<&'a T>> {
+    #[inline(always)]
+    pub(crate) fn get<'a>(&'a self, _: &'a impl ReadLocked) -> Option<Pin<&'a T>> {
         let pointer = self.pointer.load(Acquire);
         if pointer.is_null() {
             return None;
         }
-        // SAFETY: The pointer is not null, so it owned a box a moment ago. The guard holds the RCU read lock for `'a`,
-        // and whoever takes the pointer away frees the box after a grace period. Nobody makes a mutable reference.
+        // SAFETY: The pointer is not null, so it owned a box a moment ago. The RCU read lock is held for
+        // `'a`, and whoever takes the pointer away frees the box after a grace period. Nobody makes a mutable reference.
         Some(unsafe { <Pin<KBox<T>> as ForeignOwnable>::borrow(pointer) })
     }
 
