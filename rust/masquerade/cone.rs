@@ -422,9 +422,7 @@ fn lead_in<F: Family>(flow: IncomingFlow<'_, F>, mappings: &Mappings, input: &De
     if !may_come_in {
         return filter(&flow, &tuple, input.net());
     }
-    let Some(address) = F::of_any(way.inside.address()) else {
-        return Verdict::Accept;
-    };
+    let address = way.inside.raw_address();
     let port = (!tuple.is_icmp()).then_some(way.inside.port());
     let Some(flow) = nat::translate_destination(flow, address, port, way.device) else {
         return Verdict::Drop;

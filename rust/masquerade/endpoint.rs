@@ -4,6 +4,7 @@
 
 use crate::{
     net::{
+        address::RawAddress,
         random::{
             WordsHash,
             FACTOR, //
@@ -71,6 +72,12 @@ impl Endpoint {
         // CAST: These bits alone.
         let is_ipv6 = (self.rest >> Self::FAMILY) as u16 == Self::IPV6;
         AnyAddress::from_words(self.address, is_ipv6)
+    }
+
+    /// Returns the address as C stores it.
+    #[inline(always)]
+    pub(super) fn raw_address(&self) -> RawAddress {
+        RawAddress::from_words(self.address)
     }
 
     /// Returns the port, in host order.

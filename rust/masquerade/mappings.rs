@@ -775,7 +775,7 @@ mod tests {
     fn positions_lead_to_pieces_of_few_mappings_of_all_addresses() -> Result {
         let tables = Tables::new()?;
         assert_eq!(tables.position_from(0), None);
-        for host in 0..1000 {
+        for host in 0..300 {
             assert!(give(&tables, host % 200, host + 1000).is_ok());
             // As many addresses as hosts, and one more.
             let mut inside = inside(host);
@@ -784,7 +784,7 @@ mod tests {
             let fill = |gap: Gap<'_>| gap.fill(&endpoint, filtering, 7, 100, |_| Some(1000));
             assert!(tables.find_or_else(&inside, 100, fill).is_ok());
         }
-        assert_eq!(count(&tables), 1200);
+        assert_eq!(count(&tables), 500);
         let first = tables.position_from(0).ok_or(ENOENT)?;
         assert_eq!(tables.position_from(first), Some(first));
         assert!(tables
@@ -801,7 +801,7 @@ mod tests {
             remove(&tables, 1000 + (position % 200) as u16).unwrap_or(());
             next = position + 1;
         }
-        assert!(seen >= count(&tables) && count(&tables) < 1200);
+        assert!(seen >= count(&tables) && count(&tables) < 500);
         Ok(())
     }
 

@@ -142,6 +142,14 @@ impl RawAddress {
         Self(raw)
     }
 
+    /// Returns the address that consists of these words, in network order.
+    #[inline(always)]
+    pub(crate) fn from_words(words: [u64; 2]) -> Self {
+        // INVARIANT: The union has 16 bytes, which the compiler checks, as the words have.
+        // SAFETY: Any bytes are a value of its members, which are integers.
+        Self(unsafe { core::mem::transmute::<[u64; 2], bindings::nf_inet_addr>(words) })
+    }
+
     /// Returns C's form.
     pub(crate) fn into_raw(self) -> bindings::nf_inet_addr {
         self.0

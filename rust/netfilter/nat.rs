@@ -15,6 +15,7 @@ use super::{
 use crate::{
     bindings,
     net::{
+        address::RawAddress,
         device::Device,
         Family,
         Ipv4,
@@ -190,13 +191,13 @@ impl NatRange {
         }
     }
 
-    /// Returns C's form of the range, with `source` as its only address.
+    /// Returns C's form of the range, with its only address.
     #[inline(always)]
-    fn into_raw<F: Family>(self, source: F::Address) -> bindings::nf_nat_range2 {
+    fn into_raw(self, address: RawAddress) -> bindings::nf_nat_range2 {
         let mut raw: bindings::nf_nat_range2 = pin_init::zeroed();
         raw.flags = self.flags.get();
-        raw.min_addr = F::to_raw(source).into_raw();
-        raw.max_addr = F::to_raw(source).into_raw();
+        raw.min_addr = address.into_raw();
+        raw.max_addr = address.into_raw();
         raw.min_proto = bindings::nf_conntrack_man_proto { all: self.first };
         raw.max_proto = bindings::nf_conntrack_man_proto { all: self.last };
         raw
@@ -398,7 +399,7 @@ pub(crate) fn translate_source<F: Family>(
     source: F::Address,
     range: NatRange,
 ) -> Verdict {
-    let range = range.into_raw::<F>(source);
+    let range = range.into_raw(F::to_raw(source));
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_SRC;
     // SAFETY: The entry is valid, and its source NAT is not set up: `flow` says so and is consumed. If a
     // clone of the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or
@@ -407,14 +408,15 @@ pub(crate) fn translate_source<F: Family>(
     Verdict::from_raw(unsafe { bindings::nf_nat_setup_info(flow.as_raw(), &range, manip) })
 }
 
-/// Sets up the flow's destination NAT: its packets go to the address, and to the port, in host order, if there is one.
+/// Sets up the flow's destination NAT: its packets go to the address, which is of its family, and to the port, in host
+/// order, if there is one.
 ///
 /// Returns the flow for source NAT, whose answers come by the device with the index `device`, or `None` if memory ran
 /// out: then the packet must be dropped. Context: a function of NAT at PRE_ROUTING.
 #[inline(always)]
 pub(crate) fn translate_destination<'hook, F: Family>(
     flow: IncomingFlow<'hook, F>,
-    address: F::Address,
+    address: RawAddress,
     port: Option<u16>,
     device: c_int,
 ) -> Option<UnsettledFlow<'hook, F>> {
@@ -422,7 +424,7 @@ pub(crate) fn translate_destination<'hook, F: Family>(
         Some(port) => NatRange::own(port),
         None => NatRange::new(None, false),
     };
-    let range = range.into_raw::<F>(address);
+    let range = range.into_raw(address);
     let manip = bindings::nf_nat_manip_type_NF_NAT_MANIP_DST;
     // SAFETY: The entry is valid, and its destination NAT is not set up: `flow` says so and is consumed. If a clone of
     // the packet has changed that meanwhile, the function leaves the entry alone (confirmed) or warns and drops the
@@ -461,7 +463,7 @@ mod tests {
     #[test]
     fn ports_are_in_network_order() {
         let range = NatRange::new(range(0x1234, 0xabcd), false);
-        let raw = range.into_raw::<Ipv4>(Ipv4Addr::LOCALHOST);
+        let raw = range.into_raw(Ipv4::to_raw(Ipv4Addr::LOCALHOST));
         // SAFETY: `into_raw` wrote the member `all` of both unions.
         let (first, last) = unsafe { (raw.min_proto.all, raw.max_proto.all) };
         assert_eq!(first.to_ne_bytes(), [0x12, 0x34]);
@@ -471,7 +473,7 @@ mod tests {
     #[test]
     fn the_source_is_the_only_address() {
         let range = NatRange::new(None, false);
-        let raw = range.into_raw::<Ipv4>(Ipv4Addr::new(192, 0, 2, 7));
+        let raw = range.into_raw(Ipv4::to_raw(Ipv4Addr::new(192, 0, 2, 7)));
         assert_eq!(raw.flags, bindings::NF_NAT_RANGE_MAP_IPS);
         // SAFETY: `Family::to_raw` initialised all bytes of both unions.
         let (first, last) = unsafe { (raw.min_addr.ip, raw.max_addr.ip) };
@@ -489,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_range_of_one_port_specifies_it() {
-        let raw = NatRange::own(0x1234).into_raw::<Ipv4>(Ipv4Addr::LOCALHOST);
+        let raw = NatRange::own(0x1234).into_raw(Ipv4::to_raw(Ipv4Addr::LOCALHOST));
         let expected = bindings::NF_NAT_RANGE_MAP_IPS | bindings::NF_NAT_RANGE_PROTO_SPECIFIED;
         assert_eq!(raw.flags, expected);
         // SAFETY: `into_raw` wrote the member `all` of both unions.

@@ -170,12 +170,7 @@ pub(super) unsafe fn tags_of_raw<F: Family>(
 pub(super) unsafe fn source_address_of_raw(raw: *const bindings::nf_conntrack_tuple) -> RawAddress {
     // SAFETY: The caller guarantees a tuple of an entry, which begins with the address: two words, all of whose bytes
     // are initialised.
-    unsafe {
-        let words = [word(raw, 0), word(raw, 1)];
-        RawAddress::from_raw(core::mem::transmute::<[u64; 2], bindings::nf_inet_addr>(
-            words,
-        ))
-    }
+    RawAddress::from_words(unsafe { [word(raw, 0), word(raw, 1)] })
 }
 
 /// Returns source address, source port, family and protocol of a tuple of an entry as words, for a hash.
