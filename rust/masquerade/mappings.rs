@@ -424,6 +424,15 @@ impl Tables {
         })
     }
 
+    /// Calls `f` with each position that has mappings. Any context.
+    fn for_each_position(&self, mut f: impl FnMut(u64)) {
+        let mut next = 0;
+        while let Some(position) = self.position_from(next) {
+            f(position);
+            next = position + 1;
+        }
+    }
+
     /// Calls `f` with the outside addresses of a position, and the number of the chunk there. Any context.
     fn for_each_at(&self, position: u64, mut f: impl FnMut(&mut OutsideAddress, usize)) {
         // CAST: Both are small numbers.
@@ -441,16 +450,14 @@ impl Tables {
     /// Removes the mappings for which `is_stale` returns true; it gets the outside address as an endpoint, too. Any
     /// context.
     fn remove(&self, is_stale: impl Fn(&Mapping, &Endpoint) -> bool) {
-        let mut next = 0;
-        while let Some(position) = self.position_from(next) {
+        self.for_each_position(|position| {
             self.for_each_at(position, |address, chunk| {
                 let key = *address.address();
                 let is_stale = |mapping: &Mapping| is_stale(mapping, &key);
                 let removed = |mapping| self.forget(mapping);
                 address.remove_from_chunk(chunk, is_stale, removed);
             });
-            next = position + 1;
-        }
+        });
         let hash_of = |address: &KBox<OutsideAddress>| address.address().plain_hash();
         self.addresses.take_all(0..PARTS, hash_of, |address| {
             address.shrink();
@@ -763,11 +770,10 @@ mod tests {
 
     /// Returns how many mappings the positions lead to.
     fn count(tables: &Tables) -> usize {
-        let (mut next, mut count) = (0, 0);
-        while let Some(position) = tables.position_from(next) {
+        let mut count = 0;
+        tables.for_each_position(|position| {
             tables.for_each_mapping_at(position, |_, _| count += 1);
-            next = position + 1;
-        }
+        });
         count
     }
 
@@ -795,12 +801,10 @@ mod tests {
         assert_eq!(tables.position_from(u64::MAX), None);
         // A mapping of the address with many is removed during the walk: those that are left are found.
         let mut seen = 0;
-        let mut next = 0;
-        while let Some(position) = tables.position_from(next) {
+        tables.for_each_position(|position| {
             tables.for_each_mapping_at(position, |_, _| seen += 1);
             remove(&tables, 1000 + (position % 200) as u16).unwrap_or(());
-            next = position + 1;
-        }
+        });
         assert!(seen >= count(&tables) && count(&tables) < 500);
         Ok(())
     }
