@@ -11,24 +11,29 @@ local. The packet is a datagram, a SYN, an INIT or an echo request, whose identi
 SCTP do not repeat it. --sequence is the initial sequence number of TCP, --pause the time between two source addresses.
 """
 
-import argparse
-import re
-import socket
+# This runs hundreds of times. The modules argparse, re and socket would take three times as long to load as all the rest.
+import _socket as socket
 import struct
+import sys
 import time
 
 # Numbers of Linux that the module socket does not define.
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
 TCP_SEND_QUEUE, TCP_REPAIR_OFF_NO_WP = 2, -1
 IPPROTO_SCTP = 132
+# The options, with the values that they have otherwise.
+OPTIONS = {"protocol": "udp", "first-port": 20000, "from": "", "to-port": 9, "sequence": 0, "pause": 0.0}
+DIGITS = "0123456789"
 
 
 def expand(word):
     """Returns the addresses that an argument stands for."""
-    found = re.search(r"(\d+)-(\d+)", word)
-    if not found:
+    before, dash, after = word.partition("-")
+    if not dash:
         return [word]
-    return [word[:found.start()] + str(n) + word[found.end():] for n in range(int(found[1]), int(found[2]) + 1)]
+    begin, end = before.rstrip(DIGITS), after.lstrip(DIGITS)
+    first, last = before[len(begin):], after[:len(after) - len(end)]
+    return [begin + str(n) + end for n in range(int(first), int(last) + 1)]
 
 
 def set_sequence(sock, number):
@@ -45,47 +50,55 @@ def send_datagrams(family, source, targets, echo):
     if echo:
         protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
         payload = struct.pack("!BBHHH", 8 if family == socket.AF_INET else 128, 0, 0, 0, 1)
-    with socket.socket(family, socket.SOCK_DGRAM, protocol) as sender:
-        sender.bind(source)
-        for target in targets:
-            sender.sendto(payload, target)
+    sender = socket.socket(family, socket.SOCK_DGRAM, protocol)
+    sender.bind(source)
+    for target in targets:
+        sender.sendto(payload, target)
+    sender.close()
 
 
 def begin_connections(family, source, targets, protocol, sequence):
     """Begins a connection to each target, and forgets it at once."""
     for target in targets:
-        with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.bind(source)
-            if sequence:
-                set_sequence(client, sequence)
-            client.setblocking(False)
-            client.connect_ex(target)
+        client = socket.socket(family, socket.SOCK_STREAM, protocol)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(source)
+        if sequence:
+            set_sequence(client, sequence)
+        client.setblocking(False)
+        client.connect_ex(target)
+        client.close()
+
+
+def read_words(words):
+    """Returns the values of all options, and the words that are no options."""
+    options, others, words = dict(OPTIONS), [], iter(words)
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:]
+            options[name] = type(OPTIONS[name])(next(words))
+        else:
+            others.append(word)
+    return options, others
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--protocol", choices=["udp", "tcp", "sctp", "icmp"], default="udp")
-    parser.add_argument("--first-port", type=int, default=20000)
-    parser.add_argument("--from", dest="sources", default="")
-    parser.add_argument("--to-port", type=int, default=9)
-    parser.add_argument("--sequence", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=0)
-    parser.add_argument("ports", type=int)
-    parser.add_argument("addresses", nargs="+")
-    options = parser.parse_args()
-    targets = [(address, options.to_port) for word in options.addresses for address in expand(word)]
-    sources = [address for word in options.sources.split(",") for address in expand(word)]
+    options, (ports, *addresses) = read_words(sys.argv[1:])
+    targets = [(address, options["to-port"]) for word in addresses for address in expand(word)]
+    sources = [address for word in options["from"].split(",") for address in expand(word)]
     family = socket.AF_INET6 if ":" in targets[0][0] else socket.AF_INET
-    for port in range(options.first_port, options.first_port + options.ports):
+    protocol, first = options["protocol"], options["first-port"]
+    streams = {"tcp": socket.IPPROTO_TCP, "sctp": IPPROTO_SCTP}
+    if protocol not in (*streams, "udp", "icmp"):
+        sys.exit(f"flows.py: there is no protocol {protocol}")
+    for port in range(first, first + int(ports)):
         for source in sources:
-            if options.protocol in ("udp", "icmp"):
-                send_datagrams(family, (source, port), targets, options.protocol == "icmp")
+            if protocol in streams:
+                begin_connections(family, (source, port), targets, streams[protocol], options["sequence"])
             else:
-                protocol = IPPROTO_SCTP if options.protocol == "sctp" else socket.IPPROTO_TCP
-                begin_connections(family, (source, port), targets, protocol, options.sequence)
-            if options.pause:
-                time.sleep(options.pause)
+                send_datagrams(family, (source, port), targets, protocol == "icmp")
+            if options["pause"]:
+                time.sleep(options["pause"])
 
 
 if __name__ == "__main__":
