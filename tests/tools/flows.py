@@ -11,7 +11,7 @@ local. The packet is a datagram, a SYN, an INIT or an echo request, whose identi
 SCTP do not repeat it. --sequence is the initial sequence number of TCP, --pause the time between two source addresses.
 """
 
-# This runs hundreds of times. The modules argparse, re and socket would take three times as long to load as all the rest.
+# This runs hundreds of times. Loading argparse, re and socket would take three times as long as all the rest.
 import _socket as socket
 import struct
 import sys

@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
 # Kernels: plain
 #
 # With --max-flows-per-host an inside address has at most so many flows at a time by a rule, or by rules that are alike.

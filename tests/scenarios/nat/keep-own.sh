@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
 #
 # With --keep-own a flow that has an address of the outgoing device keeps it, and its port if that is free, also with
 # --random and --random-fully. Without the option, as with MASQUERADE, it gets the address that all flows get.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
+# Front ends: nft
 #
 # The ports of a rule that are not one range: a list of ranges, a port set of MAP (RFC 7597), and what is left out of
 # them. All of them are used, up to the last one, and no other; towards a crowded destination at one price. A flow that

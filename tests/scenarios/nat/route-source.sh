@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Front ends: legacy nft
+# Front ends: nft
 #
 # With --route-source a flow leaves with the address that its route names, if the router has that. Without the option,
 # as with MASQUERADE, it leaves with one of the outgoing device's. Rules of policy routing, next-hop objects and VRFs
