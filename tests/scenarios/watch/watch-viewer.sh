@@ -325,9 +325,7 @@ check_equal "... even if nobody reads its output" 0 "$("${viewer[@]}" --help 2>&
 # option_names FILE: prints all long options that it mentions.
 option_names() { sed 's/\\f[A-Z]//g; s/\\//g' "$1" | grep -oE -e '--[a-z-]+' | sort -u | paste -sd ' '; }
 check_equal "--help names the options" "--address --end --help --json --moved-only --port --protocol" "$(option_names "$scratch/help")"
-# The guest's program is a symbolic link to the staged one.
-staged=$(readlink -f "${viewer[0]}")
 check_equal "... and so does the manual page" "$(option_names "$scratch/help")" \
-	"$(option_names "${staged%"${viewer[0]}"}/usr/share/man/man8/rustmasq-watch.8")"
+	"$(option_names /usr/share/man/man8/rustmasq-watch.8)"
 
 done_testing
