@@ -3,12 +3,13 @@
 """Sends odd TFTP requests to real servers, and compares the answers on the servers' wire with those that the client
 hears; runs in the guest.
 
-Usage: tests/tools/tftp_servers.py listed|requests|mutated COUNT SEED SERVER=ADDRESS...
+Usage: tests/tools/tftp_servers.py listed|requests|mutated COUNT SEED FIRST_PORT SERVER=ADDRESS...
 
 Sends requests from host lan to port 69 of each ADDRESS, which host server has, through the routers r1 and r2: the
 first COUNT of the list in this file, the first COUNT of those that open something, or COUNT that are mutated at random
 from SEED. The servers are the model: the first answer that leaves host server for a request must reach the client.
-Requests that open nothing (another opcode, or no name) are exempt; the client must hear nothing of those.
+Requests that open nothing (another opcode, or no name) are exempt; the client must hear nothing of those. The client's
+ports begin at FIRST_PORT. They must be new ones: servers repeat an answer of an earlier run that nobody heard.
 
 Prints a line for each server, with the numbers of requests, answers, and answers heard, then the requests whose answer
 is missing. The status is 1 if there are some.
@@ -144,14 +145,14 @@ def mutated(rng):
 class Tester:
     """Sends requests, records what the servers send, and what the client receives."""
 
-    def __init__(self, servers):
+    def __init__(self, servers, port):
         self.servers = servers
         with Inside("server"):
             self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
             self.wire.bind(("eth0", ETH_P_ALL))
         self.wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
         self.wire.setblocking(False)
-        self.port = 20000
+        self.port = port
         self.requests = dict.fromkeys(servers, 0)
         self.answered = dict.fromkeys(servers, 0)
         self.heard = dict.fromkeys(servers, 0)
@@ -230,11 +231,11 @@ def wait(limit, done, receive):
 
 
 def main():
-    if len(sys.argv) < 5 or sys.argv[1] not in ("listed", "requests", "mutated"):
+    if len(sys.argv) < 6 or sys.argv[1] not in ("listed", "requests", "mutated"):
         sys.exit(__doc__.strip())
     count, rng = int(sys.argv[2]), random.Random(int(sys.argv[3]))
-    servers = dict(word.split("=", 1) for word in sys.argv[4:])
-    tester = Tester(servers)
+    servers = dict(word.split("=", 1) for word in sys.argv[5:])
+    tester = Tester(servers, int(sys.argv[4]))
     if sys.argv[1] == "mutated":
         cases = [(rng.choice(list(servers)), *mutated(rng)) for _ in range(count)]
     else:

@@ -33,12 +33,15 @@ three_servers() {
 }
 wait_until three_servers || bail "three servers: $(cat "$scratch/tftpd" "$scratch/atftpd" "$scratch/dnsmasq")"
 
+first_port=15000
 # ask_servers ARGUMENT...: sends requests to the servers, and sets `result` to what the tool found. Fails if an answer
-# did not reach the client. No flow of an earlier call is left: it would keep its helper, or none.
+# did not reach the client. No flow of an earlier call is left: it would keep its helper, or none. Ports are new ones.
 ask_servers() {
 	local router
 	for router in r1 r2; do ns_exec $router conntrack -F 2> /dev/null; done
-	result=$("$tools/tftp_servers.py" "$@" "$SEED" tftpd-hpa=203.0.113.2 atftpd=203.0.113.3 dnsmasq=203.0.113.4)
+	((first_port += 5000))
+	result=$("$tools/tftp_servers.py" "$@" "$SEED" $first_port \
+		tftpd-hpa=203.0.113.2 atftpd=203.0.113.3 dnsmasq=203.0.113.4)
 }
 
 # count_ignored: prints how many datagrams the helper has ignored, in all namespaces.
