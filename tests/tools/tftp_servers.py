@@ -177,7 +177,7 @@ class Tester:
         sockets, answers, got = {}, {}, {}
         # The last request to each server is a plain one, from a port of its own: a server that has answered it has
         # seen those before it.
-        last = [(server, None, PLAIN) for server in {server for server, _, _ in cases}]
+        last = [(server, None, PLAIN) for server in dict.fromkeys(server for server, _, _ in cases)]
         places = []
         for server, name, datagram in [*cases, *last]:
             self.port += 1

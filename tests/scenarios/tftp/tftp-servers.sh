@@ -16,7 +16,8 @@ translate -j MASQUERADE
 ip -n server addr add 203.0.113.4/24 dev eth0
 served=$scratch/served
 mkdir "$served"
-head -c 100 /dev/urandom > "$served/boot"
+# netascii changes the line's end.
+{ head -c 99 /dev/urandom && echo; } > "$served/boot"
 chmod 755 "$scratch"
 chmod -R a+rwX "$served"
 
